@@ -1,0 +1,196 @@
+//! Shared memory: sealed memfds mapped as `&[AtomicU64]`.
+//!
+//! The only module of this crate with `unsafe`. It decides one thing: that a [`Segment`] is a
+//! mapping whose pages can't go away while it lives (the file is sealed against shrinking, so a
+//! read can't fault with SIGBUS), whose length is a whole number of words, and which is touched
+//! through atomics alone. What the words mean is left to the rest of the crate.
+
+use crate::{error::Error, sync::AtomicU64};
+
+/// Bytes in one word.
+pub const WORD: usize = 8;
+
+#[cfg(not(loom))]
+pub use mapped::{Seals, Segment};
+
+#[cfg(not(loom))]
+mod mapped {
+    #![allow(unsafe_code)]
+
+    use super::{AtomicU64, Error, WORD};
+    use rustix::{
+        fs::{
+            MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create,
+        },
+        mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap},
+    };
+    use std::{
+        ffi::c_void,
+        os::fd::{AsFd, BorrowedFd, OwnedFd},
+        ptr::NonNull,
+    };
+
+    /// Who may still map a segment for writing once it is made.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Seals {
+        /// Nobody but the maker, through the mapping it already has (the tables).
+        OneWriter,
+        /// Whoever holds the file (the state, which a successor engine takes over).
+        Shared,
+    }
+
+    /// A mapped memfd, seen as words.
+    #[derive(Debug)]
+    pub struct Segment {
+        fd: OwnedFd,
+        base: NonNull<AtomicU64>,
+        words: usize,
+        writable: bool,
+    }
+
+    // SAFETY: the mapping is only reachable as `&[AtomicU64]`, which may be shared and sent.
+    unsafe impl Send for Segment {}
+    // SAFETY: as above; the other fields are never changed after construction.
+    unsafe impl Sync for Segment {}
+
+    impl Segment {
+        /// Makes a zeroed segment of `bytes` (rounded up to whole 4 KiB pages), mapped for writing.
+        ///
+        /// The file is sparse: a page costs memory from its first store on.
+        pub fn create(name: &str, bytes: usize, seals: Seals) -> Result<Self, Error> {
+            let bytes = bytes.max(1).next_multiple_of(4096);
+            let system = |what| move |source| Error::System { what, source };
+            let fd = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+                .map_err(system("memfd_create"))?;
+            ftruncate(&fd, bytes as u64).map_err(system("ftruncate of a new segment"))?;
+            let segment = Self::map(fd, bytes, true)?;
+            let mut flags = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+            if seals == Seals::OneWriter {
+                flags |= SealFlags::FUTURE_WRITE;
+            }
+            fcntl_add_seals(&segment.fd, flags).map_err(system("sealing a new segment"))?;
+            Ok(segment)
+        }
+
+        /// Maps a segment received from another process, for reading.
+        ///
+        /// Refused when the file isn't sealed against shrinking (its owner could kill us by
+        /// truncating it), or is not a whole number of words.
+        pub fn open(fd: OwnedFd) -> Result<Self, Error> {
+            let bytes = Self::checked_len(&fd)?;
+            Self::map(fd, bytes, false)
+        }
+
+        /// Maps a received segment for writing: a successor engine taking over the state.
+        pub fn open_writable(fd: OwnedFd) -> Result<Self, Error> {
+            let bytes = Self::checked_len(&fd)?;
+            Self::map(fd, bytes, true)
+        }
+
+        fn checked_len(fd: &OwnedFd) -> Result<usize, Error> {
+            let seals = fcntl_get_seals(fd).map_err(|source| Error::System {
+                what: "reading the seals of a segment (is it a memfd?)",
+                source,
+            })?;
+            if !seals.contains(SealFlags::SHRINK | SealFlags::SEAL) {
+                return Err(Error::Unsealed { seals: seals.bits() });
+            }
+            let stat =
+                fstat(fd).map_err(|source| Error::System { what: "fstat of a segment", source })?;
+            let bytes = usize::try_from(stat.st_size).unwrap_or(0);
+            if bytes == 0 || !bytes.is_multiple_of(WORD) {
+                return Err(Error::Size { bytes: bytes as u64, want: WORD as u64 });
+            }
+            Ok(bytes)
+        }
+
+        fn map(fd: OwnedFd, bytes: usize, writable: bool) -> Result<Self, Error> {
+            let protection =
+                if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
+            // SAFETY: a new mapping at an address the kernel chooses aliases nothing of ours.
+            let base =
+                unsafe { mmap(std::ptr::null_mut(), bytes, protection, MapFlags::SHARED, &fd, 0) }
+                    .map_err(|source| Error::System { what: "mmap of a segment", source })?;
+            let base = NonNull::new(base.cast::<AtomicU64>())
+                .ok_or(Error::Size { bytes: 0, want: WORD as u64 })?;
+            Ok(Self { fd, base, words: bytes / WORD, writable })
+        }
+
+        /// The segment's words. Stores are for the holder of a writable mapping alone: see
+        /// [`Segment::is_writable`]. Loads from a read-only mapping have to be `Relaxed` (what the
+        /// standard library promises to be a plain load), followed by a fence where more is needed.
+        #[inline]
+        pub fn words(&self) -> &[AtomicU64] {
+            // SAFETY: `base` is page-aligned and maps `words` words for as long as `self` lives; the
+            // file can't shrink (made here or checked in `checked_len`); every bit pattern is a valid
+            // AtomicU64, and whoever else has the file mapped is outside this process or uses atomics.
+            unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.words) }
+        }
+
+        /// Whether stores into [`Segment::words`] are possible (they would fault otherwise).
+        pub fn is_writable(&self) -> bool {
+            self.writable
+        }
+
+        /// The file, to hand to another process.
+        pub fn fd(&self) -> BorrowedFd<'_> {
+            self.fd.as_fd()
+        }
+
+        /// Asks for 2 MiB pages (a wish: the kernel decides by `shmem_enabled`).
+        pub fn prefer_huge_pages(&self) -> Result<(), Error> {
+            // SAFETY: the range is our own mapping, and the advice changes no contents.
+            unsafe {
+                madvise(
+                    self.base.as_ptr().cast::<c_void>(),
+                    self.words * WORD,
+                    Advice::LinuxHugepage,
+                )
+            }
+            .map_err(|source| Error::System { what: "madvise(MADV_HUGEPAGE)", source })
+        }
+    }
+
+    impl Drop for Segment {
+        fn drop(&mut self) {
+            // SAFETY: the mapping made in `map`, not reachable any more: `words` borrows `self`.
+            let unmapped =
+                unsafe { munmap(self.base.as_ptr().cast::<c_void>(), self.words * WORD) };
+            debug_assert!(unmapped.is_ok());
+        }
+    }
+
+    /// Starts loading the cache line of word `index`; does nothing when there is no such word.
+    #[inline]
+    pub fn prefetch(words: &[AtomicU64], index: usize) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(word) = words.get(index) {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: SSE is part of x86-64, and a prefetch of a valid address has no effect on it.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(word).cast::<i8>()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (words, index);
+    }
+}
+
+#[cfg(not(loom))]
+pub use mapped::prefetch;
+
+/// Under loom a segment is a boxed slice: loom's atomics can't live in mapped memory.
+#[cfg(loom)]
+#[derive(Debug)]
+pub struct Segment(Box<[AtomicU64]>);
+
+#[cfg(loom)]
+impl Segment {
+    /// `bytes` zeroed bytes.
+    pub fn in_process(bytes: usize) -> Result<Self, Error> {
+        Ok(Self((0..bytes / WORD).map(|_| AtomicU64::new(0)).collect()))
+    }
+
+    /// The segment's words.
+    pub fn words(&self) -> &[AtomicU64] {
+        &self.0
+    }
+}

@@ -1,0 +1,91 @@
+//! Reading shared words: the reader's only way into a segment.
+//!
+//! Every load is atomic, relaxed and bounds-checked; an index past the end reads 0, and 0 is
+//! "nothing" in every structure of this crate. So any bytes whatever can be read: corrupt memory
+//! can give a wrong answer, never undefined behaviour.
+
+use crate::sync::{AtomicU64, Ordering};
+
+/// Words (of 8 bytes) in one grain, the unit references count in: 16 bytes.
+pub const GRAIN_WORDS: usize = 2;
+
+/// A place in a segment, counted in grains of 16 bytes from its start (so 64 GiB can be named).
+///
+/// 0, the header, stands for "nothing".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct Ref(u32);
+
+impl Ref {
+    /// No place.
+    pub const NULL: Self = Self(0);
+
+    /// From the 32 bits kept in a word.
+    #[inline]
+    pub const fn from_raw(raw: u32) -> Self {
+        Self(raw)
+    }
+
+    /// The 32 bits to keep in a word.
+    #[inline]
+    pub const fn raw(self) -> u32 {
+        self.0
+    }
+
+    /// Whether it names nothing.
+    #[inline]
+    pub const fn is_null(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Index of its first word.
+    #[inline]
+    pub const fn word(self) -> usize {
+        self.0 as usize * GRAIN_WORDS
+    }
+}
+
+/// A reader's view of a segment.
+#[derive(Clone, Copy, Debug)]
+pub struct Words<'a>(pub &'a [AtomicU64]);
+
+impl<'a> Words<'a> {
+    /// The word at `index` (0 when there is none).
+    #[inline]
+    pub fn load(self, index: usize) -> u64 {
+        self.0.get(index).map_or(0, |word| word.load(Ordering::Relaxed))
+    }
+
+    /// Word `offset` of the block at `at`.
+    #[inline]
+    pub fn at(self, at: Ref, offset: usize) -> u64 {
+        self.load(at.word().wrapping_add(offset))
+    }
+
+    /// The `index`th u32 (little end first) of the block at `at`.
+    #[inline]
+    pub fn u32_at(self, at: Ref, index: usize) -> u32 {
+        (self.at(at, index / 2) >> (index % 2 * 32)) as u32
+    }
+
+    /// The `index`th u16 (little end first) of the block at `at`.
+    #[inline]
+    pub fn u16_at(self, at: Ref, index: usize) -> u16 {
+        (self.at(at, index / 4) >> (index % 4 * 16)) as u16
+    }
+
+    /// The `index`th byte (little end first) of the block at `at`.
+    #[inline]
+    pub fn u8_at(self, at: Ref, index: usize) -> u8 {
+        (self.at(at, index / 8) >> (index % 8 * 8)) as u8
+    }
+
+    /// Starts loading the cache line of word `offset` of the block at `at`.
+    #[inline]
+    pub fn prefetch(self, at: Ref, offset: usize) {
+        #[cfg(not(loom))]
+        crate::shm::prefetch(self.0, at.word().wrapping_add(offset));
+        #[cfg(loom)]
+        let _ = (at, offset);
+    }
+}
