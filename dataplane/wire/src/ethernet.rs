@@ -1,0 +1,93 @@
+//! Ethernet II frames (IEEE 802.3 §3, DIX).
+//!
+//! Decides nothing; the frame check sequence is not part of a frame here. Tags behind the header are in [`crate::vlan`].
+
+use crate::Mac;
+use core::fmt;
+use zerocopy::network_endian::U16;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// Shortest frame without its check sequence; shorter ones are padded with zeros by the sender.
+pub const MIN_FRAME: usize = 60;
+
+/// What follows the header; any value is one. Values below 0x0600 are lengths (802.3 frames: LLC, STP).
+#[derive(
+    Clone, Copy, PartialEq, Eq, Hash, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
+#[repr(transparent)]
+pub struct EtherType([u8; 2]);
+
+impl EtherType {
+    /// IPv4.
+    pub const IPV4: Self = Self::new(0x0800);
+    /// ARP.
+    pub const ARP: Self = Self::new(0x0806);
+    /// 802.1Q tag (customer).
+    pub const VLAN: Self = Self::new(0x8100);
+    /// IPv6.
+    pub const IPV6: Self = Self::new(0x86dd);
+    /// 802.1ad tag (service, the outer one).
+    pub const QINQ: Self = Self::new(0x88a8);
+    /// LLDP.
+    pub const LLDP: Self = Self::new(0x88cc);
+
+    /// From a number in host order.
+    #[inline]
+    pub const fn new(value: u16) -> Self {
+        Self(value.to_be_bytes())
+    }
+
+    /// The number in host order.
+    #[inline]
+    pub const fn get(self) -> u16 {
+        u16::from_be_bytes(self.0)
+    }
+
+    /// Whether a [`crate::vlan::Tag`] follows.
+    #[inline]
+    pub const fn is_tag(self) -> bool {
+        matches!(self, Self::VLAN | Self::QINQ)
+    }
+}
+
+impl fmt::Display for EtherType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::IPV4 => f.pad("IPv4"),
+            Self::ARP => f.pad("ARP"),
+            Self::VLAN => f.pad("VLAN"),
+            Self::IPV6 => f.pad("IPv6"),
+            Self::QINQ => f.pad("QinQ"),
+            Self::LLDP => f.pad("LLDP"),
+            other => write!(f, "0x{:04x}", other.get()),
+        }
+    }
+}
+
+impl fmt::Debug for EtherType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl From<EtherType> for U16 {
+    fn from(ether_type: EtherType) -> Self {
+        Self::from_bytes(ether_type.0)
+    }
+}
+
+/// The 14 bytes at the start of a frame.
+#[derive(
+    Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
+#[repr(C)]
+pub struct Header {
+    /// Destination.
+    pub dst: Mac,
+    /// Source.
+    pub src: Mac,
+    /// What follows.
+    pub ether_type: EtherType,
+}
+
+const _: () = assert!(size_of::<Header>() == 14);
