@@ -1,0 +1,1 @@
+//! Rings in plain memory: the test plays the kernel.
