@@ -1,0 +1,278 @@
+//! Service → its frontends' parameters, one row for all ports.
+//!
+//! Defaults are applied as the API server would, because files have passed none: protocol TCP, traffic policies
+//! Cluster, affinity 10,800 s. Which Services have no frontends at all is decided as kube-proxy does
+//! (`pkg/proxy/util.ShouldSkipService` and the label selector of `cmd/kube-proxy/app.Run`).
+
+use k8s_openapi::api::core::v1::{Service as Object, ServiceSpec};
+use millrace_wire::Addr;
+
+use super::{
+    check::{Checker, Protocol, Use},
+    endpoint_slice::NOT_OURS,
+};
+
+/// Kubernetes' default for `sessionAffinityConfig.clientIP.timeoutSeconds`, in seconds.
+const DEFAULT_AFFINITY: u32 = 10_800;
+/// The most that the API allows (one day), in seconds.
+const LONGEST_AFFINITY: u32 = 86_400;
+
+/// What a Service asks for. Address lists hold each address once, both families, in the object's order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Service {
+    /// Ports with at least a usable number and protocol.
+    pub ports: Vec<ServicePort>,
+    /// Empty for headless, ExternalName and foreign Services: they have no frontend of any kind.
+    pub cluster_ips: Vec<Addr>,
+    /// `spec.externalIPs`.
+    pub external_ips: Vec<Addr>,
+    /// Ingress addresses of `status.loadBalancer` whose ipMode is VIP.
+    pub load_balancer_ips: Vec<Addr>,
+    /// Traffic policies.
+    pub local: LocalPolicy,
+    /// ClientIP affinity in seconds; 0 for none.
+    pub affinity_seconds: u32,
+    /// When the API server made it, in seconds of Unix time; absent in files. Settles who owns a frontend that two claim.
+    pub created: Option<i64>,
+}
+
+/// Which frontends use only this node's endpoints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LocalPolicy {
+    /// `internalTrafficPolicy: Local`: ClusterIPs.
+    pub internal: bool,
+    /// `externalTrafficPolicy: Local`: node ports, external and load balancer addresses.
+    pub external: bool,
+}
+
+/// One port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Empty when it is the only one and has no name.
+    pub name: String,
+    /// TCP, UDP or SCTP.
+    pub protocol: Protocol,
+    /// On the VIPs.
+    pub port: u16,
+    /// On the node's addresses; 0 for none.
+    pub node_port: u16,
+}
+
+pub(super) fn judge(
+    object: &Object,
+    check: &mut Checker<'_>,
+    notices: &mut Vec<String>,
+) -> Service {
+    let mut row = Service {
+        created: object.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
+        ..Service::default()
+    };
+    let Some(spec) = &object.spec else {
+        check.refuse("spec", "is missing");
+        return row;
+    };
+    if object.metadata.labels.iter().flatten().any(|(label, _)| NOT_OURS.contains(&label.as_str()))
+    {
+        return row;
+    }
+    let kind = spec.type_.as_deref().unwrap_or("ClusterIP");
+    if !["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"].contains(&kind) {
+        check.refuse(
+            "spec.type",
+            format!("{kind:?} is not ClusterIP, NodePort, LoadBalancer or ExternalName"),
+        );
+    }
+    if kind == "ExternalName" || is_headless(spec) {
+        return row;
+    }
+    row.cluster_ips = cluster_ips(spec, check);
+    row.external_ips =
+        addresses("spec.externalIPs", spec.external_ips.iter().flatten(), Use::Global, check);
+    row.load_balancer_ips = load_balancer_ips(object, check);
+    row.ports = ports(spec, check);
+    row.local = LocalPolicy {
+        internal: is_local(
+            "spec.internalTrafficPolicy",
+            spec.internal_traffic_policy.as_deref(),
+            check,
+        ),
+        external: is_local(
+            "spec.externalTrafficPolicy",
+            spec.external_traffic_policy.as_deref(),
+            check,
+        ),
+    };
+    row.affinity_seconds = affinity(spec, check);
+    if spec.load_balancer_source_ranges.iter().flatten().next().is_some() {
+        notices.push("spec.loadBalancerSourceRanges is not yet enforced: its load balancer addresses are open to all".into());
+    }
+    row
+}
+
+fn is_headless(spec: &ServiceSpec) -> bool {
+    let first = spec
+        .cluster_ip
+        .as_deref()
+        .or_else(|| spec.cluster_ips.iter().flatten().next().map(String::as_str));
+    matches!(first, None | Some("" | "None"))
+}
+
+/// `clusterIPs` where it is given, else `clusterIP`: an API server keeps them in step, files may give either.
+fn cluster_ips(spec: &ServiceSpec, check: &mut Checker<'_>) -> Vec<Addr> {
+    let listed = spec.cluster_ips.as_deref().unwrap_or_default();
+    let single = spec.cluster_ip.as_deref().unwrap_or_default();
+    if listed.is_empty() {
+        return check
+            .address(|| "spec.clusterIP".into(), single, Use::Unicast)
+            .into_iter()
+            .collect();
+    }
+    if !single.is_empty() && single != listed[0] {
+        check.refuse(
+            "spec.clusterIP",
+            format!("{single:?} differs from clusterIPs[0] {:?}, which is used", listed[0]),
+        );
+    }
+    let mut row: Vec<Addr> = Vec::new();
+    for (at, text) in listed.iter().enumerate() {
+        let field = || format!("spec.clusterIPs[{at}]");
+        let Some(addr) = check.address(field, text, Use::Unicast) else { continue };
+        match row.iter().any(|other| other.is_v4() == addr.is_v4()) {
+            true => check.refuse(
+                field(),
+                format!("{addr} is a second address of its family: at most one of each"),
+            ),
+            false => row.push(addr),
+        }
+    }
+    row
+}
+
+fn addresses<'a>(
+    list: &str,
+    texts: impl Iterator<Item = &'a String>,
+    purpose: Use,
+    check: &mut Checker<'_>,
+) -> Vec<Addr> {
+    let mut row = Vec::new();
+    for (at, text) in texts.enumerate() {
+        let field = || format!("{list}[{at}]");
+        match check.address(field, text, purpose) {
+            Some(addr) if row.contains(&addr) => {
+                check.refuse(field(), format!("{addr} is listed twice"))
+            }
+            Some(addr) => row.push(addr),
+            None => {}
+        }
+    }
+    row
+}
+
+/// KEP-1860: only mode VIP (or unset) is ours to answer; in mode Proxy the packet must reach the load balancer.
+fn load_balancer_ips(object: &Object, check: &mut Checker<'_>) -> Vec<Addr> {
+    let mut row = Vec::new();
+    let ingress = object
+        .status
+        .as_ref()
+        .and_then(|status| status.load_balancer.as_ref())
+        .and_then(|status| status.ingress.as_deref());
+    for (at, ingress) in ingress.unwrap_or_default().iter().enumerate() {
+        let field = |name: &str| format!("status.loadBalancer.ingress[{at}].{name}");
+        let Some(text) = ingress.ip.as_deref().filter(|text| !text.is_empty()) else { continue };
+        match ingress.ip_mode.as_deref() {
+            None | Some("VIP") => {}
+            Some("Proxy") => continue,
+            Some(other) => {
+                check.refuse(field("ipMode"), format!("{other:?} is not VIP or Proxy"));
+                continue;
+            }
+        }
+        match check.address(|| field("ip"), text, Use::Unicast) {
+            Some(addr) if row.contains(&addr) => {
+                check.refuse(field("ip"), format!("{addr} is listed twice"))
+            }
+            Some(addr) => row.push(addr),
+            None => {}
+        }
+    }
+    row
+}
+
+fn ports(spec: &ServiceSpec, check: &mut Checker<'_>) -> Vec<ServicePort> {
+    let mut row: Vec<ServicePort> = Vec::new();
+    for (at, port) in spec.ports.iter().flatten().enumerate() {
+        let field = |name: &str| format!("spec.ports[{at}].{name}");
+        // Each part is looked at, so that one run names every fault of the port.
+        let name = check.port_name(|| field("name"), port.name.as_deref());
+        let protocol = check.protocol(|| field("protocol"), port.protocol.as_deref());
+        let number = check.port(|| field("port"), port.port);
+        let node_port = match port.node_port {
+            None | Some(0) => Some(0),
+            // A bad node port takes nothing else along: the port still works on its other addresses.
+            Some(number) => Some(check.port(|| field("nodePort"), number).unwrap_or(0)),
+        };
+        let (Some(name), Some(protocol), Some(port), Some(node_port)) =
+            (name, protocol, number, node_port)
+        else {
+            continue;
+        };
+        if row.iter().any(|other| other.name == name) {
+            let what = if name.is_empty() {
+                "no name: every port of several needs one".into()
+            } else {
+                format!("the name {name:?} again")
+            };
+            check.refuse(field("name"), format!("has {what}"));
+        } else if row.iter().any(|other| (other.port, other.protocol) == (port, protocol)) {
+            check.refuse(field("port"), format!("{port} is listed twice for one protocol"));
+        } else {
+            row.push(ServicePort { name, protocol, port, node_port });
+        }
+    }
+    row
+}
+
+fn is_local(field: &str, policy: Option<&str>, check: &mut Checker<'_>) -> bool {
+    match policy {
+        None | Some("" | "Cluster") => false,
+        Some("Local") => true,
+        Some(other) => {
+            check.refuse(field, format!("{other:?} is not Cluster or Local: Cluster is used"));
+            false
+        }
+    }
+}
+
+fn affinity(spec: &ServiceSpec, check: &mut Checker<'_>) -> u32 {
+    match spec.session_affinity.as_deref() {
+        None | Some("" | "None") => return 0,
+        Some("ClientIP") => {}
+        Some(other) => {
+            check.refuse(
+                "spec.sessionAffinity",
+                format!("{other:?} is not None or ClientIP: None is used"),
+            );
+            return 0;
+        }
+    }
+    let timeout = spec
+        .session_affinity_config
+        .as_ref()
+        .and_then(|config| config.client_ip.as_ref())
+        .and_then(|client| client.timeout_seconds);
+    match timeout.map(u32::try_from) {
+        None => DEFAULT_AFFINITY,
+        Some(Ok(seconds)) if (1..=LONGEST_AFFINITY).contains(&seconds) => seconds,
+        Some(_) => {
+            let field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
+            check.refuse(
+                field,
+                format!(
+                    "{} is not in 1 to {LONGEST_AFFINITY}: {DEFAULT_AFFINITY} is used",
+                    timeout.unwrap_or_default()
+                ),
+            );
+            DEFAULT_AFFINITY
+        }
+    }
+}

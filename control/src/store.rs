@@ -1,0 +1,288 @@
+//! The object store: every row in force, by identity, whatever source it came from.
+//!
+//! Decides which Services a change touches ([`Changed`]), so that a compile step costs what changed. Needs judged rows
+//! ([`crate::desired::Row`]). Leaves to sources which version of an object is the good one, to `compile` what rows mean.
+//! One writer, one direction: nothing here reads back from the tables.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use serde_json::Value;
+
+use crate::{
+    desired::{Desired, EndpointSlice, Node, Pod, Row, Service},
+    object::{Decoded, Key, Kind, Refusal, decode},
+};
+
+/// A Service's identity: namespace and name, in the order that tables and reports are sorted by.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceName {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+/// What has changed since the last compile step.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// Services whose own row or one of whose slices changed.
+    pub services: BTreeSet<ServiceName>,
+    /// A Node or Pod changed, or a slice did: what [`crate::compile::node`] looks at.
+    pub world: bool,
+}
+
+/// All rows in force.
+#[derive(Debug, Default)]
+pub struct Store {
+    rows: BTreeMap<Key, Row>,
+    slices: BTreeMap<ServiceName, BTreeSet<String>>,
+    changed: Changed,
+}
+
+impl Store {
+    /// An empty one.
+    pub fn new() -> Store {
+        Store::default()
+    }
+
+    /// Creates or replaces an object. True when that changed anything that is compiled.
+    pub fn set(&mut self, row: Row) -> bool {
+        if let Some(old) = self.rows.get_mut(&row.key) {
+            if old.desired == row.desired {
+                *old = row;
+                return false;
+            }
+        }
+        let old = self.rows.insert(row.key.clone(), row.clone());
+        self.note(&row.key, old.as_ref().map(|old| &old.desired), Some(&row.desired));
+        true
+    }
+
+    /// Removes an object. Of one that is not there: nothing, and false.
+    pub fn delete(&mut self, key: &Key) -> bool {
+        let Some(old) = self.rows.remove(key) else { return false };
+        self.note(key, Some(&old.desired), None);
+        true
+    }
+
+    /// Creates or replaces what `value` holds: an object or a List of them. A malformed object leaves its last good version in
+    /// force. Answers what was refused.
+    pub fn apply_json(&mut self, value: Value) -> Vec<Refusal> {
+        let mut refusals = Vec::new();
+        for decoded in decode(value) {
+            match decoded {
+                Decoded::Object(key, object) => {
+                    let row = Row::judge(key, &object);
+                    refusals.extend(row.refusals.iter().cloned());
+                    self.set(row);
+                }
+                Decoded::Refused(_, refusal) => refusals.push(refusal),
+                Decoded::Ignored { notice } => tracing::info!("{notice}"),
+            }
+        }
+        refusals
+    }
+
+    /// Removes by the words of a `delete` line. Of an unknown object or kind: nothing, and false.
+    pub fn delete_named(&mut self, kind: &str, namespace: &str, name: &str) -> bool {
+        let Some(kind) = Kind::parse(kind) else { return false };
+        let namespace = match (kind.is_namespaced(), namespace) {
+            (false, _) => "",
+            (true, "") => "default",
+            (true, namespace) => namespace,
+        };
+        self.delete(&Key { kind, namespace: namespace.into(), name: name.into() })
+    }
+
+    /// The row of an object.
+    pub fn row(&self, key: &Key) -> Option<&Row> {
+        self.rows.get(key)
+    }
+
+    /// All rows, by kind, namespace and name.
+    pub fn rows(&self) -> impl Iterator<Item = &Row> {
+        self.rows.values()
+    }
+
+    /// A Service, if it is there.
+    pub fn service(&self, of: &ServiceName) -> Option<&Arc<Service>> {
+        match &self.rows.get(&key(Kind::Service, &of.namespace, &of.name))?.desired {
+            Desired::Service(service) => Some(service),
+            _ => None,
+        }
+    }
+
+    /// The slices of a Service by name, whether or not there is such a Service.
+    pub fn slices(&self, of: &ServiceName) -> impl Iterator<Item = &EndpointSlice> {
+        let names = self.slices.get(of).into_iter().flatten();
+        let namespace = of.namespace.clone();
+        names.filter_map(move |name| {
+            match &self.rows.get(&key(Kind::EndpointSlice, &namespace, name))?.desired {
+                Desired::EndpointSlice(slice) => Some(&**slice),
+                _ => None,
+            }
+        })
+    }
+
+    /// All slices.
+    pub fn all_slices(&self) -> impl Iterator<Item = (&Key, &EndpointSlice)> {
+        self.of_kind(Kind::EndpointSlice).filter_map(|row| match &row.desired {
+            Desired::EndpointSlice(slice) => Some((&row.key, &**slice)),
+            _ => None,
+        })
+    }
+
+    /// All Services' names.
+    pub fn service_names(&self) -> impl Iterator<Item = ServiceName> {
+        self.of_kind(Kind::Service).map(|row| ServiceName {
+            namespace: row.key.namespace.clone(),
+            name: row.key.name.clone(),
+        })
+    }
+
+    /// A Node.
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        match &self.rows.get(&key(Kind::Node, "", name))?.desired {
+            Desired::Node(node) => Some(node),
+            _ => None,
+        }
+    }
+
+    /// All Nodes by name.
+    pub fn nodes(&self) -> impl Iterator<Item = (&str, &Node)> {
+        self.of_kind(Kind::Node).filter_map(|row| match &row.desired {
+            Desired::Node(node) => Some((row.key.name.as_str(), &**node)),
+            _ => None,
+        })
+    }
+
+    /// All Pods by namespace and name.
+    pub fn pods(&self) -> impl Iterator<Item = (&Key, &Pod)> {
+        self.of_kind(Kind::Pod).filter_map(|row| match &row.desired {
+            Desired::Pod(pod) => Some((&row.key, &**pod)),
+            _ => None,
+        })
+    }
+
+    /// Everything that is refused now.
+    pub fn refusals(&self) -> impl Iterator<Item = &Refusal> {
+        self.rows.values().flat_map(|row| row.refusals.iter())
+    }
+
+    /// What has changed since the last call.
+    pub fn take_changed(&mut self) -> Changed {
+        std::mem::take(&mut self.changed)
+    }
+
+    fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Row> {
+        self.rows
+            .range(key(kind, "", "")..)
+            .map(|(_, row)| row)
+            .take_while(move |row| row.key.kind == kind)
+    }
+
+    fn note(&mut self, key: &Key, old: Option<&Desired>, new: Option<&Desired>) {
+        match key.kind {
+            Kind::Service => {
+                self.changed.services.insert(ServiceName {
+                    namespace: key.namespace.clone(),
+                    name: key.name.clone(),
+                });
+            }
+            Kind::EndpointSlice => {
+                let service = |desired: Option<&Desired>| match desired {
+                    Some(Desired::EndpointSlice(slice)) if !slice.service.is_empty() => {
+                        Some(ServiceName {
+                            namespace: key.namespace.clone(),
+                            name: slice.service.clone(),
+                        })
+                    }
+                    _ => None,
+                };
+                if let Some(name) = service(old) {
+                    let slices = self.slices.entry(name.clone()).or_default();
+                    slices.remove(&key.name);
+                    if slices.is_empty() {
+                        self.slices.remove(&name);
+                    }
+                    self.changed.services.insert(name);
+                }
+                if let Some(name) = service(new) {
+                    self.slices.entry(name.clone()).or_default().insert(key.name.clone());
+                    self.changed.services.insert(name);
+                }
+                self.changed.world = true;
+            }
+            Kind::Node | Kind::Pod => self.changed.world = true,
+            Kind::Namespace => {}
+        }
+    }
+}
+
+fn key(kind: Kind, namespace: &str, name: &str) -> Key {
+    Key { kind, namespace: namespace.into(), name: name.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn slice(name: &str, service: &str, addr: &str) -> Value {
+        json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {"name": name, "labels": {"kubernetes.io/service-name": service}},
+            "addressType": "IPv4", "ports": [{"port": 80}], "endpoints": [{"addresses": [addr]}]})
+    }
+
+    fn touched(store: &mut Store) -> Vec<String> {
+        store.take_changed().services.into_iter().map(|name| name.name).collect()
+    }
+
+    #[test]
+    fn a_slice_touches_its_service_and_one_that_moves_touches_both() {
+        let mut store = Store::new();
+        assert!(store.apply_json(slice("s", "a", "10.0.0.1")).is_empty());
+        assert_eq!(touched(&mut store), ["a"]);
+        store.apply_json(slice("s", "b", "10.0.0.1"));
+        assert_eq!(touched(&mut store), ["a", "b"]);
+        let name = |name: &str| ServiceName { namespace: "default".into(), name: name.into() };
+        assert_eq!((store.slices(&name("a")).count(), store.slices(&name("b")).count()), (0, 1));
+    }
+
+    #[test]
+    fn the_same_object_again_touches_nothing() {
+        let mut store = Store::new();
+        store.apply_json(slice("s", "a", "10.0.0.1"));
+        store.take_changed();
+        store.apply_json(slice("s", "a", "10.0.0.1"));
+        assert_eq!(store.take_changed(), Changed::default());
+    }
+
+    #[test]
+    fn deleting_what_is_not_there_is_nothing() {
+        let mut store = Store::new();
+        assert!(
+            !store.delete_named("Service", "default", "web")
+                && !store.delete_named("Teapot", "", "x")
+        );
+        store.apply_json(slice("s", "a", "10.0.0.1"));
+        assert!(
+            store.delete_named("EndpointSlice", "", "s")
+                && !store.delete_named("EndpointSlice", "", "s")
+        );
+        assert!(store.slices.is_empty());
+    }
+
+    #[test]
+    fn a_malformed_version_leaves_the_good_one_in_force() {
+        let mut store = Store::new();
+        store.apply_json(slice("s", "a", "10.0.0.1"));
+        let mut bad = slice("s", "a", "10.0.0.2");
+        bad["endpoints"] = json!("all of them");
+        let refusals = store.apply_json(bad);
+        assert_eq!((refusals.len(), refusals[0].field.as_str()), (1, "endpoints"));
+        assert_eq!(store.all_slices().next().unwrap().1.endpoints[0].addr.to_string(), "10.0.0.1");
+    }
+}
