@@ -11,13 +11,15 @@
 
 pub mod maps;
 mod occupant;
+pub mod program;
 
+use aya::EbpfError;
 use aya::programs::links::FdLink;
-use aya::programs::{ProgramError, Xdp, XdpMode};
-use aya::{EbpfError, EbpfLoader};
+use aya::programs::{ProgramError, XdpMode};
 use ipnet::IpNet;
-use maps::{Handles, MapFailure, Maps, Settings};
+use maps::{Handles, MapFailure, Maps};
 use millrace_wire::Mac;
+use program::Program;
 use rustix::io::Errno;
 use std::fmt;
 use std::io;
@@ -25,11 +27,6 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 pub use maps::Statistics;
-
-const PROGRAM: &str = "millrace_steer";
-
-/// The compiled program, 8-byte aligned as an ELF reader wants it.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/millrace.bpf.o"));
 
 /// Who owns an interface's addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,13 +62,17 @@ pub enum Error {
         index: u32,
     },
     /// EPERM.
-    #[error("interface {interface}: loading an XDP program needs CAP_BPF and CAP_NET_ADMIN: run as root or grant them")]
+    #[error(
+        "interface {interface}: loading an XDP program needs CAP_BPF and CAP_NET_ADMIN: run as root or grant them"
+    )]
     Denied {
         /// The interface.
         interface: String,
     },
     /// EBUSY.
-    #[error("interface {interface}: {program} is attached already; detach it first (`ip link show dev {interface}` shows it)")]
+    #[error(
+        "interface {interface}: {program} is attached already; detach it first (`ip link show dev {interface}` shows it)"
+    )]
     Occupied {
         /// The interface.
         interface: String,
@@ -79,44 +80,52 @@ pub enum Error {
         program: String,
     },
     /// ERANGE.
-    #[error("interface {interface}: its MTU is too large for native XDP in this driver; lower it (`ip link set dev {interface} mtu 3498`, or less), on a veth on both ends")]
+    #[error(
+        "interface {interface}: its MTU is too large for native XDP in this driver; lower it (`ip link set dev {interface} mtu 3498`, or less), on a veth on both ends"
+    )]
     MtuTooLarge {
         /// The interface.
         interface: String,
     },
     /// ENOSPC, from veth.
-    #[error("interface {interface}: it has fewer receive queues than its peer has transmit queues; give both ends as many (`ip link add … numrxqueues N numtxqueues N`, `ethtool -L`)")]
+    #[error(
+        "interface {interface}: it has fewer receive queues than its peer has transmit queues; give both ends as many (`ip link add … numrxqueues N numtxqueues N`, `ethtool -L`)"
+    )]
     TooFewQueues {
         /// The interface.
         interface: String,
     },
     /// EOPNOTSUPP.
-    #[error("interface {interface}: its driver has no native XDP; Millrace does not fall back to generic mode, in which frames over one page are lost and TCP stalls: use another NIC, or a veth")]
+    #[error(
+        "interface {interface}: its driver has no native XDP; Millrace does not fall back to generic mode, in which frames over one page are lost and TCP stalls: use another NIC, or a veth"
+    )]
     NoNativeXdp {
         /// The interface.
         interface: String,
     },
     /// The kernel attached it without a `bpf_link`.
-    #[error("interface {interface}: this kernel has no bpf_link for XDP, without which the program would outlive a killed engine: Linux 5.9 or newer is needed")]
+    #[error(
+        "interface {interface}: this kernel has no bpf_link for XDP, without which the program would outlive a killed engine: Linux 5.9 or newer is needed"
+    )]
     NoLink {
         /// The interface.
         interface: String,
     },
     /// The verifier refused the program.
-    #[error("interface {interface}: the kernel refused the steering program: {source}")]
+    #[error("interface {interface}: the kernel refused the steering program: {why}")]
     Load {
         /// The interface.
         interface: String,
         /// The verifier's words.
-        source: Box<EbpfError>,
+        why: String,
     },
     /// Anything else that `bpf(2)` answered.
-    #[error("interface {interface}: attaching the steering program: {source}")]
+    #[error("interface {interface}: attaching the steering program: {why}")]
     Attach {
         /// The interface.
         interface: String,
         /// The kernel's words.
-        source: Box<ProgramError>,
+        why: String,
     },
     /// A map of the program could not be read or written.
     #[error("interface {interface}: {source}")]
@@ -148,25 +157,17 @@ impl Steering {
         sockets: &[(u32, BorrowedFd<'_>)],
         options: &Options,
     ) -> Result<Self, Error> {
-        let map = |source| Error::Map { interface: interface.into(), source };
-        let load = |source| explain_load(interface, source);
-        let mut loaded = EbpfLoader::new()
-            .map_max_entries(maps::XSKS, options.queues.max(1))
-            .load(OBJECT)
-            .map_err(load)?;
-        let mut maps = Maps::adopt(&Handles::take(&mut loaded).map_err(map)?).map_err(map)?;
-        maps.set_settings(&Settings::from(options)).map_err(map)?;
+        let mut program = Program::load(interface, options)?;
         for (queue, socket) in sockets {
-            maps.set_socket(*queue, *socket).map_err(map)?;
+            let set = program.maps.set_socket(*queue, *socket);
+            set.map_err(|source| Error::Map { interface: interface.into(), source })?;
         }
         let attach = |source| explain_attach(interface, index, source);
-        let program = loaded.program_mut(PROGRAM).ok_or(ProgramError::NotLoaded).map_err(attach)?;
-        let program: &mut Xdp = program.try_into().map_err(attach)?;
-        program.load().map_err(|source| load(source.into()))?;
-        let id = program.attach_to_if_index(index, XdpMode::Driver).map_err(attach)?;
-        let link = program.take_link(id).map_err(attach)?;
+        let xdp = program.xdp().map_err(attach)?;
+        let id = xdp.attach_to_if_index(index, XdpMode::Driver).map_err(attach)?;
+        let link = xdp.take_link(id).map_err(attach)?;
         let link = link.try_into().map_err(|_| Error::NoLink { interface: interface.into() })?;
-        Ok(Self { interface: interface.into(), maps, _link: link })
+        Ok(Self { interface: interface.into(), maps: program.maps, _link: link })
     }
 
     /// Says that the workers are alive, as of now. Call it several times in `stale_after`.
@@ -176,24 +177,32 @@ impl Steering {
 
     /// Gives `queue` to a bound socket, instead of the one it had.
     pub fn set_socket(&mut self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), Error> {
-        self.maps.set_socket(queue, socket).map_err(|source| Error::Map { interface: self.interface.clone(), source })
+        self.maps
+            .set_socket(queue, socket)
+            .map_err(|source| Error::Map { interface: self.interface.clone(), source })
     }
 
     /// Replaces the destinations that are ours in [`Mode::ServiceProxy`]; the router needs none.
     ///
     /// Prefixes that stay are not touched, so their packets are not disturbed.
     pub fn set_local(&mut self, prefixes: impl IntoIterator<Item = IpNet>) -> Result<(), Error> {
-        self.maps.set_local(prefixes).map_err(|source| Error::Map { interface: self.interface.clone(), source })
+        self.maps
+            .set_local(prefixes)
+            .map_err(|source| Error::Map { interface: self.interface.clone(), source })
     }
 
     /// What the program has decided so far, over all CPUs.
     pub fn statistics(&self) -> Result<Statistics, Error> {
-        self.maps.statistics().map_err(|source| Error::Map { interface: self.interface.clone(), source })
+        self.maps
+            .statistics()
+            .map_err(|source| Error::Map { interface: self.interface.clone(), source })
     }
 
     /// The program's maps as file descriptors, for a process that adopts them ([`Maps::adopt`]).
     pub fn handles(&self) -> Result<Handles, Error> {
-        self.maps.handles().map_err(|source| Error::Map { interface: self.interface.clone(), source })
+        self.maps
+            .handles()
+            .map_err(|source| Error::Map { interface: self.interface.clone(), source })
     }
 }
 
@@ -205,13 +214,11 @@ impl fmt::Debug for Steering {
 
 fn explain_load(interface: &str, source: EbpfError) -> Error {
     let interface = interface.into();
-    let denied = errno(&source).is_some_and(|errno| errno == Errno::PERM || errno == Errno::ACCESS);
-    // EACCES is the verifier's word too; then it has a log, which the other answer would hide.
-    if denied && !matches!(&source, EbpfError::ProgramError(ProgramError::LoadError { io_error, .. }) if !is(io_error, Errno::PERM))
-    {
+    // EACCES is not among them: the verifier answers it, with a log that must not be hidden.
+    if errno(&source) == Some(Errno::PERM) {
         return Error::Denied { interface };
     }
-    Error::Load { interface, source: Box::new(source) }
+    Error::Load { interface, why: chain(&source) }
 }
 
 fn explain_attach(interface: &str, index: u32, source: ProgramError) -> Error {
@@ -221,16 +228,25 @@ fn explain_attach(interface: &str, index: u32, source: ProgramError) -> Error {
         Some(Errno::PERM) => Error::Denied { interface },
         Some(Errno::NODEV | Errno::NOENT) => Error::Missing { interface, index },
         // Another link answers EBUSY, a program attached through netlink EEXIST.
-        Some(Errno::BUSY | Errno::EXIST) => Error::Occupied { program: occupant::describe(index), interface },
+        Some(Errno::BUSY | Errno::EXIST) => {
+            Error::Occupied { program: occupant::describe(index), interface }
+        }
         Some(Errno::RANGE) => Error::MtuTooLarge { interface },
         Some(Errno::NOSPC) => Error::TooFewQueues { interface },
         Some(Errno::OPNOTSUPP) => Error::NoNativeXdp { interface },
-        _ => Error::Attach { interface, source: Box::new(source) },
+        _ => Error::Attach { interface, why: chain(&source) },
     }
 }
 
-fn is(error: &io::Error, errno: Errno) -> bool {
-    Errno::from_io_error(error) == Some(errno)
+/// An error of the loader with its causes, which its own message leaves out.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut said = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        said = format!("{said}: {error}");
+        next = error.source();
+    }
+    said
 }
 
 /// The kernel's number behind an error of the loader, however deep it is wrapped.
@@ -243,4 +259,36 @@ fn errno(error: &(dyn std::error::Error + 'static)) -> Option<Errno> {
         next = error.source();
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aya::sys::SyscallError;
+
+    fn refused(errno: Errno) -> Error {
+        let error = SyscallError { call: "bpf_link_create", io_error: errno.into() };
+        explain_attach("eth9", u32::MAX, error.into())
+    }
+
+    #[test]
+    fn each_refusal_of_the_kernel_says_what_to_change() {
+        let cases = [
+            (Errno::PERM, "CAP_BPF"),
+            (Errno::NODEV, "none with index"),
+            (Errno::BUSY, "another XDP program is attached already"),
+            (Errno::EXIST, "another XDP program is attached already"),
+            (Errno::RANGE, "MTU"),
+            (Errno::NOSPC, "numrxqueues"),
+            (Errno::OPNOTSUPP, "no native XDP"),
+            (Errno::NOMEM, "os error 12"),
+        ];
+        for (errno, needle) in cases {
+            let message = refused(errno).to_string();
+            assert!(
+                message.starts_with("interface eth9: ") && message.contains(needle),
+                "{errno}: {message}"
+            );
+        }
+    }
 }

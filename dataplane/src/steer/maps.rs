@@ -62,7 +62,8 @@ pub(super) struct Settings([u64; 3]);
 
 impl From<&Options> for Settings {
     fn from(options: &Options) -> Self {
-        let stale_after = u64::try_from(options.stale_after.as_nanos()).unwrap_or(u64::MAX).min(i64::MAX as u64);
+        let stale_after =
+            u64::try_from(options.stale_after.as_nanos()).unwrap_or(u64::MAX).min(i64::MAX as u64);
         let [a, b, c, d, e, f] = options.mac.0;
         let mode = match options.mode {
             super::Mode::Router => 0,
@@ -94,14 +95,17 @@ impl Handles {
         let mut fds = Vec::with_capacity(NAMES.len());
         for name in NAMES {
             let map = loaded.map(name);
-            let Some(Map::XskMap(data) | Map::Array(data) | Map::PerCpuArray(data) | Map::LpmTrie(data)) = map
+            let Some(
+                Map::XskMap(data) | Map::Array(data) | Map::PerCpuArray(data) | Map::LpmTrie(data),
+            ) = map
             else {
                 return Err(MapFailure { map: name, why: "is not in the compiled object".into() });
             };
             let fd = data.fd().as_fd().try_clone_to_owned();
             fds.push(fd.map_err(|why| MapFailure { map: name, why: why.to_string() })?);
         }
-        Self::from_fds(fds).ok_or(MapFailure { map: XSKS, why: "the program has other maps".into() })
+        Self::from_fds(fds)
+            .ok_or(MapFailure { map: XSKS, why: "the program has other maps".into() })
     }
 }
 
@@ -119,8 +123,7 @@ pub struct Maps {
 
 impl Maps {
     /// Drives the maps behind `handles`, refusing those of another kind or size.
-    pub fn adopt(handles: &Handles) -> Result<Self, MapFailure> {
-        let handles = duplicate(handles)?;
+    pub fn adopt(handles: Handles) -> Result<Self, MapFailure> {
         let map = |index: usize| -> Result<Map, MapFailure> {
             let name = NAMES[index];
             let fd = handles.0[index].try_clone();
@@ -143,7 +146,10 @@ impl Maps {
 
     /// Another set of descriptors of the same maps.
     pub fn handles(&self) -> Result<Handles, MapFailure> {
-        duplicate(&self.handles)
+        let fds = self.handles.0.iter().map(OwnedFd::try_clone).collect::<Result<Vec<_>, _>>();
+        let fds = fds.map_err(|why| MapFailure { map: XSKS, why: why.to_string() })?;
+        Handles::from_fds(fds)
+            .ok_or(MapFailure { map: XSKS, why: "a descriptor is missing".into() })
     }
 
     pub(super) fn set_settings(&mut self, settings: &Settings) -> Result<(), MapFailure> {
@@ -163,7 +169,10 @@ impl Maps {
     }
 
     /// Replaces the destinations that are ours in service-proxy mode; those that stay are not touched.
-    pub fn set_local(&mut self, prefixes: impl IntoIterator<Item = IpNet>) -> Result<(), MapFailure> {
+    pub fn set_local(
+        &mut self,
+        prefixes: impl IntoIterator<Item = IpNet>,
+    ) -> Result<(), MapFailure> {
         let wanted: BTreeSet<IpNet> = prefixes.into_iter().map(|prefix| prefix.trunc()).collect();
         for prefix in wanted.difference(&self.local) {
             match prefix {
@@ -197,14 +206,19 @@ impl Maps {
     /// What the kernel holds: an adopter starts from what the engine before it had set.
     fn read_local(&self) -> Result<BTreeSet<IpNet>, MapFailure> {
         let mut local = BTreeSet::new();
-        let refuse = |map| move |why: ipnet::PrefixLenError| MapFailure { map, why: why.to_string() };
+        let refuse =
+            |map| move |why: ipnet::PrefixLenError| MapFailure { map, why: why.to_string() };
         for key in self.local4.keys() {
             let key = key.map_err(failure(LOCAL4))?;
-            local.insert(IpNet::new(key.data().into(), length(key.prefix_len())).map_err(refuse(LOCAL4))?);
+            local.insert(
+                IpNet::new(key.data().into(), length(key.prefix_len())).map_err(refuse(LOCAL4))?,
+            );
         }
         for key in self.local6.keys() {
             let key = key.map_err(failure(LOCAL6))?;
-            local.insert(IpNet::new(key.data().into(), length(key.prefix_len())).map_err(refuse(LOCAL6))?);
+            local.insert(
+                IpNet::new(key.data().into(), length(key.prefix_len())).map_err(refuse(LOCAL6))?,
+            );
         }
         Ok(local)
     }
@@ -222,12 +236,6 @@ fn key6(prefix: &ipnet::Ipv6Net) -> Key<[u8; 16]> {
     Key::new(prefix.prefix_len().into(), prefix.addr().octets())
 }
 
-fn duplicate(handles: &Handles) -> Result<Handles, MapFailure> {
-    let fds = handles.0.iter().map(OwnedFd::try_clone).collect::<Result<Vec<_>, _>>();
-    let fds = fds.map_err(|why| MapFailure { map: XSKS, why: why.to_string() })?;
-    Handles::from_fds(fds).ok_or(MapFailure { map: XSKS, why: "a descriptor is missing".into() })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -241,7 +249,8 @@ mod tests {
 
     #[test]
     fn settings_are_three_native_words() {
-        let Settings([stale_after, mode, mac]) = Settings::from(&options(Duration::from_millis(250)));
+        let Settings([stale_after, mode, mac]) =
+            Settings::from(&options(Duration::from_millis(250)));
         assert_eq!((stale_after, mode), (250_000_000, 1));
         assert_eq!(mac.to_ne_bytes(), [2, 0, 0, 0, 0, 9, 0, 0]);
     }
@@ -257,7 +266,7 @@ mod tests {
         let null = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         assert!(Handles::from_fds(vec![null()]).is_none());
         let handles = Handles::from_fds(std::iter::repeat_with(null).take(6).collect()).unwrap();
-        let refused = Maps::adopt(&handles).err().unwrap().to_string();
+        let refused = Maps::adopt(handles).err().unwrap().to_string();
         assert!(refused.contains("xsks"), "{refused}");
     }
 }

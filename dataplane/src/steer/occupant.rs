@@ -4,7 +4,9 @@
 //! program's id and then `bpf(2)` for its name. For messages only: what can't be learned is left out.
 
 use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendto, socket_with};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendto, socket_with,
+};
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_GETLINK: u16 = 18;
@@ -23,7 +25,9 @@ const IFLA_XDP_SKB_PROG_ID: u16 = 6;
 pub(super) fn describe(index: u32) -> String {
     let Some(id) = program_id(index) else { return "another XDP program".into() };
     let mut programs = aya::programs::loaded_programs().flatten();
-    let name = programs.find(|program| program.id() == id).and_then(|p| p.name_as_str().map(str::to_owned));
+    let name = programs
+        .find(|program| program.id() == id)
+        .and_then(|p| p.name_as_str().map(str::to_owned));
     match name {
         Some(name) if !name.is_empty() => format!("the XDP program \"{name}\" (id {id})"),
         _ => format!("the XDP program with id {id}"),
@@ -32,7 +36,8 @@ pub(super) fn describe(index: u32) -> String {
 
 fn program_id(index: u32) -> Option<u32> {
     // Protocol 0 of this family is NETLINK_ROUTE.
-    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None).ok()?;
+    let socket =
+        socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None).ok()?;
     sendto(&socket, &request(index), SendFlags::empty(), &SocketAddrNetlink::new(0, 0)).ok()?;
     // One link's answer is about 2 KiB; a cut one is read as far as it goes.
     let mut answer = vec![0; 32 << 10];
@@ -97,7 +102,8 @@ mod tests {
 
     #[test]
     fn the_program_s_id_is_found_behind_other_attributes() {
-        let xdp = [attribute_of(2, &[1]), attribute_of(IFLA_XDP_PROG_ID, &77u32.to_ne_bytes())].concat();
+        let xdp =
+            [attribute_of(2, &[1]), attribute_of(IFLA_XDP_PROG_ID, &77u32.to_ne_bytes())].concat();
         let list = [attribute_of(3, b"veth0\0"), attribute_of(IFLA_XDP | 0x8000, &xdp)].concat();
         assert_eq!(parse(&answer(&list)), Some(77));
     }
