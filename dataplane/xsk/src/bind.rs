@@ -124,11 +124,20 @@ fn once(config: &SocketConfig, umem: &Arc<Umem>) -> Result<Bound, Failure> {
     Ok(bound)
 }
 
-fn attempt(config: &SocketConfig, umem: &Umem, donors: &[Donor], zero_copy: bool) -> Result<Bound, Failure> {
-    let same_queue = |donor: &&Donor| donor.interface == config.interface.index() && donor.queue == config.queue;
+fn attempt(
+    config: &SocketConfig,
+    umem: &Umem,
+    donors: &[Donor],
+    zero_copy: bool,
+) -> Result<Bound, Failure> {
+    let same_queue =
+        |donor: &&Donor| donor.interface == config.interface.index() && donor.queue == config.queue;
     if donors.iter().any(|donor| same_queue(&donor)) {
         // The kernel would take it for a second socket on the same rings, and answer EINVAL.
-        return Err(Failure { step: Step::Bind, source: io::Error::from_raw_os_error(libc::EBUSY) });
+        return Err(Failure {
+            step: Step::Bind,
+            source: io::Error::from_raw_os_error(libc::EBUSY),
+        });
     }
     let donor = donors.iter().find(|donor| {
         donor.zero_copy == zero_copy
@@ -143,7 +152,8 @@ fn attempt(config: &SocketConfig, umem: &Umem, donors: &[Donor], zero_copy: bool
     busy_poll(fd.as_fd(), config).map_err(Step::BusyPoll.failed())?;
     syscall::bind(fd.as_fd(), &address(config, donor, zero_copy)).map_err(Step::Bind.failed())?;
     let options: libc::xdp_options =
-        syscall::get_option(fd.as_fd(), libc::SOL_XDP, libc::XDP_OPTIONS).map_err(Step::Bind.failed())?;
+        syscall::get_option(fd.as_fd(), libc::SOL_XDP, libc::XDP_OPTIONS)
+            .map_err(Step::Bind.failed())?;
     Ok(Bound { rings, fd, zero_copy: options.flags & libc::XDP_OPTIONS_ZEROCOPY != 0 })
 }
 
@@ -171,16 +181,21 @@ fn map_rings(fd: BorrowedFd<'_>, config: &SocketConfig) -> io::Result<Rings> {
     ] {
         syscall::set_option(fd, libc::SOL_XDP, option, &size)?;
     }
-    let offsets: libc::xdp_mmap_offsets = syscall::get_option(fd, libc::SOL_XDP, libc::XDP_MMAP_OFFSETS)?;
+    let offsets: libc::xdp_mmap_offsets =
+        syscall::get_option(fd, libc::SOL_XDP, libc::XDP_MMAP_OFFSETS)?;
     // Kernels before 6.17 have no such option and send 32 packets a call; `flush` calls until the ring is empty.
     let _ = syscall::set_option(fd, libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, &config.tx_budget);
     let (fill, size) = map::<u64>(fd, libc::XDP_UMEM_PGOFF_FILL_RING, &offsets.fr, sizes.fill)?;
     let fill = Fill(Producer::new(fill, &size, sizes.fill).ok_or_else(misplaced)?);
-    let (region, layout) = map::<u64>(fd, libc::XDP_UMEM_PGOFF_COMPLETION_RING, &offsets.cr, sizes.completion)?;
-    let completion = Completion(Consumer::new(region, &layout, sizes.completion).ok_or_else(misplaced)?);
-    let (region, layout) = map::<Descriptor>(fd, libc::XDP_PGOFF_RX_RING as u64, &offsets.rx, sizes.rx)?;
+    let (region, layout) =
+        map::<u64>(fd, libc::XDP_UMEM_PGOFF_COMPLETION_RING, &offsets.cr, sizes.completion)?;
+    let completion =
+        Completion(Consumer::new(region, &layout, sizes.completion).ok_or_else(misplaced)?);
+    let (region, layout) =
+        map::<Descriptor>(fd, libc::XDP_PGOFF_RX_RING as u64, &offsets.rx, sizes.rx)?;
     let rx = Rx::new(Consumer::new(region, &layout, sizes.rx).ok_or_else(misplaced)?);
-    let (region, layout) = map::<Descriptor>(fd, libc::XDP_PGOFF_TX_RING as u64, &offsets.tx, sizes.tx)?;
+    let (region, layout) =
+        map::<Descriptor>(fd, libc::XDP_PGOFF_TX_RING as u64, &offsets.tx, sizes.tx)?;
     let ring = Producer::new(region, &layout, sizes.tx).ok_or_else(misplaced)?;
     Ok(Rings { fill, completion, rx, tx: Tx { ring, multi_buffer: config.multi_buffer } })
 }
@@ -236,14 +251,20 @@ fn address(config: &SocketConfig, donor: Option<&Donor>, zero_copy: bool) -> lib
 /// What the kernel would refuse with a bare EINVAL.
 fn check(config: &SocketConfig) -> Result<(), Error> {
     let refuse = |what: String| {
-        Err(Error::SocketConfig { interface: config.interface.name().into(), queue: config.queue, what })
+        Err(Error::SocketConfig {
+            interface: config.interface.name().into(),
+            queue: config.queue,
+            what,
+        })
     };
     let sizes = &config.rings;
     for (name, size) in
         [("fill", sizes.fill), ("completion", sizes.completion), ("rx", sizes.rx), ("tx", sizes.tx)]
     {
         if !size.is_power_of_two() || !(32..=1 << 20).contains(&size) {
-            return refuse(format!("{name} ring of {size} entries; it takes a power of two from 32 to 1048576"));
+            return refuse(format!(
+                "{name} ring of {size} entries; it takes a power of two from 32 to 1048576"
+            ));
         }
     }
     Ok(())
@@ -271,14 +292,18 @@ fn explain(config: &SocketConfig, umem: &Umem, failure: Failure, waited: Duratio
         (Step::Bind, libc::EPERM | libc::EACCES) => {
             Error::Permission { what: "binding an AF_XDP socket", capability: "CAP_NET_RAW" }
         }
-        (Step::Bind, libc::EOPNOTSUPP) if config.mode == Mode::ZeroCopy => Error::NoZeroCopy { interface },
+        (Step::Bind, libc::EOPNOTSUPP) if config.mode == Mode::ZeroCopy => {
+            Error::NoZeroCopy { interface }
+        }
         (Step::Bind, libc::EINVAL | libc::EOPNOTSUPP) => match config.interface.queues() {
             Some(channels) if queue >= channels => Error::NoQueue { interface, queue, channels },
             _ if config.multi_buffer => {
                 // The MTU excludes the Ethernet header.
                 Error::NoMultiBuffer { interface, mtu: umem.frame_capacity() as u32 - 14 }
             }
-            _ => Error::os(format!("binding an AF_XDP socket to {interface} queue {queue}"), source),
+            _ => {
+                Error::os(format!("binding an AF_XDP socket to {interface} queue {queue}"), source)
+            }
         },
         _ => Error::os(format!("{} for {interface} queue {queue}", step.name()), source),
     }

@@ -22,7 +22,9 @@ pub enum Error {
         what: String,
     },
     /// The memory of the UMEM could not be had.
-    #[error("UMEM of {bytes} bytes: no memory for it ({source}); use fewer frames or give the machine (or the cgroup) more memory")]
+    #[error(
+        "UMEM of {bytes} bytes: no memory for it ({source}); use fewer frames or give the machine (or the cgroup) more memory"
+    )]
     Memory {
         /// Size asked for.
         bytes: usize,
@@ -48,7 +50,9 @@ pub enum Error {
         bytes: usize,
     },
     /// The kernel refused the UMEM's TX metadata.
-    #[error("UMEM with TX metadata: the kernel refused it (EINVAL); it needs Linux 6.11 or later: turn `tx_metadata` off")]
+    #[error(
+        "UMEM with TX metadata: the kernel refused it (EINVAL); it needs Linux 6.11 or later: turn `tx_metadata` off"
+    )]
     TxMetadata,
     /// No interface of that name, or it went away (ENODEV, ENXIO).
     #[error("interface {name}: there is none in this network namespace; `ip link` lists them")]
@@ -88,13 +92,17 @@ pub enum Error {
         waited: Duration,
     },
     /// Zero-copy was demanded and the driver has none (EOPNOTSUPP).
-    #[error("{interface}: its driver has no zero-copy mode for AF_XDP (veth never has); use copy mode, or `Auto`, which tries zero-copy first")]
+    #[error(
+        "{interface}: its driver has no zero-copy mode for AF_XDP (veth never has); use copy mode, or `Auto`, which tries zero-copy first"
+    )]
     NoZeroCopy {
         /// Interface name.
         interface: String,
     },
     /// The kernel or driver can not do multi-buffer.
-    #[error("{interface}: multi-buffer (XDP_USE_SG) is refused; it needs Linux 6.6 or later and, in zero-copy mode, a driver with it: turn `multi_buffer` off and keep the MTU at {mtu} or less")]
+    #[error(
+        "{interface}: multi-buffer (XDP_USE_SG) is refused; it needs Linux 6.6 or later and, in zero-copy mode, a driver with it: turn `multi_buffer` off and keep the MTU at {mtu} or less"
+    )]
     NoMultiBuffer {
         /// Interface name.
         interface: String,
@@ -108,19 +116,25 @@ pub enum Error {
         interface: String,
     },
     /// Attaching the program: another one is there (EBUSY, EEXIST).
-    #[error("{interface} already has an XDP program; detach it (`ip link set {interface} xdp off`, or stop the program that holds its link)")]
+    #[error(
+        "{interface} already has an XDP program; detach it (`ip link set {interface} xdp off`, or stop the program that holds its link)"
+    )]
     ProgramBusy {
         /// Interface name.
         interface: String,
     },
     /// Attaching the program: the driver has no native XDP (EOPNOTSUPP).
-    #[error("{interface}: its driver has no native XDP, and generic mode is not used, for it drops large TCP frames; use another interface")]
+    #[error(
+        "{interface}: its driver has no native XDP, and generic mode is not used, for it drops large TCP frames; use another interface"
+    )]
     NoNativeXdp {
         /// Interface name.
         interface: String,
     },
     /// Attaching the program: the MTU does not fit (ERANGE, EINVAL from the driver).
-    #[error("{interface}: its MTU is too large for the XDP program; lower the MTU, or use a driver with multi-buffer XDP")]
+    #[error(
+        "{interface}: its MTU is too large for the XDP program; lower the MTU, or use a driver with multi-buffer XDP"
+    )]
     MtuTooLarge {
         /// Interface name.
         interface: String,

@@ -11,7 +11,13 @@ pub struct Fill(pub(crate) Producer<u64>);
 impl Fill {
     /// Gives frames of the pool to the kernel until it has `level` of them, the ring is full or the pool is empty.
     #[inline]
-    pub(crate) fn top_up(&mut self, umem: &Umem, custody: &mut Custody, pool: &mut Pool, level: u32) {
+    pub(crate) fn top_up(
+        &mut self,
+        umem: &Umem,
+        custody: &mut Custody,
+        pool: &mut Pool,
+        level: u32,
+    ) {
         let wanted = level.saturating_sub(custody.count());
         if wanted == 0 {
             return;

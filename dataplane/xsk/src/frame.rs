@@ -71,7 +71,10 @@ impl Frame {
 impl Drop for Frame {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            panic!("frame of chunk {} lost: put it into a Pool or a ring instead of dropping it", self.chunk);
+            panic!(
+                "frame of chunk {} lost: put it into a Pool or a ring instead of dropping it",
+                self.chunk
+            );
         }
     }
 }

@@ -48,7 +48,8 @@ impl Interface {
     /// not say.
     pub fn queues(&self) -> Option<u32> {
         let mut channels = Channels { command: ETHTOOL_GCHANNELS, ..Channels::default() };
-        let mut request = Request { name: [0; libc::IFNAMSIZ], data: &raw mut channels, rest: [0; 16] };
+        let mut request =
+            Request { name: [0; libc::IFNAMSIZ], data: &raw mut channels, rest: [0; 16] };
         let name = self.name.as_bytes();
         request.name.get_mut(..name.len())?.copy_from_slice(name);
         let probe = probe().ok()?;
@@ -75,7 +76,9 @@ fn probe() -> Result<std::net::UdpSocket, Error> {
         rustix::net::SocketFlags::CLOEXEC,
         None,
     );
-    datagram.map(Into::into).map_err(|errno| Error::os("socket to ask for interfaces", errno.into()))
+    datagram
+        .map(Into::into)
+        .map_err(|errno| Error::os("socket to ask for interfaces", errno.into()))
 }
 
 /// `include/uapi/linux/sockios.h`.

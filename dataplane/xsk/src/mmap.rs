@@ -36,11 +36,14 @@ impl Region {
     fn map(fd: i32, flags: i32, offset: u64, len: usize) -> io::Result<Region> {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: no address is asked for, so no existing mapping is replaced.
-        let base = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, flags, fd, offset as libc::off_t) };
+        let base = unsafe {
+            libc::mmap(std::ptr::null_mut(), len, protection, flags, fd, offset as libc::off_t)
+        };
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap returned address 0"))?;
+        let base =
+            NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap returned address 0"))?;
         Ok(Region { base, len })
     }
 

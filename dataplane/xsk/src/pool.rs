@@ -20,7 +20,8 @@ impl Pool {
     /// # Panics
     /// If a frame is of another UMEM.
     pub fn new(umem: &Arc<Umem>, frames: Vec<Frame>) -> Pool {
-        let mut pool = Pool { umem: Arc::clone(umem), free: Vec::with_capacity(umem.frames() as usize) };
+        let mut pool =
+            Pool { umem: Arc::clone(umem), free: Vec::with_capacity(umem.frames() as usize) };
         pool.extend(frames);
         pool
     }

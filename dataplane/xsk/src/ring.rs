@@ -194,12 +194,6 @@ impl<T: Entry> Producer<T> {
     pub(crate) fn size(&self) -> u32 {
         self.shared.size()
     }
-
-    /// Sets or clears the flag; only whoever plays the kernel does that.
-    pub(crate) fn set_needs_wakeup(&self, needed: bool) {
-        let flags = if needed { libc::XDP_RING_NEED_WAKEUP } else { 0 };
-        self.shared.flags().store(flags, Ordering::Relaxed);
-    }
 }
 
 /// The end that reads entries: rx and completion rings on our side.
@@ -251,8 +245,18 @@ impl<T: Entry> Consumer<T> {
         }
     }
 
+    /// Sets or clears the flag; as the kernel does at its end of a fill or tx ring.
+    pub(crate) fn set_needs_wakeup(&self, needed: bool) {
+        let flags = if needed { libc::XDP_RING_NEED_WAKEUP } else { 0 };
+        self.shared.flags().store(flags, Ordering::Relaxed);
+    }
+
     /// Entries produced and not released as of now, without changing anything.
     pub(crate) fn occupied(&self) -> u32 {
-        self.shared.producer().load(Ordering::Acquire).wrapping_sub(self.published).min(self.shared.size())
+        self.shared
+            .producer()
+            .load(Ordering::Acquire)
+            .wrapping_sub(self.published)
+            .min(self.shared.size())
     }
 }

@@ -65,7 +65,8 @@ impl Rx {
                 }
                 continue;
             }
-            self.open = join(umem, std::mem::replace(&mut self.open, Open::No), segment, &mut refuse);
+            self.open =
+                join(umem, std::mem::replace(&mut self.open, Open::No), segment, &mut refuse);
             if !more {
                 match std::mem::replace(&mut self.open, Open::No) {
                     Open::Good(chain) => {

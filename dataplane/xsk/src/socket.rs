@@ -199,7 +199,13 @@ impl Socket {
         Ok(Socket::assemble(umem, bound, config.need_wakeup, config.busy_poll.is_some(), true))
     }
 
-    pub(crate) fn assemble(umem: &Arc<Umem>, bound: Bound, need_wakeup: bool, busy_poll: bool, kernel: bool) -> Self {
+    pub(crate) fn assemble(
+        umem: &Arc<Umem>,
+        bound: Bound,
+        need_wakeup: bool,
+        busy_poll: bool,
+        kernel: bool,
+    ) -> Self {
         let Bound { rings, fd, zero_copy } = bound;
         Socket {
             fill_level: rings.fill.0.size(),
@@ -257,7 +263,8 @@ impl Socket {
     #[inline]
     pub fn receive_each(&mut self, limit: usize, accept: impl FnMut(Frame)) -> usize {
         let Socket { rings, umem, receiving, spare, .. } = self;
-        let (packets, refused) = rings.rx.receive(umem, receiving, limit, accept, |frame| spare.push(frame));
+        let (packets, refused) =
+            rings.rx.receive(umem, receiving, limit, accept, |frame| spare.push(frame));
         self.counters.refused += refused;
         if packets == 0 && (self.wake.busy_poll || self.rings.fill.0.needs_wakeup()) {
             self.kick_rx();
@@ -282,7 +289,9 @@ impl Socket {
     pub fn flush(&mut self) {
         let submitted = self.rings.tx.ring.submit();
         // With nothing sent and not reaped, the ring is empty and its shared line need not be touched.
-        if (submitted || self.sending.count() > 0) && (!self.wake.need_wakeup || self.rings.tx.ring.needs_wakeup()) {
+        if (submitted || self.sending.count() > 0)
+            && (!self.wake.need_wakeup || self.rings.tx.ring.needs_wakeup())
+        {
             self.kick_tx();
         }
     }
@@ -291,37 +300,41 @@ impl Socket {
     #[inline]
     pub fn reap(&mut self, pool: &mut Pool) {
         if self.sending.count() > 0 {
-            self.counters.refused += self.rings.completion.reap(&self.umem, &mut self.sending, pool);
+            self.counters.refused +=
+                self.rings.completion.reap(&self.umem, &mut self.sending, pool);
         }
     }
 
-    /// Sends what is in the tx ring. Each call either empties it, takes some, or takes none because something
-    /// downstream is full (EAGAIN, ENOBUFS). EBUSY says that one packet was dropped downstream, and may leave the
-    /// published index where it was, so it ends nothing; but each packet can be dropped once only.
+    /// Sends what is in the tx ring. A call empties it, takes some (EAGAIN: its budget is used up), takes none
+    /// because something downstream is full (EAGAIN, ENOBUFS), or loses one packet downstream (EBUSY). In the last two
+    /// cases the rest stays for the next flush, which leaves the receiver the time to catch up: going on would lose
+    /// packet after packet at one system call each. In zero-copy mode a call only wakes the driver.
     fn kick_tx(&mut self) {
-        let mut pending = self.rings.tx.ring.pending();
-        if !self.wake.kernel || pending == 0 {
-            return;
-        }
-        for _ in 0..pending {
+        let mut before = self.rings.tx.ring.pending();
+        while before > 0 {
             self.counters.kicks += 1;
             let result = match &self.fd {
-                Some(fd) => syscall::kick_tx(fd.as_fd()),
-                None => Ok(()),
+                Some(fd) if self.wake.kernel => syscall::kick_tx(fd.as_fd()),
+                _ => return,
             };
-            let before = std::mem::replace(&mut pending, self.rings.tx.ring.pending());
+            let after = self.rings.tx.ring.pending();
+            if after == 0 || self.zero_copy {
+                return;
+            }
             match result.map_err(|error| error.raw_os_error().unwrap_or(0)) {
-                _ if pending == 0 || self.zero_copy => return,
-                Err(libc::EBUSY) => {}
-                Ok(()) | Err(libc::EAGAIN | libc::ENOBUFS | libc::EINTR) if pending < before => {}
-                Ok(()) | Err(libc::EAGAIN | libc::ENOBUFS | libc::EINTR) => break,
+                Ok(()) | Err(libc::EAGAIN | libc::ENOBUFS | libc::EINTR) if after < before => {
+                    before = after
+                }
+                Ok(()) | Err(libc::EAGAIN | libc::ENOBUFS | libc::EINTR | libc::EBUSY) => {
+                    self.counters.stalls += 1;
+                    return;
+                }
                 Err(_) => {
                     self.counters.kick_errors += 1;
                     return;
                 }
             }
         }
-        self.counters.stalls += 1;
     }
 
     /// Wakes the driver to look at the fill ring, or lets it poll. Its errors (an interface that is down) show in
@@ -342,7 +355,8 @@ impl Socket {
         if !self.wake.kernel {
             return Ok(own);
         }
-        let kernel: libc::xdp_statistics = syscall::get_option(self.as_fd(), libc::SOL_XDP, libc::XDP_STATISTICS)?;
+        let kernel: libc::xdp_statistics =
+            syscall::get_option(self.as_fd(), libc::SOL_XDP, libc::XDP_STATISTICS)?;
         Ok(Statistics {
             rx_dropped: kernel.rx_dropped,
             rx_invalid_descriptors: kernel.rx_invalid_descs,

@@ -39,15 +39,26 @@ pub fn socket() -> io::Result<OwnedFd> {
 }
 
 /// `setsockopt` with a plain value.
-pub fn set_option<T: Plain>(fd: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
+pub fn set_option<T: Plain>(
+    fd: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: &T,
+) -> io::Result<()> {
     let pointer = std::ptr::from_ref(value).cast();
     // SAFETY: the kernel reads `size_of::<T>()` bytes of a live value.
-    check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, pointer, size_of::<T>() as libc::socklen_t) })?;
+    check(unsafe {
+        libc::setsockopt(fd.as_raw_fd(), level, option, pointer, size_of::<T>() as libc::socklen_t)
+    })?;
     Ok(())
 }
 
 /// `getsockopt` of a plain value; what an older kernel does not fill stays zero.
-pub fn get_option<T: Plain>(fd: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int) -> io::Result<T> {
+pub fn get_option<T: Plain>(
+    fd: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+) -> io::Result<T> {
     // SAFETY: `Plain` allows all zeroes.
     let mut value: T = unsafe { std::mem::zeroed() };
     let mut len = size_of::<T>() as libc::socklen_t;
@@ -68,7 +79,9 @@ pub fn bind(fd: BorrowedFd<'_>, address: &libc::sockaddr_xdp) -> io::Result<()> 
 /// Tells the kernel that the tx ring has work: an empty `sendto` that never waits.
 pub fn kick_tx(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: a null buffer of length 0 and no address: nothing is read.
-    let sent = unsafe { libc::sendto(fd.as_raw_fd(), std::ptr::null(), 0, libc::MSG_DONTWAIT, std::ptr::null(), 0) };
+    let sent = unsafe {
+        libc::sendto(fd.as_raw_fd(), std::ptr::null(), 0, libc::MSG_DONTWAIT, std::ptr::null(), 0)
+    };
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
@@ -76,7 +89,15 @@ pub fn kick_tx(fd: BorrowedFd<'_>) -> io::Result<()> {
 pub fn kick_rx(fd: BorrowedFd<'_>) -> io::Result<()> {
     let none = std::ptr::null_mut();
     // SAFETY: a null buffer of length 0 and no address: nothing is written.
-    let received =
-        unsafe { libc::recvfrom(fd.as_raw_fd(), none, 0, libc::MSG_DONTWAIT, std::ptr::null_mut(), std::ptr::null_mut()) };
+    let received = unsafe {
+        libc::recvfrom(
+            fd.as_raw_fd(),
+            none,
+            0,
+            libc::MSG_DONTWAIT,
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+        )
+    };
     if received < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -58,8 +58,12 @@ impl Tx {
         if let TxOffload::Checksum { start, offset } = offload {
             // The kernel refuses a field beyond the first descriptor (`xsk_skb_metadata`).
             let field_end = usize::from(start) + usize::from(offset) + 2;
-            let request =
-                TxMetadata { flags: CHECKSUM, csum_start: start, csum_offset: offset, ..TxMetadata::default() };
+            let request = TxMetadata {
+                flags: CHECKSUM,
+                csum_start: start,
+                csum_offset: offset,
+                ..TxMetadata::default()
+            };
             if field_end > frame.len() || !umem.write_metadata(&mut frame, request) {
                 return Err(frame);
             }

@@ -62,7 +62,13 @@ pub struct UmemConfig {
 
 impl Default for UmemConfig {
     fn default() -> Self {
-        UmemConfig { frames: 8192, chunk_size: 4096, headroom: 0, pages: PageSize::Small, tx_metadata: true }
+        UmemConfig {
+            frames: 8192,
+            chunk_size: 4096,
+            headroom: 0,
+            pages: PageSize::Small,
+            tx_metadata: true,
+        }
     }
 }
 
@@ -103,8 +109,9 @@ fn unpack(link: u64) -> Segment {
 /// Ids are never used twice, or a frame that outlived its UMEM would be taken for one of its successor's.
 fn next_id() -> Result<u32, Error> {
     static NEXT: AtomicU32 = AtomicU32::new(1);
-    NEXT.fetch_update(Relaxed, Relaxed, |id| id.checked_add(1))
-        .map_err(|_| Error::UmemConfig("this process has made four thousand million of them".into()))
+    NEXT.fetch_update(Relaxed, Relaxed, |id| id.checked_add(1)).map_err(|_| {
+        Error::UmemConfig("this process has made four thousand million of them".into())
+    })
 }
 
 impl Umem {
@@ -122,7 +129,8 @@ impl Umem {
 
     /// Maps a memfd of [`make_memory`], this process's or one that was handed over.
     fn map(fd: OwnedFd, config: &UmemConfig, bytes: usize) -> Result<Umem, Error> {
-        let memory = Region::of(fd.as_fd(), 0, bytes).map_err(|source| no_memory(config.pages, bytes, source))?;
+        let memory = Region::of(fd.as_fd(), 0, bytes)
+            .map_err(|source| no_memory(config.pages, bytes, source))?;
         Ok(Umem {
             id: next_id()?,
             memory,
@@ -197,7 +205,9 @@ impl Umem {
         self.own(frame);
         // SAFETY: `own` saw that the frame is of this UMEM, so its range lies inside one chunk of the mapping; the
         // token is the only one of that chunk and is borrowed for as long as the slice lives.
-        unsafe { std::slice::from_raw_parts(self.at(frame.chunk, frame.start), usize::from(frame.len)) }
+        unsafe {
+            std::slice::from_raw_parts(self.at(frame.chunk, frame.start), usize::from(frame.len))
+        }
     }
 
     /// The bytes of the packet in its first chunk, to change.
@@ -208,7 +218,12 @@ impl Umem {
     pub fn bytes_mut<'a>(&'a self, frame: &'a mut Frame) -> &'a mut [u8] {
         self.own(frame);
         // SAFETY: as in `bytes`, and the token is borrowed exclusively.
-        unsafe { std::slice::from_raw_parts_mut(self.at(frame.chunk, frame.start), usize::from(frame.len)) }
+        unsafe {
+            std::slice::from_raw_parts_mut(
+                self.at(frame.chunk, frame.start),
+                usize::from(frame.len),
+            )
+        }
     }
 
     /// Every chunk's bytes of the packet, in order.
@@ -252,7 +267,9 @@ impl Umem {
         self.own(frame);
         let start = i64::from(frame.start) + i64::from(by);
         let len = i64::from(frame.len) - i64::from(by);
-        let fits = start >= i64::from(self.metadata_len) && len >= 0 && start <= i64::from(self.chunk_size());
+        let fits = start >= i64::from(self.metadata_len)
+            && len >= 0
+            && start <= i64::from(self.chunk_size());
         if fits {
             frame.start = start as u16;
             frame.len = len as u16;
@@ -369,8 +386,15 @@ impl Umem {
     /// The token for a range of a chunk, of which the caller knows that no other token exists; None out of bounds.
     #[inline]
     pub(crate) fn frame_at(&self, chunk: u32, start: u32, len: u32) -> Option<Frame> {
-        let fits = chunk < self.frames && u64::from(start) + u64::from(len) <= u64::from(self.chunk_size());
-        fits.then_some(Frame { umem: self.id, chunk, start: start as u16, len: len as u16, tail: 0 })
+        let fits = chunk < self.frames
+            && u64::from(start) + u64::from(len) <= u64::from(self.chunk_size());
+        fits.then_some(Frame {
+            umem: self.id,
+            chunk,
+            start: start as u16,
+            len: len as u16,
+            tail: 0,
+        })
     }
 
     #[inline]
@@ -489,7 +513,10 @@ fn check(config: &UmemConfig) -> Result<usize, Error> {
     // A packet of 64 bytes behind the metadata is the least that is of use.
     let most = config.chunk_size - XDP_PACKET_HEADROOM - TX_METADATA_LEN - 64;
     if config.headroom > most {
-        return refuse(format!("headroom {} leaves no room for a packet; at most {most}", config.headroom));
+        return refuse(format!(
+            "headroom {} leaves no room for a packet; at most {most}",
+            config.headroom
+        ));
     }
     let page = match config.pages {
         PageSize::Small => 4096,
