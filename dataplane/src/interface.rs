@@ -1,0 +1,192 @@
+//! The interfaces as the engine itself knows them: what it was configured with, fixed while it runs.
+//!
+//! Routes and service addresses come from the tables and change all the time; a MAC, an MTU and the addresses that
+//! ARP and ND answer for belong to the interface and are needed before any control process is there.
+
+use ipnet::IpNet;
+use millrace_tables::{InterfaceId, InterfaceKind};
+use millrace_wire::{Addr, Mac};
+
+/// One interface.
+#[derive(Clone, Debug)]
+pub struct Interface {
+    /// Its number, which is its place in [`Interfaces`] and in a worker's list of queues.
+    pub id: InterfaceId,
+    /// The netdev's name.
+    pub name: String,
+    /// Our MAC on it.
+    pub mac: Mac,
+    /// The biggest IP packet that fits, in bytes.
+    pub mtu: u32,
+    /// What is on the other side.
+    pub kind: InterfaceKind,
+    /// Addresses that are ours here, each with the length of its network's prefix.
+    pub addresses: Vec<IpNet>,
+    /// Whether frames may arrive with a checksum that holds the pseudo-header sum only (veth, tap: the peer's kernel
+    /// left the rest to hardware that is not there).
+    pub partial_checksums: bool,
+    /// Whether the link-local address made of the MAC is ours too (RFC 4291 section 2.5.6).
+    link_local: Addr,
+}
+
+impl Interface {
+    /// An interface with these addresses, and with its IPv6 link-local address.
+    pub fn new(
+        id: InterfaceId,
+        name: &str,
+        mac: Mac,
+        mtu: u32,
+        kind: InterfaceKind,
+        addresses: Vec<IpNet>,
+        partial_checksums: bool,
+    ) -> Interface {
+        let link_local = link_local(mac);
+        Interface { id, name: name.to_owned(), mac, mtu, kind, addresses, partial_checksums, link_local }
+    }
+
+    /// Whether `addr` is ours on this interface.
+    pub fn owns(&self, addr: &Addr) -> bool {
+        *addr == self.link_local || self.addresses.iter().any(|net| Addr::from(net.addr()) == *addr)
+    }
+
+    /// Whether `addr` lies in a network that this interface is on, so that its station may be a neighbor here.
+    pub fn is_on_link(&self, addr: &Addr) -> bool {
+        let ip = (*addr).into();
+        addr.is_link_local() && !addr.is_v4() || self.addresses.iter().any(|net| net.contains(&ip))
+    }
+
+    /// Whether `addr` is the broadcast address of a network that this interface is on (RFC 919; none in a /31 or /32).
+    pub fn is_broadcast(&self, addr: &Addr) -> bool {
+        let ip: std::net::IpAddr = (*addr).into();
+        self.addresses.iter().any(|net| match net {
+            IpNet::V4(net) => net.prefix_len() < 31 && std::net::IpAddr::V4(net.broadcast()) == ip,
+            IpNet::V6(_) => false,
+        })
+    }
+
+    /// The address of ours to speak to `peer` from: one in the peer's network, else the first of its family.
+    pub fn source_for(&self, peer: &Addr) -> Option<Addr> {
+        if peer.is_link_local() && !peer.is_v4() {
+            return Some(self.link_local);
+        }
+        let ip: std::net::IpAddr = (*peer).into();
+        let of_family = || self.addresses.iter().filter(|net| net.addr().is_ipv4() == peer.is_v4());
+        of_family()
+            .find(|net| net.contains(&ip))
+            .or_else(|| of_family().next())
+            .map(|net| Addr::from(net.addr()))
+    }
+
+    /// The link-local address made of the MAC.
+    pub fn link_local(&self) -> Addr {
+        self.link_local
+    }
+}
+
+/// All interfaces of an engine; `InterfaceId(i)` is the `i`th.
+#[derive(Clone, Debug, Default)]
+pub struct Interfaces(Vec<Interface>);
+
+impl Interfaces {
+    /// From a list in which each interface stands at the place that its id names.
+    ///
+    /// # Errors
+    /// The id of the first interface that stands elsewhere.
+    pub fn new(list: Vec<Interface>) -> Result<Interfaces, InterfaceId> {
+        match list.iter().enumerate().find(|(index, interface)| usize::from(interface.id.0) != *index) {
+            Some((_, interface)) => Err(interface.id),
+            None => Ok(Interfaces(list)),
+        }
+    }
+
+    /// The interface of that id.
+    pub fn get(&self, id: InterfaceId) -> Option<&Interface> {
+        self.0.get(usize::from(id.0))
+    }
+
+    /// All of them, by id.
+    pub fn iter(&self) -> std::slice::Iter<'_, Interface> {
+        self.0.iter()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether `addr` is ours on any interface.
+    pub fn owns(&self, addr: &Addr) -> bool {
+        self.0.iter().any(|interface| interface.owns(addr))
+    }
+
+    /// The address to answer `peer` from: of the interface that its packet came in on (RFC 1812 section 4.3.2.4), or of
+    /// the first that has one of that family.
+    pub fn source_for(&self, received: InterfaceId, peer: &Addr) -> Option<Addr> {
+        self.get(received)
+            .and_then(|interface| interface.source_for(peer))
+            .or_else(|| self.0.iter().find_map(|interface| interface.source_for(peer)))
+    }
+
+    /// The first interface of that kind.
+    pub fn of_kind(&self, kind: InterfaceKind) -> Option<&Interface> {
+        self.0.iter().find(|interface| interface.kind == kind)
+    }
+}
+
+/// fe80::/64 with the modified EUI-64 of `mac` (RFC 4291 appendix A).
+fn link_local(mac: Mac) -> Addr {
+    let Mac([a, b, c, d, e, f]) = mac;
+    Addr::from_v6([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 0x02, b, c, 0xff, 0xfe, d, e, f])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+
+    fn addr(text: &str) -> Addr {
+        text.parse::<IpAddr>().unwrap().into()
+    }
+
+    fn interface() -> Interface {
+        let addresses = vec!["10.0.1.1/24".parse().unwrap(), "10.9.0.0/31".parse().unwrap(), "2001:db8:1::1/64".parse().unwrap()];
+        let mac = Mac([0x02, 0, 0, 0, 0, 0x0a]);
+        Interface::new(InterfaceId(0), "up0", mac, 1500, InterfaceKind::UPLINK, addresses, true)
+    }
+
+    #[test]
+    fn owned_are_the_addresses_and_the_link_local_one() {
+        let it = interface();
+        assert!(it.owns(&addr("10.0.1.1")) && it.owns(&addr("2001:db8:1::1")) && it.owns(&addr("fe80::ff:fe00:a")));
+        assert!(!it.owns(&addr("10.0.1.2")) && !it.owns(&addr("fe80::1")));
+    }
+
+    #[test]
+    fn the_source_is_of_the_peers_network_where_there_is_one() {
+        let it = interface();
+        assert_eq!(it.source_for(&addr("10.9.0.1")), Some(addr("10.9.0.0")));
+        assert_eq!(it.source_for(&addr("198.51.100.1")), Some(addr("10.0.1.1")));
+        assert_eq!(it.source_for(&addr("fe80::9")), Some(addr("fe80::ff:fe00:a")));
+        assert_eq!(it.source_for(&addr("2001:db8:9::9")), Some(addr("2001:db8:1::1")));
+    }
+
+    #[test]
+    fn broadcast_is_the_last_address_of_a_network_that_has_one() {
+        let it = interface();
+        assert!(it.is_broadcast(&addr("10.0.1.255")));
+        assert!(!it.is_broadcast(&addr("10.9.0.1")) && !it.is_broadcast(&addr("10.0.1.254")));
+    }
+
+    #[test]
+    fn ids_are_places() {
+        let mut it = interface();
+        it.id = InterfaceId(3);
+        assert_eq!(Interfaces::new(vec![it]).unwrap_err(), InterfaceId(3));
+    }
+}

@@ -1,0 +1,282 @@
+//! A packet in its frame, typed by what is known about it: [`Raw`] → [`Headers`] → [`Rewritten`].
+//!
+//! Only `parse` makes `Packet<Headers>` and only `rewrite` makes `Packet<Rewritten>`, and only that one can be
+//! transmitted, so a stop can't be left out. The bytes stay where the driver put them; what the types carry are
+//! offsets from the first byte of the Ethernet header, all within the frame's first chunk.
+
+use millrace_tables::InterfaceId;
+use millrace_wire::{Addr, Error, Protocol, View, ethernet, ipv4, ipv6, tcp};
+use millrace_xsk::{Frame, Pool, TxOffload, Umem};
+
+use crate::flow::Tuple;
+use crate::verdict::{DropReason, Verdict};
+
+/// A frame as it came in.
+#[derive(Clone, Copy, Debug)]
+pub struct Raw;
+
+/// What a frame carries, as far as the pipeline looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// An ARP packet; nothing below but `l3` counts.
+    Arp,
+    /// IPv4.
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+}
+
+/// Which part of a packet a fragment is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All of it.
+    Whole,
+    /// The first fragment: the L4 header is in it.
+    First,
+    /// A later one: what stands at `l4` is payload.
+    Later,
+}
+
+/// The packet quoted in an ICMP error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quote {
+    /// Offset of the quoted IP header.
+    pub l3: u16,
+    /// Offset of the quoted L4 header, of which at least the ports are there.
+    pub l4: u16,
+    /// What that header is.
+    pub protocol: Protocol,
+}
+
+/// What `parse` found out.
+#[derive(Clone, Copy, Debug)]
+pub struct Headers {
+    /// The flow that the packet belongs to. For an ICMP error it is the flow of the quoted packet, in the direction
+    /// that the error travels. Ports are 0 where there are none to read.
+    pub tuple: Tuple,
+    /// The tuple's seeded hash.
+    pub hash: u64,
+    /// Offset of the IP (or ARP) header: 14, 18 or 22.
+    pub l3: u16,
+    /// Offset of the L4 header, or of a later fragment's data.
+    pub l4: u16,
+    /// Offset of the first byte behind the IP packet; the frame may go on with padding.
+    pub end: u32,
+    /// What is at `l3`.
+    pub network: Network,
+    /// What is at `l4`.
+    pub protocol: Protocol,
+    /// Whether it is a fragment.
+    pub part: Part,
+    /// The packet that this one, an ICMP error, is about.
+    pub quote: Option<Quote>,
+    /// What would forbid to translate or answer this packet, though a router may carry it: an L4 header that is cut short or
+    /// contradicts itself.
+    pub fault: Option<DropReason>,
+    /// TCP flags; none for other protocols.
+    pub tcp: tcp::Flags,
+    /// TTL or hop limit as received.
+    pub ttl: u8,
+    /// Whether routers may not fragment it: IPv4 with DF, or IPv6.
+    pub dont_fragment: bool,
+    /// Whether the destination MAC is a group's.
+    pub to_group: bool,
+    /// Whether an IPv6 routing header asks the addressed node to forward the packet on.
+    pub routed_on: bool,
+}
+
+impl Headers {
+    /// The headers of an ARP packet at `l3`.
+    pub(crate) fn arp(l3: u16, end: u32) -> Headers {
+        let tuple = Tuple { src: Addr::UNSPECIFIED_V4, dst: Addr::UNSPECIFIED_V4, sport: 0, dport: 0, protocol: Protocol(0) };
+        Headers {
+            tuple,
+            hash: 0,
+            l3,
+            l4: l3,
+            end,
+            network: Network::Arp,
+            protocol: Protocol(0),
+            part: Part::Whole,
+            quote: None,
+            fault: None,
+            tcp: tcp::Flags(0),
+            ttl: 0,
+            dont_fragment: false,
+            to_group: false,
+            routed_on: false,
+        }
+    }
+
+    /// Bytes of the IP packet.
+    pub fn ip_len(&self) -> u32 {
+        self.end - u32::from(self.l3)
+    }
+
+    /// Bytes from the L4 header to the end of the IP packet.
+    pub fn l4_len(&self) -> u32 {
+        self.end - u32::from(self.l4)
+    }
+
+    /// Whether the tuple names a flow that conntrack may know: it has ports.
+    pub fn is_trackable(&self) -> bool {
+        self.tuple.protocol.has_ports() && self.part != Part::Later && (self.tuple.sport | self.tuple.dport) != 0
+    }
+}
+
+/// A packet whose every header is as it shall leave.
+#[derive(Clone, Copy, Debug)]
+pub struct Rewritten {
+    interface: InterfaceId,
+    offload: TxOffload,
+}
+
+/// A frame and what is known about it.
+pub struct Packet<'a, S> {
+    umem: &'a Umem,
+    frame: &'a mut Frame,
+    known: S,
+}
+
+impl<'a> Packet<'a, Raw> {
+    /// A frame as it came in.
+    pub fn new(umem: &'a Umem, frame: &'a mut Frame) -> Packet<'a, Raw> {
+        Packet { umem, frame, known: Raw }
+    }
+
+    /// The same, parsed. `parse` calls it with what it found in these very bytes.
+    pub(crate) fn parsed(self, headers: Headers) -> Packet<'a, Headers> {
+        Packet { umem: self.umem, frame: self.frame, known: headers }
+    }
+}
+
+impl<S> Packet<'_, S> {
+    /// The bytes in the first chunk, from the Ethernet header on.
+    pub fn bytes(&self) -> &[u8] {
+        self.umem.bytes(self.frame)
+    }
+
+    /// The same, to write.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.umem.bytes_mut(self.frame)
+    }
+
+    /// Bytes of the frame over all chunks.
+    pub fn total_len(&self) -> usize {
+        self.frame.total_len()
+    }
+
+    /// Whether the frame lies in one chunk.
+    pub fn is_contiguous(&self) -> bool {
+        self.frame.segments() == 1
+    }
+
+    /// Calls `visit` with the bytes from offset `from` to offset `to`, chunk by chunk.
+    pub fn for_each(&self, from: usize, to: usize, mut visit: impl FnMut(&[u8])) {
+        range_of_segments(self.umem, self.frame, from, to, &mut visit);
+    }
+
+    /// The Ethernet header.
+    pub fn ethernet(&self) -> Result<&ethernet::Header, Verdict> {
+        view(self.bytes(), 0)
+    }
+}
+
+impl<'a> Packet<'a, Headers> {
+    /// What is known of it.
+    pub fn headers(&self) -> &Headers {
+        &self.known
+    }
+
+    /// The IPv4 header.
+    pub fn ipv4(&self) -> Result<&ipv4::Header, Verdict> {
+        view(self.bytes(), self.known.l3)
+    }
+
+    /// The IPv6 header.
+    pub fn ipv6(&self) -> Result<&ipv6::Header, Verdict> {
+        view(self.bytes(), self.known.l3)
+    }
+
+    /// The L4 header, whichever it is.
+    pub fn l4<T: View>(&self) -> Result<&T, Verdict> {
+        view(self.bytes(), self.known.l4)
+    }
+
+    /// The IP source. The tuple's own, but for an ICMP error.
+    pub fn source(&self) -> Result<Addr, Verdict> {
+        match self.known.network {
+            _ if self.known.quote.is_none() => Ok(self.known.tuple.src),
+            Network::Ipv4 => Ok(self.ipv4()?.src_addr()),
+            Network::Ipv6 | Network::Arp => Ok(self.ipv6()?.src),
+        }
+    }
+
+    /// The IP destination. The tuple's own, but for an ICMP error.
+    pub fn destination(&self) -> Result<Addr, Verdict> {
+        match self.known.network {
+            _ if self.known.quote.is_none() => Ok(self.known.tuple.dst),
+            Network::Ipv4 => Ok(self.ipv4()?.dst_addr()),
+            Network::Ipv6 | Network::Arp => Ok(self.ipv6()?.dst),
+        }
+    }
+
+    /// Cuts off what follows the IP packet. False when the frame is spread over chunks and longer than the packet.
+    pub(crate) fn trim(&mut self) -> bool {
+        let end = self.known.end as usize;
+        self.total_len() <= end || (self.is_contiguous() && self.umem.set_len(self.frame, end))
+    }
+
+    /// Puts `bytes` in place of the frame's own, which must be the answer to it. False when they don't fit, or when the
+    /// frame is spread over chunks and the pool has no other.
+    pub(crate) fn replace(&mut self, bytes: &[u8], pool: &mut Pool) -> bool {
+        if !self.is_contiguous() {
+            let Some(fresh) = pool.get() else { return false };
+            pool.put(std::mem::replace(self.frame, fresh));
+        }
+        if !self.umem.set_len(self.frame, bytes.len()) {
+            return false;
+        }
+        self.umem.bytes_mut(self.frame).copy_from_slice(bytes);
+        true
+    }
+
+    /// The same packet with its headers written. `rewrite` calls it when that is so.
+    pub(crate) fn rewritten(self, interface: InterfaceId, offload: TxOffload) -> Packet<'a, Rewritten> {
+        Packet { umem: self.umem, frame: self.frame, known: Rewritten { interface, offload } }
+    }
+}
+
+impl Packet<'_, Rewritten> {
+    /// The end of the line.
+    pub fn transmit(self) -> Verdict {
+        Verdict::Transmit { interface: self.known.interface, offload: self.known.offload }
+    }
+}
+
+/// A header at `offset`. That `parse` has seen it there can't be told to the compiler, so its absence has a verdict.
+pub(crate) fn view<T: View>(bytes: &[u8], offset: u16) -> Result<&T, Verdict> {
+    let rest = bytes.get(usize::from(offset)..).ok_or(DropReason::Truncated)?;
+    Ok(T::view(rest).map_err(|_: Error| DropReason::Truncated)?.0)
+}
+
+/// A header at `offset`, to write.
+pub(crate) fn view_mut<T: View>(bytes: &mut [u8], offset: u16) -> Result<&mut T, Verdict> {
+    let rest = bytes.get_mut(usize::from(offset)..).ok_or(DropReason::Truncated)?;
+    Ok(T::view_mut(rest).map_err(|_: Error| DropReason::Truncated)?.0)
+}
+
+/// Calls `visit` with the bytes of a frame from offset `from` to offset `to`, chunk by chunk.
+pub(crate) fn range_of_segments(umem: &Umem, frame: &Frame, from: usize, to: usize, visit: &mut impl FnMut(&[u8])) {
+    let mut start = 0;
+    umem.for_each_segment(frame, |segment| {
+        let stop = start + segment.len();
+        let (first, last) = (from.max(start), to.min(stop));
+        if let Some(bytes) = first.checked_sub(start).zip(last.checked_sub(start)).and_then(|(a, b)| segment.get(a..b)) {
+            visit(bytes);
+        }
+        start = stop;
+    });
+}
+
+const _: () = assert!(size_of::<Headers>() <= 88);

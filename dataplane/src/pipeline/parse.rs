@@ -1,0 +1,269 @@
+//! Bytes → [`Headers`]: where each header is, which flow the packet belongs to, and the rules that need nothing else.
+//!
+//! Needs the receiving interface (its MAC) and the hash seed. Drops what no router may carry: bad lengths, versions and
+//! IPv4 checksums, martians, other stations' frames. Punts what is not IP or ARP and IPv4 to groups. Never reads past the
+//! frame; never takes payload for ports: a later fragment has none. A faulty L4 header alone does not stop a packet,
+//! since a router looks no further than IP; it is noted in [`Headers::fault`] for the stops that would translate or answer it.
+//! Leaves to `neighbor` what ARP and ND packets mean, and IPv6 to groups.
+//!
+//! Cost: the first two cache lines of the frame, no memory beyond; one hash.
+
+use millrace_wire::ipv6_ext::{self, ExtError};
+use millrace_wire::{Addr, Error, EtherType, Protocol, View, arp, ethernet, icmp, icmpv6, ipv4, ipv6, tcp, udp, vlan};
+
+use crate::flow::{Seed, Tuple};
+use crate::interface::Interface;
+use crate::packet::{Headers, Network, Packet, Part, Quote, Raw};
+use crate::verdict::{DropReason, PuntReason, Verdict};
+
+/// Parses one frame that came in on `interface`.
+pub fn parse<'a>(packet: Packet<'a, Raw>, interface: &Interface, seed: &Seed) -> Result<Packet<'a, Headers>, Verdict> {
+    let headers = headers(packet.bytes(), packet.total_len(), interface, seed)?;
+    Ok(packet.parsed(headers))
+}
+
+/// As [`parse`], over the bytes of the first chunk; `total` is the length over all chunks.
+fn headers(bytes: &[u8], total: usize, interface: &Interface, seed: &Seed) -> Result<Headers, Verdict> {
+    let (link, rest) = ethernet::Header::view(bytes).map_err(|_| DropReason::Truncated)?;
+    if link.src.is_multicast() {
+        return Err(DropReason::BadEthernet.into());
+    }
+    let to_group = link.dst.is_multicast();
+    if !to_group && link.dst != interface.mac {
+        return Err(DropReason::NotForUs.into());
+    }
+    let tags = vlan::walk(link.ether_type, rest).map_err(|_| DropReason::Truncated)?;
+    let l3 = ethernet::Header::LEN + tags.len;
+    let available = total - l3;
+    let bytes = bytes.get(l3..).ok_or(DropReason::Truncated)?;
+    let mut headers = match tags.ether_type {
+        EtherType::IPV4 if to_group => return Err(group(link).into()),
+        EtherType::IPV4 => v4(bytes, available, l3)?,
+        EtherType::IPV6 => v6(bytes, available, l3)?,
+        EtherType::ARP if bytes.len() < arp::Packet::LEN => return Err(DropReason::Truncated.into()),
+        EtherType::ARP => Headers::arp(l3 as u16, total as u32),
+        tag if tag.is_tag() => return Err(DropReason::BadEthernet.into()),
+        _ => return Err(PuntReason::EtherType.into()),
+    };
+    headers.to_group = to_group;
+    if headers.network != Network::Arp {
+        headers.hash = seed.hash(&headers.tuple);
+    }
+    Ok(headers)
+}
+
+fn group(link: &ethernet::Header) -> PuntReason {
+    if link.dst.is_broadcast() { PuntReason::Broadcast } else { PuntReason::Multicast }
+}
+
+/// An IPv4 packet at the start of `bytes`, which is at `l3` in the frame.
+#[inline]
+fn v4(bytes: &[u8], available: usize, l3: usize) -> Result<Headers, Verdict> {
+    let (ip, rest) = ipv4::Header::view(bytes).map_err(|_| DropReason::Truncated)?;
+    ip.validate(available).map_err(reason)?;
+    let options = rest.get(..ip.header_len() - ipv4::Header::LEN).ok_or(DropReason::Truncated)?;
+    if !ip.checksum_ok(options) {
+        return Err(DropReason::BadChecksum.into());
+    }
+    check_options(options)?;
+    check_v4(ip.src, ip.dst)?;
+    let part = match (ip.fragment_offset(), ip.more_fragments()) {
+        (0, false) => Part::Whole,
+        (0, true) => Part::First,
+        _ => Part::Later,
+    };
+    let mut headers = Headers {
+        tuple: Tuple { src: ip.src_addr(), dst: ip.dst_addr(), sport: 0, dport: 0, protocol: ip.protocol },
+        l4: (l3 + ip.header_len()) as u16,
+        network: Network::Ipv4,
+        protocol: ip.protocol,
+        part,
+        ttl: ip.ttl,
+        dont_fragment: ip.dont_fragment(),
+        ..Headers::arp(l3 as u16, (l3 + ip.total_len()) as u32)
+    };
+    let payload = rest.get(options.len()..).unwrap_or_default();
+    transport(&mut headers, payload);
+    Ok(headers)
+}
+
+/// An IPv6 packet at the start of `bytes`, which is at `l3` in the frame.
+#[inline]
+fn v6(bytes: &[u8], available: usize, l3: usize) -> Result<Headers, Verdict> {
+    let (ip, rest) = ipv6::Header::view(bytes).map_err(|_| DropReason::Truncated)?;
+    ip.validate(available).map_err(reason)?;
+    check_v6(&ip.src, &ip.dst)?;
+    let payload = rest.get(..rest.len().min(ip.payload_len())).unwrap_or_default();
+    let chain = ipv6_ext::walk(ip.next_header, payload).map_err(|error| match error {
+        ExtError::Truncated => DropReason::Truncated,
+        ExtError::TooMany => DropReason::ExtensionHeaders,
+        ExtError::HopByHopNotFirst | ExtError::RepeatedFragment => DropReason::BadHeader,
+    })?;
+    let part = match chain.fragment {
+        Some(fragment) if fragment.offset != 0 => Part::Later,
+        Some(fragment) if fragment.more => Part::First,
+        _ => Part::Whole,
+    };
+    let mut headers = Headers {
+        tuple: Tuple { src: ip.src, dst: ip.dst, sport: 0, dport: 0, protocol: chain.protocol },
+        l4: (l3 + ipv6::Header::LEN + chain.offset) as u16,
+        network: Network::Ipv6,
+        protocol: chain.protocol,
+        part,
+        ttl: ip.hop_limit,
+        dont_fragment: true,
+        routed_on: chain.routing_segments_left.is_some_and(|left| left != 0),
+        ..Headers::arp(l3 as u16, (l3 + ip.total_len()) as u32)
+    };
+    transport(&mut headers, payload.get(chain.offset..).unwrap_or_default());
+    Ok(headers)
+}
+
+fn reason(error: Error) -> DropReason {
+    match error {
+        Error::Truncated => DropReason::Truncated,
+        Error::Version => DropReason::BadVersion,
+        Error::Length => DropReason::BadLength,
+        Error::HeaderLength | Error::Option | Error::Field => DropReason::BadHeader,
+    }
+}
+
+/// Options must be well-formed, and the sender may not choose the way (RFC 7126 sections 4.3 and 4.4).
+#[inline]
+fn check_options(options: &[u8]) -> Result<(), DropReason> {
+    for option in ipv4::Options::new(options) {
+        match option {
+            Err(_) => return Err(DropReason::BadHeader),
+            Ok((kind, _)) if kind.is_source_route() => return Err(DropReason::SourceRoute),
+            Ok(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// RFC 1812 section 5.3.7, as Linux reads it (`ip_route_input_slow`): class E is carried.
+#[inline]
+fn check_v4(src: [u8; 4], dst: [u8; 4]) -> Result<(), DropReason> {
+    const GROUP: std::ops::Range<u8> = 224..240;
+    let [s, ..] = src;
+    let [d, ..] = dst;
+    let bad_src = matches!(s, 0 | 127) || GROUP.contains(&s) || src == [255; 4];
+    // A group or broadcast address in a unicast frame: RFC 1122 section 3.3.6.
+    let bad_dst = matches!(d, 0 | 127) || GROUP.contains(&d) || dst == [255; 4];
+    if bad_src || bad_dst { Err(DropReason::Martian) } else { Ok(()) }
+}
+
+/// RFC 4291 sections 2.5.2, 2.5.3, 2.7; IPv4-mapped addresses would be taken for IPv4 ones by [`Addr`] (RFC 4291 section
+/// 2.5.5.2: they are not for the wire). The unspecified source is for DAD alone, which sends to a group (RFC 4862 section 5.4.2).
+#[inline]
+fn check_v6(src: &Addr, dst: &Addr) -> Result<(), DropReason> {
+    let bad_src = src.is_v4() || src.is_multicast() || src.is_loopback();
+    let bad_dst = dst.is_v4() || dst.is_unspecified() || dst.is_loopback();
+    let unspecified = src.is_unspecified() && !dst.is_multicast();
+    if bad_src || bad_dst || unspecified { Err(DropReason::Martian) } else { Ok(()) }
+}
+
+/// Ports, TCP flags and quote of the packet whose L4 header is at the start of `payload`; padding may follow it.
+#[inline]
+fn transport(headers: &mut Headers, payload: &[u8]) {
+    let len = headers.l4_len() as usize;
+    let payload = payload.get(..payload.len().min(len)).unwrap_or_default();
+    match headers.protocol {
+        _ if headers.part == Part::Later => {}
+        Protocol::TCP | Protocol::UDP | Protocol::SCTP => {
+            let Some((sport, dport)) = ports(payload) else {
+                headers.fault = Some(DropReason::Truncated);
+                return;
+            };
+            (headers.tuple.sport, headers.tuple.dport) = (sport, dport);
+            headers.fault = match headers.protocol {
+                Protocol::TCP => tcp_fault(headers, payload, len),
+                Protocol::UDP => udp_fault(headers, payload, len),
+                _ if payload.len() < millrace_wire::sctp::Header::LEN => Some(DropReason::Truncated),
+                _ => None,
+            };
+        }
+        Protocol::ICMP if headers.network == Network::Ipv4 => match icmp::Header::view(payload) {
+            Ok((icmp, quoted)) if icmp.kind.is_error() => quote(headers, quoted),
+            Ok((icmp, _)) if matches!(icmp.kind, icmp::Type::ECHO_REQUEST | icmp::Type::ECHO_REPLY) => {
+                (headers.tuple.sport, headers.tuple.dport) = (icmp.echo_id(), icmp.echo_id());
+            }
+            Ok(_) => {}
+            Err(_) => headers.fault = Some(DropReason::Truncated),
+        },
+        Protocol::ICMPV6 if headers.network == Network::Ipv6 => match icmpv6::Header::view(payload) {
+            Ok((icmp, quoted)) if icmp.kind.is_error() => quote(headers, quoted),
+            Ok((icmp, _)) if matches!(icmp.kind, icmpv6::Type::ECHO_REQUEST | icmpv6::Type::ECHO_REPLY) => {
+                (headers.tuple.sport, headers.tuple.dport) = (icmp.echo_id(), icmp.echo_id());
+            }
+            Ok(_) => {}
+            Err(_) => headers.fault = Some(DropReason::Truncated),
+        },
+        _ => {}
+    }
+}
+
+/// Source and destination port, where all three protocols have them.
+#[inline]
+fn ports(payload: &[u8]) -> Option<(u16, u16)> {
+    let &[a, b, c, d, ..] = payload else { return None };
+    Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
+}
+
+/// RFC 9293 section 3.1: the data offset names 20 bytes or more, all of them there.
+#[inline]
+fn tcp_fault(headers: &mut Headers, payload: &[u8], len: usize) -> Option<DropReason> {
+    let Ok((segment, _)) = tcp::Header::view(payload) else { return Some(DropReason::Truncated) };
+    headers.tcp = segment.flags;
+    let header_len = segment.header_len();
+    (header_len < tcp::Header::LEN || (header_len > len && headers.part == Part::Whole)).then_some(DropReason::BadLength)
+}
+
+/// RFC 768: the length counts the header; RFC 8200 section 8.1: over IPv6 a checksum is required.
+#[inline]
+fn udp_fault(headers: &Headers, payload: &[u8], len: usize) -> Option<DropReason> {
+    let Ok((datagram, _)) = udp::Header::view(payload) else { return Some(DropReason::Truncated) };
+    let datagram_len = usize::from(datagram.len.get());
+    if datagram_len < udp::Header::LEN || (datagram_len > len && headers.part == Part::Whole) {
+        Some(DropReason::BadLength)
+    } else if headers.network == Network::Ipv6 && !datagram.has_checksum() {
+        Some(DropReason::BadChecksum)
+    } else {
+        None
+    }
+}
+
+/// An ICMP error's packet belongs to the flow that the quoted packet was of, and travels against it. Errors about later
+/// fragments, or that quote too little for ports, belong to none.
+fn quote(headers: &mut Headers, quoted: &[u8]) {
+    let Some((inner, offset, at)) = quoted_tuple(headers.network, quoted) else { return };
+    // It must be sent to where the quoted packet came from; anything else is forged (nf_conntrack_inet_error).
+    if inner.src != headers.tuple.dst {
+        headers.fault = Some(DropReason::ConntrackInvalid);
+    }
+    let l3 = headers.l4 + icmp::Header::LEN as u16;
+    headers.quote = Some(Quote { l3, l4: l3 + at, protocol: offset });
+    headers.tuple = inner.reversed();
+}
+
+/// The quoted packet's tuple, its protocol, and where its L4 header is behind its IP header.
+fn quoted_tuple(network: Network, quoted: &[u8]) -> Option<(Tuple, Protocol, u16)> {
+    let (src, dst, protocol, at) = match network {
+        Network::Ipv4 => {
+            let (ip, _) = ipv4::Header::view(quoted).ok()?;
+            let sound = ip.version() == 4 && ip.header_len() >= ipv4::Header::LEN && ip.fragment_offset() == 0;
+            sound.then(|| (ip.src_addr(), ip.dst_addr(), ip.protocol, ip.header_len()))?
+        }
+        Network::Ipv6 | Network::Arp => {
+            let (ip, rest) = ipv6::Header::view(quoted).ok()?;
+            let chain = ipv6_ext::walk(ip.next_header, rest).ok()?;
+            let sound = ip.version() == 6 && chain.fragment.is_none_or(|fragment| fragment.offset == 0);
+            sound.then_some((ip.src, ip.dst, chain.protocol, ipv6::Header::LEN + chain.offset))?
+        }
+    };
+    if !protocol.has_ports() {
+        return None;
+    }
+    let (sport, dport) = ports(quoted.get(at..)?)?;
+    Some((Tuple { src, dst, sport, dport, protocol }, protocol, at as u16))
+}
