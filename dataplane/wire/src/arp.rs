@@ -110,3 +110,72 @@ impl Packet {
         self.op == Op::REQUEST && self.sender_addr == [0; 4]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SENDER: (Mac, [u8; 4]) = (Mac([0x02, 0, 0, 0, 0, 0x02]), [192, 0, 2, 2]);
+    const TARGET: (Mac, [u8; 4]) = (Mac([0x02, 0, 0, 0, 0, 0x01]), [192, 0, 2, 1]);
+
+    /// A reply of Linux: 192.0.2.2 is at 02:00:00:00:00:02.
+    const PACKET: [u8; 28] = [
+        0x00, 0x01, 0x08, 0x00, 0x06, 0x04, 0x00, 0x02, 0x02, 0x00, 0x00, 0x00, 0x00, 0x02, 0xc0,
+        0x00, 0x02, 0x02, 0x02, 0x00, 0x00, 0x00, 0x00, 0x01, 0xc0, 0x00, 0x02, 0x01,
+    ];
+
+    #[test]
+    fn deconstruct() {
+        let packet = Packet::parse(&PACKET).unwrap();
+        assert_eq!(packet.hardware_type.get(), 1);
+        assert_eq!(packet.protocol_type, EtherType::IPV4);
+        assert_eq!((packet.hardware_len, packet.protocol_len), (6, 4));
+        assert_eq!(packet.op, Op::REPLY);
+        assert_eq!((packet.sender_mac, packet.sender_addr), SENDER);
+        assert_eq!((packet.target_mac, packet.target_addr), TARGET);
+    }
+
+    #[test]
+    fn construct() {
+        let mut bytes = [0xa5; 28];
+        let (packet, _) = Packet::view_mut(&mut bytes).unwrap();
+        packet.hardware_type = U16::new(1);
+        packet.protocol_type = EtherType::IPV4;
+        packet.hardware_len = 6;
+        packet.protocol_len = 4;
+        packet.op = Op::new(2);
+        (packet.sender_mac, packet.sender_addr) = SENDER;
+        (packet.target_mac, packet.target_addr) = TARGET;
+        assert_eq!(bytes, PACKET);
+        assert_eq!(Packet::new(Op::REPLY, SENDER, TARGET).as_bytes(), PACKET);
+    }
+
+    #[test]
+    fn refuse_truncated() {
+        for len in 0..Packet::LEN {
+            assert_eq!(Packet::parse(&PACKET[..len]), Err(Error::Truncated), "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn refuse_other_types_and_sizes() {
+        for at in 0..6 {
+            let mut bytes = PACKET;
+            bytes[at] ^= 1;
+            assert_eq!(Packet::parse(&bytes), Err(Error::Field), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn tell_announcements_from_probes() {
+        let nobody = (Mac::ZERO, [0; 4]);
+        let probe = Packet::new(Op::REQUEST, (SENDER.0, [0; 4]), (Mac::ZERO, SENDER.1));
+        assert!(probe.is_probe() && !probe.is_gratuitous());
+        for op in [Op::REQUEST, Op::REPLY] {
+            let announcement = Packet::new(op, SENDER, (Mac::ZERO, SENDER.1));
+            assert!(announcement.is_gratuitous() && !announcement.is_probe());
+        }
+        let reply = Packet::new(Op::REPLY, nobody, TARGET);
+        assert!(!reply.is_probe() && !reply.is_gratuitous());
+    }
+}

@@ -221,3 +221,166 @@ const fn fold(words: u64) -> u16 {
 const fn fold_be(sum: u32) -> u16 {
     ((sum >> 16) + sum) as u16
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    /// The loop of RFC 1071 §4.1: big-endian words, carry folded at the end.
+    fn model(bytes: &[u8]) -> u16 {
+        let mut sum: u64 = bytes
+            .chunks(2)
+            .map(|word| u64::from(word[0]) << 8 | word.get(1).map_or(0, |b| u64::from(*b)))
+            .sum();
+        while sum > 0xffff {
+            sum = (sum >> 16) + (sum & 0xffff);
+        }
+        sum as u16
+    }
+
+    /// Bytes among which the corner values are common.
+    fn bytes(len: impl Into<prop::collection::SizeRange>) -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(prop_oneof![Just(0x00), Just(0xff), any::<u8>()], len)
+    }
+
+    #[test]
+    fn the_example_of_rfc_1071() {
+        let sum = Sum::of(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]);
+        assert_eq!((sum.fold(), sum.finish()), (0xddf2, 0x220d));
+    }
+
+    #[test]
+    fn the_example_of_rfc_1624() {
+        // Section 4: the checksum 0xDD2F, a word 0x5555 that becomes 0x3285: eqn. 3 gives 0x0000, where RFC 1141 gave 0xFFFF.
+        assert_eq!(update(0xdd2f, &[0x55, 0x55], &[0x32, 0x85]), 0x0000);
+        assert_eq!(Delta::of_word(0x5555, 0x3285).apply(0xdd2f), 0x0000);
+    }
+
+    #[test]
+    fn no_edit_changes_nothing_for_any_checksum() {
+        for check in 0..0xffff {
+            assert_eq!(Delta::NONE.apply(check), check);
+            assert_eq!(Delta::from_bits(0).apply(check), check);
+            for word in [0x0000, 0x0001, 0x7fff, 0x8000, 0xfffe, 0xffff] {
+                assert_eq!(Delta::of_word(word, word).apply(check), check, "{word:#x}");
+            }
+        }
+        assert_eq!(Delta::NONE.apply(0xffff), 0x0000);
+    }
+
+    #[test]
+    fn every_checksum_survives_every_corner_edit_and_back() {
+        let corners = [0x0000u16, 0x0001, 0x00ff, 0x7fff, 0x8000, 0xff00, 0xfffe, 0xffff];
+        for check in 0..0xffff {
+            for old in corners {
+                for new in corners {
+                    let there = Delta::of_word(old, new).apply(check);
+                    assert_ne!(there, 0xffff, "{check:#x} {old:#x} {new:#x}");
+                    assert_eq!(
+                        Delta::of_word(new, old).apply(there),
+                        check,
+                        "{check:#x} {old:#x} {new:#x}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn udp_keeps_none_and_never_sends_zero() {
+        assert_eq!(update_udp(0, &[0x12, 0x34], &[0x56, 0x78]), 0);
+        // As in RFC 1624's example the checksum comes out as 0.
+        assert_eq!(update_udp(0xdd2f, &[0x55, 0x55], &[0x32, 0x85]), 0xffff);
+        assert_eq!(update_udp(0xffff, &[0x32, 0x85], &[0x55, 0x55]), 0xdd2f);
+        assert_eq!(Delta::NONE.apply_udp(0xffff), 0xffff);
+        assert_eq!(Sum::of(&[0xff, 0xff]).finish_udp(), 0xffff);
+        assert_eq!(Sum::of(&[0xff, 0xfe]).finish_udp(), 0x0001);
+    }
+
+    #[test]
+    fn a_sum_over_a_jumbo_frame_of_ones_does_not_overflow() {
+        let mut sum = Sum::new();
+        for _ in 0..100_000 {
+            sum = sum.add_bytes(&[0xff; 8999]);
+        }
+        assert_eq!(sum.fold(), 0xffff);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn agrees_with_the_model_in_any_pieces(bytes in bytes(0..300), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..5)) {
+            let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
+            cuts.extend([0, bytes.len()]);
+            cuts.sort_unstable();
+            let sum = cuts.windows(2).fold(Sum::new(), |sum, cut| sum.add_bytes(&bytes[cut[0]..cut[1]]));
+            prop_assert_eq!(sum.fold(), model(&bytes));
+        }
+
+        #[test]
+        fn words_count_like_their_bytes(bytes in bytes(0..40), word: u16) {
+            let with: Vec<u8> = bytes.iter().copied().chain(word.to_be_bytes()).collect();
+            prop_assert_eq!(Sum::of(&bytes).add_word(word).fold(), model(&with));
+        }
+
+        #[test]
+        fn pseudo_headers_count_like_their_bytes(src: [u8; 16], dst: [u8; 16], protocol: u8, len: u16) {
+            let zero = [0; 3];
+            let v6 = [&src[..], &dst, &u32::from(len).to_be_bytes(), &zero, &[protocol]].concat();
+            prop_assert_eq!(Sum::pseudo_v6(&src, &dst, Protocol(protocol), len.into()).fold(), model(&v6));
+            let v6 = (Addr::from_v6(src), Addr::from_v6(dst));
+            prop_assert_eq!(Sum::pseudo(&v6.0, &v6.1, Protocol(protocol), len.into()), Sum::pseudo_v6(&src, &dst, Protocol(protocol), len.into()));
+            let (src, dst) = ([src[0], src[1], src[2], src[3]], [dst[0], dst[1], dst[2], dst[3]]);
+            let v4 = [&src[..], &dst, &[0, protocol], &len.to_be_bytes()].concat();
+            prop_assert_eq!(Sum::pseudo_v4(src, dst, Protocol(protocol), len).fold(), model(&v4));
+            let v4 = (Addr::from_v4(src), Addr::from_v4(dst));
+            prop_assert_eq!(Sum::pseudo(&v4.0, &v4.1, Protocol(protocol), len.into()), Sum::pseudo_v4(src, dst, Protocol(protocol), len));
+        }
+
+        /// The rewrite of a packet: any edits at even places give the bits that a new computation gives.
+        #[test]
+        fn edits_give_what_a_new_sum_gives(packet in bytes(2..120), edits in prop::collection::vec((any::<prop::sample::Index>(), bytes(1..20)), 1..4)) {
+            prop_assume!(model(&packet) != 0);
+            let before = !model(&packet);
+            let mut edited = packet.clone();
+            let (mut check, mut udp, mut delta) = (before, nonzero(before), Delta::NONE);
+            for (at, new) in edits {
+                let at = at.index(edited.len()) & !1;
+                // Of odd length only at the packet's end, where a zero does follow.
+                let len = match new.len().min(edited.len() - at) { len if at + len == edited.len() => len, len => len & !1 };
+                let (old, new) = (edited[at..at + len].to_vec(), &new[..len]);
+                check = update(check, &old, new);
+                udp = update_udp(udp, &old, new);
+                delta = delta.and(Delta::of(&old, new));
+                edited[at..at + len].copy_from_slice(new);
+            }
+            // Of a packet of zeros alone the sum is 0, which no real packet's is; the checksum is the other zero then.
+            let after = if model(&edited) == 0 { 0 } else { !model(&edited) };
+            prop_assert_eq!(check, after);
+            prop_assert_eq!(udp, nonzero(after));
+            prop_assert_eq!(delta.apply(before), after);
+            prop_assert_eq!(delta.apply_udp(nonzero(before)), nonzero(after));
+            prop_assert_eq!(delta.apply_udp(0), 0);
+            prop_assert_eq!(Delta::from_bits(delta.bits()), delta);
+        }
+
+        /// A partial checksum holds the pseudo-header's sum; edited addresses give the sum of the new pseudo-header.
+        #[test]
+        fn edits_of_a_partial_checksum_give_the_new_pseudo_sum(src: [u8; 4], old: [u8; 4], new: [u8; 4], len: u16) {
+            let [before, after] = [old, new].map(|dst| Sum::pseudo_v4(src, dst, Protocol::TCP, len).fold());
+            prop_assert_eq!(Delta::of(&old, &new).apply_sum(before), after);
+        }
+
+        #[test]
+        fn a_wrong_checksum_stays_wrong(packet in bytes(4..60), new: [u8; 2], wrong in 1..0xffffu16) {
+            prop_assume!(packet[2..].iter().any(|byte| *byte != 0));
+            let mut edited = packet.clone();
+            edited[..2].copy_from_slice(&new);
+            let check = update(!model(&packet) ^ wrong, &packet[..2], &new);
+            prop_assert_ne!(check, !model(&edited));
+        }
+    }
+}

@@ -139,3 +139,62 @@ fn multiply(mut a: u32, b: u32) -> u32 {
     }
     product
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    /// One bit at a time, as the polynomial says.
+    fn model(bytes: &[u8]) -> u32 {
+        !bytes.iter().fold(!0, |crc, byte| {
+            (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+                if crc & 1 == 0 { crc >> 1 } else { crc >> 1 ^ 0x82f6_3b78 }
+            })
+        })
+    }
+
+    #[test]
+    fn known_vectors() {
+        // RFC 3720 appendix B.4, and the check value of the CRC catalogue.
+        let ascending: Vec<u8> = (0..32).collect();
+        let descending: Vec<u8> = (0..32).rev().collect();
+        assert_eq!(crc32c(&[0; 32]), 0x8a91_36aa);
+        assert_eq!(crc32c(&[0xff; 32]), 0x62a8_ab43);
+        assert_eq!(crc32c(&ascending), 0x46dd_794e);
+        assert_eq!(crc32c(&descending), 0x113f_db5c);
+        assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+        assert_eq!(crc32c(b""), 0);
+    }
+
+    #[test]
+    fn a_port_change_is_mended_without_the_payload() {
+        let mut packet: Vec<u8> = (0..9000u32).map(|n| (n * 7) as u8).collect();
+        let before = crc32c(&packet);
+        let old = packet[..4].to_vec();
+        packet[..4].copy_from_slice(&[0x12, 0x34, 0x56, 0x78]);
+        assert_eq!(update(before, &old, &packet[..4], 8996), crc32c(&packet));
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_the_model_in_any_pieces(bytes: Vec<u8>, cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..4)) {
+            let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
+            cuts.extend([0, bytes.len()]);
+            cuts.sort_unstable();
+            let crc = cuts.windows(2).fold(Crc32c::new(), |crc, cut| crc.add_bytes(&bytes[cut[0]..cut[1]]));
+            prop_assert_eq!(crc.finish(), model(&bytes));
+        }
+
+        #[test]
+        fn an_edit_gives_what_a_new_crc_gives(bytes in prop::collection::vec(any::<u8>(), 1..300), new: Vec<u8>, at: prop::sample::Index, error: u32) {
+            let at = at.index(bytes.len());
+            let len = new.len().min(bytes.len() - at);
+            let mut edited = bytes.clone();
+            edited[at..at + len].copy_from_slice(&new[..len]);
+            let mended = update(model(&bytes) ^ error, &bytes[at..at + len], &new[..len], bytes.len() - at - len);
+            prop_assert_eq!(mended, model(&edited) ^ error);
+        }
+    }
+}

@@ -91,3 +91,61 @@ pub struct Header {
 }
 
 const _: () = assert!(size_of::<Header>() == 14);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Error, View};
+    use std::string::ToString;
+
+    /// An ARP request of Linux, up to its first field.
+    const PACKET: [u8; 16] = [
+        0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02, 0x00, 0x00, 0x00, 0x00, 0x01, 0x08, 0x06, 0x00,
+        0x01,
+    ];
+
+    #[test]
+    fn deconstruct() {
+        let (header, payload) = Header::view(&PACKET).unwrap();
+        assert_eq!(header.dst, Mac::BROADCAST);
+        assert_eq!(header.src.to_string(), "02:00:00:00:00:01");
+        assert_eq!(header.ether_type, EtherType::ARP);
+        assert_eq!(payload, [0x00, 0x01]);
+    }
+
+    #[test]
+    fn construct() {
+        let mut bytes = [0xa5; 16];
+        let (header, payload) = Header::view_mut(&mut bytes).unwrap();
+        header.dst = Mac::BROADCAST;
+        header.src = Mac([0x02, 0, 0, 0, 0, 1]);
+        header.ether_type = EtherType::ARP;
+        payload.copy_from_slice(&[0x00, 0x01]);
+        assert_eq!(bytes, PACKET);
+    }
+
+    #[test]
+    fn refuse_truncated() {
+        for len in 0..Header::LEN {
+            assert_eq!(Header::view(&PACKET[..len]).err(), Some(Error::Truncated), "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn unknown_ether_types_print_as_numbers() {
+        assert_eq!(EtherType::new(0x1234).to_string(), "0x1234");
+        assert_eq!(EtherType::QINQ.to_string(), "QinQ");
+        assert_eq!(U16::from(EtherType::IPV6).get(), 0x86dd);
+    }
+
+    #[test]
+    fn only_tags_are_tags() {
+        for value in 0..=u16::MAX {
+            assert_eq!(
+                EtherType::new(value).is_tag(),
+                value == 0x8100 || value == 0x88a8,
+                "{value:#x}"
+            );
+        }
+    }
+}

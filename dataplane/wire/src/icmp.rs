@@ -151,3 +151,72 @@ impl Header {
         (self.rest.get() >> 24) as u8
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Error, Sum, View};
+    use std::format;
+
+    /// An echo request of `ping -s 16`.
+    const PACKET: [u8; 24] = [
+        0x08, 0x00, 0x9f, 0x62, 0x32, 0x88, 0x00, 0x01, 0xf2, 0x88, 0x01, 0x6b, 0x00, 0x00, 0x00,
+        0x00, 0x2f, 0x20, 0x03, 0x00, 0x00, 0x00, 0x00, 0x00,
+    ];
+
+    #[test]
+    fn deconstruct() {
+        let (header, payload) = Header::view(&PACKET).unwrap();
+        assert_eq!((header.kind, header.code), (Type::ECHO_REQUEST, 0));
+        assert_eq!(header.checksum.get(), 0x9f62);
+        assert_eq!((header.echo_id(), header.echo_sequence()), (0x3288, 1));
+        assert_eq!(payload.len(), 16);
+        assert_eq!(Sum::of(&PACKET).fold(), 0xffff);
+    }
+
+    #[test]
+    fn construct() {
+        let mut bytes = [0xa5; 24];
+        let (header, payload) = Header::view_mut(&mut bytes).unwrap();
+        header.kind = Type::ECHO_REQUEST;
+        header.code = 0;
+        header.checksum = U16::ZERO;
+        header.rest = U32::new(1);
+        header.set_echo_id(0x3288);
+        payload.copy_from_slice(&PACKET[8..]);
+        let checksum = Sum::of(header.as_bytes()).add_bytes(payload).finish();
+        header.checksum = U16::new(checksum);
+        assert_eq!(bytes, PACKET);
+    }
+
+    #[test]
+    fn refuse_truncated() {
+        for len in 0..Header::LEN {
+            assert_eq!(Header::view(&PACKET[..len]).err(), Some(Error::Truncated), "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn the_rest_depends_on_the_type() {
+        let too_big = Header::new(Type::DEST_UNREACHABLE, unreachable::FRAGMENTATION_NEEDED, 1400);
+        assert_eq!((too_big.mtu(), too_big.as_bytes()), (1400, &[3, 4, 0, 0, 0, 0, 5, 0x78][..]));
+        let (problem, _) = Header::view(&[12, 0, 0, 0, 20, 0, 0, 0]).unwrap();
+        assert_eq!((problem.kind, problem.pointer()), (Type::PARAMETER_PROBLEM, 20));
+    }
+
+    #[test]
+    fn errors_are_those_that_quote() {
+        for number in 0..=u8::MAX {
+            assert_eq!(
+                Type(number).is_error(),
+                [3, 4, 5, 11, 12].contains(&number),
+                "type {number}"
+            );
+        }
+    }
+
+    #[test]
+    fn unknown_types_print_as_numbers() {
+        assert_eq!(format!("{:?} {:?}", Type(77), Type::TIME_EXCEEDED), "type 77 time-exceeded");
+    }
+}

@@ -169,3 +169,77 @@ impl Header {
         self.rest.get()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Addr, Error, Protocol, Sum, View};
+    use std::format;
+
+    /// An echo request of `ping -s 16` from 2001:db8::1 to 2001:db8::2.
+    const PACKET: [u8; 24] = [
+        0x80, 0x00, 0x09, 0x80, 0x32, 0x8a, 0x00, 0x01, 0xf2, 0x88, 0x01, 0x6b, 0x00, 0x00, 0x00,
+        0x00, 0xf1, 0x38, 0x03, 0x00, 0x00, 0x00, 0x00, 0x00,
+    ];
+
+    fn pseudo() -> Sum {
+        let [src, dst]: [Addr; 2] =
+            ["2001:db8::1", "2001:db8::2"].map(|text| text.parse().unwrap());
+        Sum::pseudo(&src, &dst, Protocol::ICMPV6, 24)
+    }
+
+    #[test]
+    fn deconstruct() {
+        let (header, payload) = Header::view(&PACKET).unwrap();
+        assert_eq!((header.kind, header.code), (Type::ECHO_REQUEST, 0));
+        assert_eq!(header.checksum.get(), 0x0980);
+        assert_eq!((header.echo_id(), header.echo_sequence()), (0x328a, 1));
+        assert_eq!(payload.len(), 16);
+        assert_eq!(pseudo().add_bytes(&PACKET).fold(), 0xffff);
+    }
+
+    #[test]
+    fn construct() {
+        let mut bytes = [0xa5; 24];
+        let (header, payload) = Header::view_mut(&mut bytes).unwrap();
+        header.kind = Type::ECHO_REQUEST;
+        header.code = 0;
+        header.checksum = U16::ZERO;
+        header.rest = U32::new(1);
+        header.set_echo_id(0x328a);
+        payload.copy_from_slice(&PACKET[8..]);
+        let checksum = pseudo().add_bytes(header.as_bytes()).add_bytes(payload).finish();
+        header.checksum = U16::new(checksum);
+        assert_eq!(bytes, PACKET);
+    }
+
+    #[test]
+    fn refuse_truncated() {
+        for len in 0..Header::LEN {
+            assert_eq!(Header::view(&PACKET[..len]).err(), Some(Error::Truncated), "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn the_rest_depends_on_the_type() {
+        let too_big = Header::new(Type::PACKET_TOO_BIG, 0, 0x1_0000);
+        assert_eq!((too_big.mtu(), too_big.as_bytes()), (0x1_0000, &[2, 0, 0, 0, 0, 1, 0, 0][..]));
+        assert_eq!(
+            Header::new(Type::PARAMETER_PROBLEM, parameter_problem::NEXT_HEADER, 40).pointer(),
+            40
+        );
+    }
+
+    #[test]
+    fn types_fall_into_errors_and_discovery() {
+        for number in 0..=u8::MAX {
+            assert_eq!(Type(number).is_error(), number < 128, "type {number}");
+            assert_eq!(Type(number).is_ndp(), (133..138).contains(&number), "type {number}");
+        }
+    }
+
+    #[test]
+    fn unknown_types_print_as_numbers() {
+        assert_eq!(format!("{:?} {:?}", Type(200), Type::REDIRECT), "type 200 redirect");
+    }
+}

@@ -268,3 +268,163 @@ impl<'a> Iterator for Options<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    /// `ping -R` of Linux: record-route option, the first 4 bytes of the ICMP message (the total length says so), and 2 of padding.
+    const PACKET: [u8; 66] = [
+        0x4f, 0x00, 0x00, 0x40, 0x3c, 0x65, 0x40, 0x00, 0x40, 0x01, 0x86, 0x43, 0xc0, 0x00, 0x02,
+        0x01, 0xc0, 0x00, 0x02, 0x02, 0x01, 0x07, 0x27, 0x08, 0xc0, 0x00, 0x02, 0x01, 0x00, 0x00,
+        0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+        0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+        0x08, 0x00, 0xb9, 0x65, 0x00, 0x00,
+    ];
+
+    #[test]
+    fn deconstruct() {
+        let (header, options, payload) = Header::parse(&PACKET).unwrap();
+        assert_eq!((header.version(), header.header_len(), header.has_options()), (4, 60, true));
+        assert_eq!((header.dscp(), header.ecn()), (0, 0));
+        assert_eq!((header.total_len(), header.payload_len()), (64, 4));
+        assert_eq!(header.id.get(), 0x3c65);
+        assert!(header.dont_fragment() && !header.more_fragments() && !header.is_fragment());
+        assert_eq!(header.fragment_offset(), 0);
+        assert_eq!((header.ttl, header.protocol), (64, Protocol::ICMP));
+        assert_eq!(header.checksum.get(), 0x8643);
+        assert_eq!((header.src, header.dst), ([192, 0, 2, 1], [192, 0, 2, 2]));
+        assert_eq!(header.src_addr(), Addr::from_v4([192, 0, 2, 1]));
+        assert_eq!(header.dst_addr(), Addr::from_v4([192, 0, 2, 2]));
+        assert_eq!(options, &PACKET[20..60]);
+        assert_eq!(payload, [0x08, 0x00, 0xb9, 0x65]);
+        assert!(header.checksum_ok(options));
+    }
+
+    #[test]
+    fn construct() {
+        let mut bytes = [0xa5; 66];
+        let (header, rest) = Header::view_mut(&mut bytes).unwrap();
+        rest.copy_from_slice(&PACKET[20..]);
+        header.version_ihl = 0x4f;
+        header.tos = 0;
+        header.total_len = U16::new(64);
+        header.id = U16::new(0x3c65);
+        header.flags_offset = U16::new(DONT_FRAGMENT);
+        header.ttl = 64;
+        header.protocol = Protocol::ICMP;
+        header.src = [192, 0, 2, 1];
+        header.dst = [192, 0, 2, 2];
+        header.fill_checksum(&PACKET[20..60]);
+        assert_eq!(bytes, PACKET);
+    }
+
+    #[test]
+    fn new_makes_a_whole_valid_header() {
+        let header = Header::new([192, 0, 2, 1], [192, 0, 2, 2], Protocol::UDP, 64, 3);
+        let mut bytes = [0xa5; 23];
+        header.put(&mut bytes).unwrap();
+        let (parsed, options, payload) = Header::parse(&bytes).unwrap();
+        assert!(parsed.checksum_ok(options) && options.is_empty() && parsed.dont_fragment());
+        assert_eq!(payload, [0xa5; 3]);
+    }
+
+    #[test]
+    fn refuse_truncated() {
+        for len in 0..64 {
+            assert_eq!(Header::parse(&PACKET[..len]).err(), Some(Error::Truncated), "{len} bytes");
+        }
+        assert!(Header::parse(&PACKET[..64]).is_ok());
+    }
+
+    #[test]
+    fn refuse_lengths_that_contradict() {
+        let parse = |version_ihl: u8, total_len: u8| {
+            let mut bytes = PACKET;
+            (bytes[0], bytes[3]) = (version_ihl, total_len);
+            Header::parse(&bytes).err()
+        };
+        assert_eq!(parse(0x4f, 64), None);
+        assert_eq!(parse(0x4f, 60), None);
+        assert_eq!(parse(0x6f, 64), Some(Error::Version));
+        assert_eq!(parse(0x44, 64), Some(Error::HeaderLength));
+        assert_eq!(parse(0x40, 64), Some(Error::HeaderLength));
+        assert_eq!(parse(0x4f, 59), Some(Error::Length));
+        assert_eq!(parse(0x45, 19), Some(Error::Length));
+        assert_eq!(parse(0x4f, 67), Some(Error::Truncated));
+        let (header, _) = Header::view(&PACKET[..20]).unwrap();
+        assert_eq!((header.validate(63), header.validate(64)), (Err(Error::Truncated), Ok(())));
+    }
+
+    #[test]
+    fn know_fragments() {
+        let fragment = |flags_offset: u16| {
+            let mut header = Header::new([0; 4], [0; 4], Protocol::UDP, 1, 0);
+            header.flags_offset = U16::new(flags_offset);
+            (
+                header.is_fragment(),
+                header.more_fragments(),
+                header.fragment_offset(),
+                header.dont_fragment(),
+            )
+        };
+        assert_eq!(fragment(0x0000), (false, false, 0, false));
+        assert_eq!(fragment(0x8000), (false, false, 0, false));
+        assert_eq!(fragment(0x4000), (false, false, 0, true));
+        assert_eq!(fragment(0x2000), (true, true, 0, false));
+        assert_eq!(fragment(0x2001), (true, true, 8, false));
+        assert_eq!(fragment(0x1fff), (true, false, 65528, false));
+    }
+
+    #[test]
+    fn a_hop_keeps_the_checksum_right() {
+        let (mut header, options, _) = Header::parse(&PACKET).map(|(h, o, p)| (*h, o, p)).unwrap();
+        for ttl in (1..64).rev() {
+            assert!(header.decrement_ttl());
+            assert_eq!(header.ttl, ttl);
+            let mended = header.checksum;
+            header.fill_checksum(options);
+            assert_eq!(mended, header.checksum, "TTL {ttl}");
+        }
+        let last = header;
+        assert!(!header.decrement_ttl());
+        header.ttl = 0;
+        assert!(!header.decrement_ttl());
+        assert_eq!(header, Header { ttl: 0, ..last });
+    }
+
+    #[test]
+    fn a_hop_keeps_a_wrong_checksum_wrong() {
+        for id in 0..=u16::MAX {
+            let mut header = Header::new([192, 0, 2, 1], [192, 0, 2, 2], Protocol::UDP, 64, 0);
+            header.id = U16::new(id);
+            assert_eq!(header.checksum_ok(&[]), id == 0 || id == 0xffff, "id {id}");
+            let before = header.checksum_ok(&[]);
+            assert!(header.decrement_ttl());
+            assert_eq!(header.checksum_ok(&[]), before, "id {id}");
+        }
+    }
+
+    #[test]
+    fn options_come_in_order_without_padding() {
+        let bytes = [1, 131, 7, 4, 10, 0, 0, 1, 148, 4, 0, 0, 68, 2, 0, 7];
+        let found: Vec<_> = Options::new(&bytes).map(Result::unwrap).collect();
+        let expected: [(OptionKind, &[u8]); 3] = [
+            (OptionKind::LOOSE_SOURCE_ROUTE, &[4, 10, 0, 0, 1]),
+            (OptionKind::ROUTER_ALERT, &[0, 0]),
+            (OptionKind::TIMESTAMP, &[]),
+        ];
+        assert_eq!(found, expected);
+        assert!(found[0].0.is_source_route() && !found[1].0.is_source_route());
+        assert!(OptionKind::STRICT_SOURCE_ROUTE.is_source_route());
+    }
+
+    #[test]
+    fn options_end_at_a_bad_length() {
+        for bytes in [&[7][..], &[7, 0], &[7, 1], &[7, 3], &[7, 255, 0, 0]] {
+            let found: Vec<_> = Options::new(bytes).collect();
+            assert_eq!(found, [Err(Error::Option)], "{bytes:?}");
+        }
+    }
+}

@@ -121,3 +121,89 @@ impl Header {
         Sum::pseudo_v6(&self.src.octets(), &self.dst.octets(), protocol, len)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A UDP datagram of Linux: the IPv6 header, its 16 bytes of payload, and 2 of padding.
+    const PACKET: [u8; 58] = [
+        0x60, 0x0b, 0x2d, 0x29, 0x00, 0x10, 0x11, 0x40, 0x20, 0x01, 0x0d, 0xb8, 0x00, 0x00, 0x00,
+        0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x01, 0x20, 0x01, 0x0d, 0xb8, 0x00, 0x00,
+        0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0x9c, 0x40, 0x27, 0x0f, 0x00,
+        0x10, 0x31, 0x6d, 0x6d, 0x69, 0x6c, 0x6c, 0x72, 0x61, 0x63, 0x65, 0x00, 0x00,
+    ];
+
+    fn addr(text: &str) -> Addr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn deconstruct() {
+        let (header, payload) = Header::parse(&PACKET).unwrap();
+        assert_eq!(
+            (header.version(), header.traffic_class(), header.flow_label()),
+            (6, 0, 0xb2d29)
+        );
+        assert_eq!((header.payload_len(), header.total_len()), (16, 56));
+        assert_eq!((header.next_header, header.hop_limit), (Protocol::UDP, 64));
+        assert_eq!((header.src, header.dst), (addr("2001:db8::1"), addr("2001:db8::2")));
+        assert_eq!(payload, &PACKET[40..56]);
+        assert_eq!(header.pseudo(Protocol::UDP, 16).add_bytes(payload).fold(), 0xffff);
+    }
+
+    #[test]
+    fn construct() {
+        let mut bytes = [0xa5; 58];
+        let (header, rest) = Header::view_mut(&mut bytes).unwrap();
+        rest.copy_from_slice(&PACKET[40..]);
+        header.version_class_flow = U32::new(6 << 28 | 0xb2d29);
+        header.payload_len = U16::new(16);
+        header.next_header = Protocol::UDP;
+        header.hop_limit = 64;
+        header.src = addr("2001:db8::1");
+        header.dst = addr("2001:db8::2");
+        assert_eq!(bytes, PACKET);
+        let mut new = Header::new(addr("2001:db8::1"), addr("2001:db8::2"), Protocol::UDP, 64, 16);
+        new.version_class_flow |= U32::new(0xb2d29);
+        assert_eq!(new.as_bytes(), &PACKET[..40]);
+    }
+
+    #[test]
+    fn refuse_truncated() {
+        for len in 0..56 {
+            assert_eq!(Header::parse(&PACKET[..len]).err(), Some(Error::Truncated), "{len} bytes");
+        }
+        assert!(Header::parse(&PACKET[..56]).is_ok());
+    }
+
+    #[test]
+    fn refuse_other_versions() {
+        for version in (0..16).filter(|version| *version != 6) {
+            let mut bytes = PACKET;
+            bytes[0] = version << 4;
+            assert_eq!(Header::parse(&bytes).err(), Some(Error::Version), "version {version}");
+        }
+    }
+
+    #[test]
+    fn class_and_label_keep_to_their_bits() {
+        let mut header = Header::new(addr("::"), addr("::"), Protocol::NONE, 0, 0);
+        header.version_class_flow = U32::new(0x6abf_ffff);
+        assert_eq!(
+            (header.version(), header.traffic_class(), header.flow_label()),
+            (6, 0xab, 0xf_ffff)
+        );
+    }
+
+    #[test]
+    fn a_hop_stops_before_zero() {
+        let mut header = Header::new(addr("::"), addr("::"), Protocol::NONE, 2, 0);
+        assert!(header.decrement_hop_limit());
+        assert!(!header.decrement_hop_limit());
+        assert_eq!(header.hop_limit, 1);
+        header.hop_limit = 0;
+        assert!(!header.decrement_hop_limit());
+        assert_eq!(header.hop_limit, 0);
+    }
+}

@@ -263,3 +263,140 @@ impl<'a> Iterator for Options<'a> {
         Some((OptionKind(kind), data))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Protocol, Sum};
+    use std::string::ToString;
+    use std::vec::Vec;
+
+    /// The advertisement that Linux answers with: 2001:db8::2 is at 02:00:00:00:00:02.
+    const PACKET: [u8; 32] = [
+        0x88, 0x00, 0x8a, 0x71, 0x60, 0x00, 0x00, 0x00, 0x20, 0x01, 0x0d, 0xb8, 0x00, 0x00, 0x00,
+        0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0x02, 0x01, 0x02, 0x00, 0x00, 0x00,
+        0x00, 0x02,
+    ];
+
+    /// A router advertisement with source link-layer address, MTU and prefix 2001:db8::/64.
+    const ROUTER: [u8; 64] = [
+        0x86, 0x00, 0x3c, 0x7a, 0x40, 0x08, 0x07, 0x08, 0x00, 0x00, 0x75, 0x30, 0x00, 0x00, 0x03,
+        0xe8, 0x01, 0x01, 0x02, 0x00, 0x00, 0x00, 0x00, 0x01, 0x05, 0x01, 0x00, 0x00, 0x00, 0x00,
+        0x05, 0xdc, 0x03, 0x04, 0x40, 0xc0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x00,
+        0x00, 0x00, 0x00, 0x20, 0x01, 0x0d, 0xb8, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+        0x00, 0x00, 0x00, 0x00,
+    ];
+
+    const MAC: Mac = Mac([0x02, 0, 0, 0, 0, 0x02]);
+
+    fn addr(text: &str) -> Addr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn deconstruct() {
+        let (message, options) = NeighborAdvertisement::parse(&PACKET).unwrap();
+        assert_eq!(
+            (message.icmp.kind, message.icmp.code),
+            (icmpv6::Type::NEIGHBOR_ADVERTISEMENT, 0)
+        );
+        assert_eq!(message.icmp.checksum.get(), 0x8a71);
+        assert!(!message.is_router() && message.is_solicited() && message.is_override());
+        assert_eq!(message.target, addr("2001:db8::2"));
+        assert_eq!(options.link_layer(OptionKind::TARGET_LINK_LAYER), Some(MAC));
+        assert_eq!(options.link_layer(OptionKind::SOURCE_LINK_LAYER), None);
+    }
+
+    #[test]
+    fn construct() {
+        let mut bytes = [0xa5; 32];
+        let flags = NeighborAdvertisement::SOLICITED | NeighborAdvertisement::OVERRIDE;
+        let rest = NeighborAdvertisement::new(addr("2001:db8::2"), flags).put(&mut bytes).unwrap();
+        LinkLayer::new(OptionKind::TARGET_LINK_LAYER, MAC).put(rest).unwrap();
+        let sum = Sum::pseudo(&addr("2001:db8::2"), &addr("2001:db8::1"), Protocol::ICMPV6, 32)
+            .add_bytes(&bytes);
+        let (header, _) = icmpv6::Header::view_mut(&mut bytes).unwrap();
+        header.checksum = U16::new(sum.finish());
+        assert_eq!(bytes, PACKET);
+    }
+
+    #[test]
+    fn refuse_truncated() {
+        for len in (0..24).chain(25..32) {
+            let error = if len < 24 { Error::Truncated } else { Error::Option };
+            assert_eq!(
+                NeighborAdvertisement::parse(&PACKET[..len]).err(),
+                Some(error),
+                "{len} bytes"
+            );
+        }
+        assert!(NeighborAdvertisement::parse(&PACKET[..24]).is_ok());
+    }
+
+    #[test]
+    fn solicitations_and_advertisements_are_not_taken_for_each_other() {
+        let mut bytes = [0; 24];
+        NeighborSolicitation::new(addr("fe80::1")).put(&mut bytes).unwrap();
+        assert_eq!(NeighborSolicitation::parse(&bytes).unwrap().0.target, addr("fe80::1"));
+        assert_eq!(NeighborAdvertisement::parse(&bytes).err(), Some(Error::Field));
+        assert_eq!(RouterSolicitation::parse(&bytes).err(), Some(Error::Field));
+        assert_eq!(RouterAdvertisement::parse(&bytes).err(), Some(Error::Field));
+        assert_eq!(NeighborSolicitation::parse(&PACKET).err(), Some(Error::Field));
+        bytes[1] = 1;
+        assert_eq!(NeighborSolicitation::parse(&bytes).err(), Some(Error::Field));
+    }
+
+    #[test]
+    fn multicast_targets_are_refused() {
+        let solicitation = NeighborSolicitation::new(addr("ff02::1"));
+        assert_eq!(NeighborSolicitation::parse(solicitation.as_bytes()).err(), Some(Error::Field));
+        let advertisement = NeighborAdvertisement::new(addr("ff02::1"), 0);
+        assert_eq!(
+            NeighborAdvertisement::parse(advertisement.as_bytes()).err(),
+            Some(Error::Field)
+        );
+    }
+
+    #[test]
+    fn router_advertisements_have_their_fields_and_options() {
+        let (message, options) = RouterAdvertisement::parse(&ROUTER).unwrap();
+        assert_eq!((message.hop_limit, message.flags, message.lifetime.get()), (64, 0x08, 1800));
+        assert_eq!((message.reachable.get(), message.retransmit.get()), (30_000, 1000));
+        let sizes: Vec<_> = options.clone().map(|(kind, data)| (kind.0, data.len())).collect();
+        assert_eq!(sizes, [(1, 6), (5, 6), (3, 30)]);
+        assert_eq!(
+            options.link_layer(OptionKind::SOURCE_LINK_LAYER),
+            Some(Mac([0x02, 0, 0, 0, 0, 0x01]))
+        );
+    }
+
+    #[test]
+    fn router_solicitations_may_have_no_options() {
+        let solicitation = RouterSolicitation::new();
+        assert_eq!(solicitation.as_bytes(), [0x85, 0, 0, 0, 0, 0, 0, 0]);
+        let (_, mut options) = RouterSolicitation::parse(solicitation.as_bytes()).unwrap();
+        assert_eq!(options.next(), None);
+    }
+
+    #[test]
+    fn options_of_length_zero_or_beyond_the_end_are_refused() {
+        for options in
+            [&[1, 0, 0, 0, 0, 0, 0, 0][..], &[1, 2, 0, 0, 0, 0, 0, 0], &[1], &[1, 1, 0, 0, 0, 0, 0]]
+        {
+            assert_eq!(Options::checked(options).err(), Some(Error::Option), "{options:?}");
+            assert_eq!(Options::new(options).count(), 0, "{options:?}");
+        }
+        assert_eq!(Options::checked(&[]).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn solicited_node_group_has_the_last_24_bits() {
+        // The example of RFC 4291 §2.7.1.
+        let group = solicited_node(&addr("4037::1:800:200e:8c6c"));
+        assert_eq!(group, addr("ff02::1:ff0e:8c6c"));
+        assert_eq!(
+            solicited_node_mac(&addr("4037::1:800:200e:8c6c")).to_string(),
+            "33:33:ff:0e:8c:6c"
+        );
+    }
+}

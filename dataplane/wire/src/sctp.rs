@@ -141,3 +141,79 @@ impl<'a> Iterator for Chunks<'a> {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    /// A SACK and a DATA chunk of 5 bytes of user data, padded.
+    const PACKET: [u8; 52] = [
+        0x9c, 0x40, 0x0f, 0x1c, 0x11, 0x22, 0x33, 0x44, 0xee, 0x45, 0xf3, 0x31, 0x03, 0x00, 0x00,
+        0x10, 0x00, 0x00, 0x00, 0x05, 0x00, 0x00, 0x03, 0xe8, 0x00, 0x00, 0x00, 0x00, 0x00, 0x03,
+        0x00, 0x15, 0x00, 0x00, 0x00, 0x07, 0x00, 0x01, 0x00, 0x02, 0x00, 0x00, 0x00, 0x00, 0x6d,
+        0x69, 0x6c, 0x6c, 0x72, 0x00, 0x00, 0x00,
+    ];
+
+    #[test]
+    fn deconstruct() {
+        let (header, chunks) = Header::parse(&PACKET).unwrap();
+        assert_eq!((header.src_port.get(), header.dst_port.get()), (40000, 3868));
+        assert_eq!(header.verification_tag.get(), 0x1122_3344);
+        assert_eq!(header.checksum.get(), 0x31f3_45ee);
+        assert_eq!(chunks.first(), Some(ChunkType::SACK));
+        let found: Vec<_> = chunks
+            .map(|chunk| chunk.map(|(header, data)| (header.kind, data.len())).unwrap())
+            .collect();
+        assert_eq!(found, [(ChunkType::SACK, 12), (ChunkType::DATA, 17)]);
+        assert_eq!(header.crc().add_bytes(&PACKET[12..]).finish(), header.checksum.get());
+    }
+
+    #[test]
+    fn construct() {
+        let mut bytes = [0xa5; 52];
+        let rest = Header::new(40000, 3868, 0x1122_3344).put(&mut bytes).unwrap();
+        rest.copy_from_slice(&PACKET[12..]);
+        let (header, rest) = Header::view_mut(&mut bytes).unwrap();
+        header.checksum = little_endian::U32::new(header.crc().add_bytes(rest).finish());
+        assert_eq!(bytes, PACKET);
+    }
+
+    #[test]
+    fn refuse_truncated() {
+        for len in 0..Header::LEN {
+            assert_eq!(
+                Header::parse(&PACKET[..len]).map(|_| ()),
+                Err(Error::Truncated),
+                "{len} bytes"
+            );
+        }
+        for len in 13..49 {
+            let (_, chunks) = Header::parse(&PACKET[..len]).unwrap();
+            let whole = if len < 28 { 0 } else { 1 };
+            let rest: &[_] = if len == 28 { &[] } else { &[Err(Error::Truncated)] };
+            let found: Vec<_> = chunks.map(|chunk| chunk.map(|_| ())).collect();
+            assert_eq!(
+                (found.iter().filter(|c| c.is_ok()).count(), &found[whole..]),
+                (whole, rest),
+                "{len} bytes"
+            );
+        }
+    }
+
+    #[test]
+    fn the_last_chunk_needs_no_padding() {
+        assert_eq!(Header::parse(&PACKET[..49]).unwrap().1.filter(Result::is_ok).count(), 2);
+    }
+
+    #[test]
+    fn chunks_end_at_a_bad_length() {
+        for len in 0..4 {
+            let bytes = [1, 0, 0, len, 0, 0, 0, 0];
+            let found: Vec<_> = Chunks::new(&bytes).collect();
+            assert_eq!(found, [Err(Error::Option)], "length {len}");
+        }
+        assert_eq!(Chunks::new(&[1, 0, 0]).first(), None);
+        assert_eq!(Chunks::new(&[]).next(), None);
+    }
+}

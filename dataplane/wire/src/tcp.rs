@@ -172,3 +172,95 @@ impl Header {
         (self.data_offset >> 4) as usize * 4
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Protocol, Sum};
+    use std::string::ToString;
+
+    /// A SYN of Linux from 192.0.2.1 to 192.0.2.2, with its options.
+    const PACKET: [u8; 40] = [
+        0x9c, 0x41, 0x00, 0x50, 0x19, 0xc4, 0xb2, 0x40, 0x00, 0x00, 0x00, 0x00, 0xa0, 0x02, 0xfa,
+        0xf0, 0xdf, 0x6a, 0x00, 0x00, 0x02, 0x04, 0x05, 0xb4, 0x04, 0x02, 0x08, 0x0a, 0x2e, 0xef,
+        0x52, 0x18, 0x00, 0x00, 0x00, 0x00, 0x01, 0x03, 0x03, 0x0a,
+    ];
+
+    fn pseudo() -> Sum {
+        Sum::pseudo_v4([192, 0, 2, 1], [192, 0, 2, 2], Protocol::TCP, 40)
+    }
+
+    #[test]
+    fn deconstruct() {
+        let (header, options, payload) = Header::parse(&PACKET).unwrap();
+        assert_eq!((header.src_port.get(), header.dst_port.get()), (40001, 80));
+        assert_eq!((header.sequence.get(), header.acknowledgment.get()), (432_321_088, 0));
+        assert_eq!((header.header_len(), header.flags), (40, Flags::SYN));
+        assert_eq!(
+            (header.window.get(), header.checksum.get(), header.urgent.get()),
+            (64240, 0xdf6a, 0)
+        );
+        assert_eq!((options, payload), (&PACKET[20..], &[][..]));
+        assert_eq!(pseudo().add_bytes(&PACKET).fold(), 0xffff);
+    }
+
+    #[test]
+    fn construct() {
+        let mut bytes = [0xa5; 40];
+        let options =
+            Header::new(40001, 80, 432_321_088, 0, Flags::SYN, 64240).put(&mut bytes).unwrap();
+        options.copy_from_slice(&PACKET[20..]);
+        let (header, _) = Header::view_mut(&mut bytes).unwrap();
+        header.data_offset = 10 << 4;
+        let sum = pseudo().add_bytes(&bytes);
+        let (header, _) = Header::view_mut(&mut bytes).unwrap();
+        header.checksum = U16::new(sum.finish());
+        assert_eq!(bytes, PACKET);
+    }
+
+    #[test]
+    fn refuse_truncated() {
+        for len in 0..40 {
+            assert_eq!(Header::parse(&PACKET[..len]).err(), Some(Error::Truncated), "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn refuse_a_short_header_length() {
+        for words in 0..5 {
+            let mut bytes = PACKET;
+            bytes[12] = words << 4;
+            assert_eq!(Header::parse(&bytes).err(), Some(Error::HeaderLength), "{words} words");
+        }
+        let mut bytes = PACKET;
+        bytes[12] = 11 << 4;
+        assert_eq!(Header::parse(&bytes).err(), Some(Error::Truncated));
+        bytes[12] = 5 << 4;
+        assert_eq!(
+            Header::parse(&bytes).map(|(_, options, payload)| (options.len(), payload.len())),
+            Ok((0, 20))
+        );
+    }
+
+    #[test]
+    fn flags_are_a_set() {
+        let flags = Flags::SYN | Flags::ACK;
+        assert!(flags.contains(Flags::SYN) && !flags.contains(Flags::SYN | Flags::RST));
+        assert!(
+            flags.intersects(Flags::SYN | Flags::RST) && !flags.intersects(Flags::RST | Flags::FIN)
+        );
+        assert_eq!(
+            (flags.to_string().as_str(), Flags(0).to_string().as_str()),
+            ("SYN|ACK", "none")
+        );
+        assert_eq!(Flags(0xff).to_string(), "FIN|SYN|RST|PSH|ACK|URG|ECE|CWR");
+    }
+
+    #[test]
+    fn only_a_bare_syn_opens() {
+        assert!(Flags::SYN.opens() && (Flags::SYN | Flags::ECE | Flags::CWR).opens());
+        for flag in [Flags::ACK, Flags::RST, Flags::FIN] {
+            assert!(!(Flags::SYN | flag).opens() && !flag.opens(), "{flag}");
+        }
+    }
+}

@@ -49,3 +49,58 @@ impl Header {
         self.checksum != U16::ZERO
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Protocol, Sum};
+
+    /// A datagram of Linux from 192.0.2.1 to 192.0.2.2, and 2 bytes of padding.
+    const PACKET: [u8; 18] = [
+        0x9c, 0x40, 0x27, 0x0f, 0x00, 0x10, 0x08, 0xde, 0x6d, 0x69, 0x6c, 0x6c, 0x72, 0x61, 0x63,
+        0x65, 0x00, 0x00,
+    ];
+
+    fn pseudo() -> Sum {
+        Sum::pseudo_v4([192, 0, 2, 1], [192, 0, 2, 2], Protocol::UDP, 16)
+    }
+
+    #[test]
+    fn deconstruct() {
+        let (header, payload) = Header::parse(&PACKET).unwrap();
+        assert_eq!((header.src_port.get(), header.dst_port.get()), (40000, 9999));
+        assert_eq!((header.len.get(), header.checksum.get()), (16, 0x08de));
+        assert_eq!(payload, b"millrace");
+        assert!(header.has_checksum());
+        assert_eq!(pseudo().add_bytes(header.as_bytes()).add_bytes(payload).fold(), 0xffff);
+    }
+
+    #[test]
+    fn construct() {
+        let mut bytes = [0xa5; 18];
+        let payload = Header::new(40000, 9999, 8).put(&mut bytes).unwrap();
+        payload.copy_from_slice(b"millrace\0\0");
+        let sum = pseudo().add_bytes(&bytes[..16]);
+        let (header, _) = Header::view_mut(&mut bytes).unwrap();
+        assert!(!header.has_checksum());
+        header.checksum = U16::new(sum.finish_udp());
+        assert_eq!(bytes, PACKET);
+    }
+
+    #[test]
+    fn refuse_truncated() {
+        for len in 0..16 {
+            assert_eq!(Header::parse(&PACKET[..len]).err(), Some(Error::Truncated), "{len} bytes");
+        }
+        assert!(Header::parse(&PACKET[..16]).is_ok());
+    }
+
+    #[test]
+    fn refuse_a_length_below_the_header() {
+        for len in 0..8 {
+            let mut bytes = PACKET;
+            bytes[5] = len;
+            assert_eq!(Header::parse(&bytes).err(), Some(Error::Length), "length {len}");
+        }
+    }
+}

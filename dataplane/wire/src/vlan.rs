@@ -77,3 +77,62 @@ pub fn walk(ether_type: EtherType, payload: &[u8]) -> Result<Tags, Error> {
     }
     Ok(tags)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Service tag 200 of priority 1, drop eligible, and customer tag 100 of priority 5, before IPv4.
+    const PACKET: [u8; 10] = [0x30, 0xc8, 0x81, 0x00, 0xa0, 0x64, 0x08, 0x00, 0x45, 0x00];
+
+    #[test]
+    fn deconstruct() {
+        let (tag, rest) = Tag::view(&PACKET).unwrap();
+        assert_eq!((tag.vid(), tag.priority(), tag.drop_eligible()), (200, 1, true));
+        assert_eq!(tag.ether_type, EtherType::VLAN);
+        let (tag, rest) = Tag::view(rest).unwrap();
+        assert_eq!((tag.vid(), tag.priority(), tag.drop_eligible()), (100, 5, false));
+        assert_eq!(tag.ether_type, EtherType::IPV4);
+        assert_eq!(rest, [0x45, 0x00]);
+    }
+
+    #[test]
+    fn construct() {
+        let mut bytes = [0xa5; 10];
+        let (outer, rest) = Tag::view_mut(&mut bytes).unwrap();
+        outer.tci = U16::new(1 << 13 | 1 << 12 | 200);
+        outer.ether_type = EtherType::VLAN;
+        let rest =
+            Tag { tci: U16::new(5 << 13 | 100), ether_type: EtherType::IPV4 }.put(rest).unwrap();
+        rest.copy_from_slice(&[0x45, 0x00]);
+        assert_eq!(bytes, PACKET);
+        assert_eq!(Tag::new(0xffff, EtherType::IPV6).as_bytes(), [0x0f, 0xff, 0x86, 0xdd]);
+    }
+
+    #[test]
+    fn refuse_truncated() {
+        for len in 0..8 {
+            assert_eq!(walk(EtherType::QINQ, &PACKET[..len]), Err(Error::Truncated), "{len} bytes");
+        }
+        assert!(walk(EtherType::QINQ, &PACKET[..8]).is_ok());
+    }
+
+    #[test]
+    fn walk_finds_none_one_or_two() {
+        let [outer, inner] = [Tag::view(&PACKET).unwrap().0, Tag::view(&PACKET[4..]).unwrap().0];
+        let none = Tags { ether_type: EtherType::ARP, len: 0, outer: None, inner: None };
+        assert_eq!(walk(EtherType::ARP, &[]), Ok(none));
+        let one = Tags { ether_type: EtherType::IPV4, len: 4, outer: Some(*inner), inner: None };
+        assert_eq!(walk(EtherType::VLAN, &PACKET[4..]), Ok(one));
+        let two =
+            Tags { ether_type: EtherType::IPV4, len: 8, outer: Some(*outer), inner: Some(*inner) };
+        assert_eq!(walk(EtherType::QINQ, &PACKET), Ok(two));
+    }
+
+    #[test]
+    fn walk_leaves_a_third_tag() {
+        let three = [0, 1, 0x81, 0x00, 0, 2, 0x81, 0x00, 0, 3, 0x08, 0x00];
+        let tags = walk(EtherType::VLAN, &three).unwrap();
+        assert_eq!((tags.ether_type, tags.len), (EtherType::VLAN, 8));
+    }
+}
