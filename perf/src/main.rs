@@ -1,2 +1,121 @@
-//! Placeholder.
-fn main() {}
+//! `millrace-perf`: measures the engine beside what it is compared with, in one run.
+
+mod bare;
+mod offer;
+mod spread;
+mod topology;
+mod veth;
+
+use clap::{Parser, Subcommand};
+use millrace_wire::Mac;
+use std::net::SocketAddrV4;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+#[derive(Parser)]
+#[command(version, about = "Measures Millrace beside what it is compared with")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The engine (VIP DNAT, 64-byte UDP, one worker) and a bare AF_XDP forwarder in turns, over veth in namespaces
+    Veth(veth::Options),
+    /// Run the bare layer-2 forwarder between two interfaces of this namespace until it is stopped
+    Bare {
+        /// Interface to receive on
+        #[arg(long)]
+        from: String,
+        /// Interface to send on
+        #[arg(long)]
+        to: String,
+        /// CPU to run on
+        #[arg(long)]
+        cpu: usize,
+    },
+    /// Offer 64-byte UDP frames on an interface of this namespace until stopped
+    Offer {
+        /// Interface to send on
+        #[arg(long)]
+        interface: String,
+        /// Source MAC
+        #[arg(long)]
+        src_mac: Mac,
+        /// Destination MAC
+        #[arg(long)]
+        dst_mac: Mac,
+        /// Source address and first port
+        #[arg(long)]
+        src: SocketAddrV4,
+        /// Destination address and port
+        #[arg(long)]
+        dst: SocketAddrV4,
+        /// Number of flows, the source port counting up
+        #[arg(long, default_value_t = 256)]
+        flows: u16,
+        /// CPU to run on
+        #[arg(long)]
+        cpu: usize,
+    },
+    /// Drop whatever arrives at an interface of this namespace until stopped
+    Sink {
+        /// The interface
+        #[arg(long)]
+        interface: String,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Veth(options) => veth::run(&options),
+        Command::Bare { from, to, cpu } => {
+            pin(cpu);
+            bare::forward(&from, &to, &until_stopped()).map(drop).map_err(|e| e.to_string())
+        }
+        Command::Offer { interface, src_mac, dst_mac, src, dst, flows, cpu } => {
+            pin(cpu);
+            let template = offer::Template { macs: (src_mac, dst_mac), from: src, to: dst, flows };
+            offer::send(&interface, &template, &until_stopped())
+                .map(drop)
+                .map_err(|e| e.to_string())
+        }
+        Command::Sink { interface } => sink(&interface).map_err(|e| e.to_string()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("millrace-perf: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn sink(interface: &str) -> Result<(), millrace_xsk::Error> {
+    let interface = millrace_xsk::Interface::named(interface)?;
+    let _link = millrace_xsk::program::Program::drop_all()?.attach(&interface)?;
+    let stop = until_stopped();
+    while !stop.load(Ordering::Relaxed) {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+fn pin(cpu: usize) {
+    if !core_affinity::set_for_current(core_affinity::CoreId { id: cpu }) {
+        eprintln!("millrace-perf: can't be pinned to CPU {cpu}; the figures will be noisier");
+    }
+}
+
+/// Set by SIGINT and SIGTERM.
+fn until_stopped() -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        if let Err(error) = signal_hook::flag::register(signal, Arc::clone(&stop)) {
+            eprintln!("millrace-perf: signal {signal}: {error}");
+        }
+    }
+    stop
+}

@@ -31,11 +31,6 @@ impl Namespace {
         Ok(namespace)
     }
 
-    /// The name under /run/netns.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
     /// Runs `ip` inside.
     pub fn ip(&self, words: &str) -> Result<String, String> {
         ip(&format!("-n {} {words}", self.name))
@@ -52,7 +47,10 @@ impl Namespace {
     pub fn counter(&self, interface: &str, counter: &str) -> Result<u64, String> {
         let path = format!("/sys/class/net/{interface}/statistics/{counter}");
         let output = self.command("cat").arg(&path).output().map_err(|e| e.to_string())?;
-        String::from_utf8_lossy(&output.stdout).trim().parse().map_err(|_| format!("{path}: not a number"))
+        String::from_utf8_lossy(&output.stdout)
+            .trim()
+            .parse()
+            .map_err(|_| format!("{path}: not a number"))
     }
 }
 
