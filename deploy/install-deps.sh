@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# Installs, with apt, what building and testing Millrace needs and this machine lacks; says what.
+#
+#   install-deps.sh [build|run]…    build: compile; run: tests and demo. Default: both.
+#
+# Nothing missing: no package manager is called, and no root is needed.
+set -euo pipefail
+
+# A thing to look for (a command, or a file's path) and the Debian or Ubuntu package that has it.
+build_needs=(
+    "cc gcc"
+    "/usr/include/stdlib.h libc6-dev"
+    "clang clang"
+    "/usr/include/bpf/bpf_helpers.h libbpf-dev"
+    "/usr/include/linux/bpf.h linux-libc-dev"
+)
+run_needs=(
+    "ip iproute2"
+    "ethtool ethtool"
+    "ping iputils-ping"
+    "traceroute traceroute"
+    "curl curl"
+    "python3 python3"
+)
+
+# Root's PATH on Debian has sbin, a user's has not.
+export PATH=$PATH:/usr/sbin:/sbin
+
+missing=()
+look() {
+    local thing package
+    for need in "$@"; do
+        read -r thing package <<<"$need"
+        if [[ $thing == /* ]]; then
+            [[ -e $thing ]] || missing+=("$package")
+        else
+            command -v "$thing" >/dev/null || missing+=("$package")
+        fi
+    done
+}
+
+(($#)) || set -- build run
+for group in "$@"; do
+    case $group in
+    build) look "${build_needs[@]}" ;;
+    run) look "${run_needs[@]}" ;;
+    *) echo "install-deps.sh: $group: say build or run" >&2; exit 2 ;;
+    esac
+done
+
+if ! command -v cargo >/dev/null; then
+    echo "install-deps.sh: there is no cargo; install Rust 1.90 or newer first (rustup, or your distribution's packages)" >&2
+    exit 1
+fi
+if ((${#missing[@]} == 0)); then
+    exit 0
+fi
+mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
+
+if ! command -v apt-get >/dev/null; then
+    echo "install-deps.sh: missing, and there is no apt-get to install them: ${missing[*]}" >&2
+    exit 1
+fi
+as_root=()
+if ((EUID != 0)); then
+    if ! command -v sudo >/dev/null; then
+        echo "install-deps.sh: missing: ${missing[*]}; run as root (there is no sudo)" >&2
+        exit 1
+    fi
+    as_root=(sudo)
+fi
+echo "Installing: ${missing[*]}"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+apt() {
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=120 "$@" >"$log" 2>&1 </dev/null
+}
+if ! apt update || ! apt install --no-install-recommends "${missing[@]}"; then
+    tail -n 20 "$log" >&2
+    echo "install-deps.sh: apt-get failed (its last lines are above); missing: ${missing[*]}" >&2
+    exit 1
+fi
