@@ -36,8 +36,8 @@ impl SocketMap {
     ///
     /// # Errors
     /// What the kernel answers: E2BIG for a queue the map has no place for, EOPNOTSUPP for a socket that is not bound.
-    pub fn insert(&self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), Error> {
-        let value = socket.as_raw_fd();
+    pub fn insert(&self, queue: u32, socket: impl AsFd) -> Result<(), Error> {
+        let value = socket.as_fd().as_raw_fd();
         let attributes = MapElement {
             map: self.0.as_raw_fd() as u32,
             padding: 0,
@@ -151,6 +151,16 @@ impl AsFd for Link {
     }
 }
 
+impl Drop for Link {
+    /// Detaches by a call of its own: closing the fd would not, as long as a child process that has not yet got to its
+    /// exec holds a copy of it.
+    fn drop(&mut self) {
+        let attributes = LinkDetach { link: self.0.as_raw_fd() as u32 };
+        // Fails only where the interface, and with it the attachment, is gone already.
+        let _ = bpf(BPF_LINK_DETACH, &attributes);
+    }
+}
+
 fn refused(what: &str, source: io::Error) -> Error {
     match source.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => {
@@ -215,6 +225,7 @@ const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_LINK_DETACH: libc::c_long = 34;
 const BPF_MAP_TYPE_XSKMAP: u32 = 17;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_XDP: u32 = 37;
@@ -235,6 +246,7 @@ impl Attributes for MapCreate {}
 impl Attributes for MapElement {}
 impl Attributes for ProgramLoad {}
 impl Attributes for LinkCreate {}
+impl Attributes for LinkDetach {}
 
 #[repr(C)]
 struct MapCreate {
@@ -276,4 +288,9 @@ struct LinkCreate {
     interface: u32,
     attach_type: u32,
     flags: u32,
+}
+
+#[repr(C)]
+struct LinkDetach {
+    link: u32,
 }
