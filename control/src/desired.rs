@@ -16,7 +16,7 @@ pub use check::Protocol;
 pub use endpoint_slice::{Endpoint, EndpointPort, EndpointSlice};
 pub use node::Node;
 pub use pod::Pod;
-pub use service::{LocalPolicy, Service, ServicePort};
+pub use service::{Families, LocalPolicy, Service, ServicePort};
 
 use crate::object::{Key, Object, Refusal};
 use check::Checker;

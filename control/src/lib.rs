@@ -18,6 +18,13 @@ pub mod object;
 pub mod desired;
 pub mod store;
 pub mod reflect;
+pub mod world;
+pub mod compile;
+pub mod apply;
+pub mod config;
 
+pub use apply::apply;
+pub use compile::{Change, Compiler};
 pub use object::{Key, Kind, Refusal};
 pub use store::Store;
+pub use world::World;

@@ -22,7 +22,10 @@ const LONGEST_AFFINITY: u32 = 86_400;
 pub struct Service {
     /// Ports with at least a usable number and protocol.
     pub ports: Vec<ServicePort>,
-    /// Empty for headless, ExternalName and foreign Services: they have no frontend of any kind.
+    /// Address families it is served in. None for headless, ExternalName and foreign Services: they have no frontend of any
+    /// kind. A family counts by its cluster IP, as in kube-proxy, even when that one address is refused.
+    pub families: Families,
+    /// At most one of each family.
     pub cluster_ips: Vec<Addr>,
     /// `spec.externalIPs`.
     pub external_ips: Vec<Addr>,
@@ -34,6 +37,22 @@ pub struct Service {
     pub affinity_seconds: u32,
     /// When the API server made it, in seconds of Unix time; absent in files. Settles who owns a frontend that two claim.
     pub created: Option<i64>,
+}
+
+/// Address families of a Service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Families {
+    /// IPv4.
+    pub v4: bool,
+    /// IPv6.
+    pub v6: bool,
+}
+
+impl Families {
+    /// Whether that address is of one of them.
+    pub fn have(self, addr: &Addr) -> bool {
+        if addr.is_v4() { self.v4 } else { self.v6 }
+    }
 }
 
 /// Which frontends use only this node's endpoints.
@@ -85,10 +104,10 @@ pub(super) fn judge(
     if kind == "ExternalName" || is_headless(spec) {
         return row;
     }
+    row.families = families(spec);
     row.cluster_ips = cluster_ips(spec, check);
-    row.external_ips =
-        addresses("spec.externalIPs", spec.external_ips.iter().flatten(), Use::Global, check);
-    row.load_balancer_ips = load_balancer_ips(object, check);
+    row.external_ips = external_ips(spec, row.families, check);
+    row.load_balancer_ips = load_balancer_ips(object, row.families, check);
     row.ports = ports(spec, check);
     row.local = LocalPolicy {
         internal: is_local(
@@ -148,28 +167,50 @@ fn cluster_ips(spec: &ServiceSpec, check: &mut Checker<'_>) -> Vec<Addr> {
     row
 }
 
-fn addresses<'a>(
-    list: &str,
-    texts: impl Iterator<Item = &'a String>,
-    purpose: Use,
-    check: &mut Checker<'_>,
-) -> Vec<Addr> {
+fn families(spec: &ServiceSpec) -> Families {
+    let mut families = Families::default();
+    for text in spec
+        .cluster_ip
+        .iter()
+        .chain(spec.cluster_ips.iter().flatten())
+        .filter(|text| !text.is_empty())
+    {
+        *(if text.contains(':') { &mut families.v6 } else { &mut families.v4 }) = true;
+    }
+    families
+}
+
+fn external_ips(spec: &ServiceSpec, families: Families, check: &mut Checker<'_>) -> Vec<Addr> {
     let mut row = Vec::new();
-    for (at, text) in texts.enumerate() {
-        let field = || format!("{list}[{at}]");
-        match check.address(field, text, purpose) {
-            Some(addr) if row.contains(&addr) => {
-                check.refuse(field(), format!("{addr} is listed twice"))
-            }
-            Some(addr) => row.push(addr),
-            None => {}
-        }
+    for (at, text) in spec.external_ips.iter().flatten().enumerate() {
+        let field = || format!("spec.externalIPs[{at}]");
+        let addr = check.address(field, text, Use::Global);
+        row.extend(addr.filter(|addr| is_usable(addr, &row, families, &field(), check)));
     }
     row
 }
 
+fn is_usable(
+    addr: &Addr,
+    others: &[Addr],
+    families: Families,
+    field: &str,
+    check: &mut Checker<'_>,
+) -> bool {
+    if others.contains(addr) {
+        check.refuse(field, format!("{addr} is listed twice"));
+        return false;
+    }
+    if !families.have(addr) {
+        check
+            .refuse(field, format!("{addr} is of a family in which the Service has no cluster IP"));
+        return false;
+    }
+    true
+}
+
 /// KEP-1860: only mode VIP (or unset) is ours to answer; in mode Proxy the packet must reach the load balancer.
-fn load_balancer_ips(object: &Object, check: &mut Checker<'_>) -> Vec<Addr> {
+fn load_balancer_ips(object: &Object, families: Families, check: &mut Checker<'_>) -> Vec<Addr> {
     let mut row = Vec::new();
     let ingress = object
         .status
@@ -187,13 +228,8 @@ fn load_balancer_ips(object: &Object, check: &mut Checker<'_>) -> Vec<Addr> {
                 continue;
             }
         }
-        match check.address(|| field("ip"), text, Use::Unicast) {
-            Some(addr) if row.contains(&addr) => {
-                check.refuse(field("ip"), format!("{addr} is listed twice"))
-            }
-            Some(addr) => row.push(addr),
-            None => {}
-        }
+        let addr = check.address(|| field("ip"), text, Use::Unicast);
+        row.extend(addr.filter(|addr| is_usable(addr, &row, families, &field("ip"), check)));
     }
     row
 }

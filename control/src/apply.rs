@@ -1,0 +1,44 @@
+//! Changes → the tables' writer. Nothing is visible until the caller publishes.
+//!
+//! Decides what a refused row means: it is answered, the others go on, and what was in force of it stays.
+
+use millrace_tables::{Error, Writer};
+
+use crate::compile::Change;
+
+/// A row that the writer would not take.
+#[derive(Debug)]
+pub struct RowError {
+    /// Which one. To be tried again when there is room.
+    pub change: Change,
+    /// Why.
+    pub error: Error,
+}
+
+/// Stages the changes in order.
+pub fn apply(writer: &mut Writer, changes: impl IntoIterator<Item = Change>) -> Vec<RowError> {
+    let mut refused = Vec::new();
+    for change in changes {
+        if let Err(error) = stage(writer, &change) {
+            refused.push(RowError { change, error });
+        }
+    }
+    refused
+}
+
+fn stage(writer: &mut Writer, change: &Change) -> Result<(), Error> {
+    match change {
+        Change::Service(key, Some(spec)) => writer.set_service(key, spec),
+        Change::Service(key, None) => writer.remove_service(key).map(drop),
+        Change::Interface(_, Some(spec)) => writer.set_interface(spec),
+        Change::Interface(id, None) => writer.remove_interface(*id).map(drop),
+        Change::Route(prefix, Some(spec)) => writer.set_route(*prefix, spec),
+        Change::Route(prefix, None) => writer.remove_route(prefix).map(drop),
+        Change::Neighbor(interface, addr, Some(mac)) => {
+            writer.set_neighbor(*interface, *addr, *mac)
+        }
+        Change::Neighbor(interface, addr, None) => {
+            writer.remove_neighbor(*interface, addr).map(drop)
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Rows and world → what the tables should hold, and the difference to what they held.
+//!
+//! Pure: the result depends on the store and the world alone, not on the order in which they came to be (a property test
+//! in `tests/` holds incremental and full compilation together). A change costs what it touches. Nothing here knows
+//! shared memory or sockets; [`crate::apply`] stages the changes.
+
+pub mod interfaces;
+pub mod node;
+pub mod service;
+mod claims;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+use millrace_tables::{FrontendSpec, InterfaceId, InterfaceSpec, RouteSpec, ServiceSpec};
+use millrace_wire::{Addr, Mac};
+
+use crate::{
+    store::{ServiceName, Store},
+    world::{NodeView, World},
+};
+use claims::Claims;
+
+pub use claims::Conflict;
+
+/// One row to set, or to remove where there is no value. To be staged in the order given: a frontend is given up before
+/// another service takes it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// A service port of one family, by its key.
+    Service(String, Option<ServiceSpec>),
+    /// An interface.
+    Interface(InterfaceId, Option<InterfaceSpec>),
+    /// A route.
+    Route(IpNet, Option<RouteSpec>),
+    /// A configured neighbor.
+    Neighbor(InterfaceId, Addr, Option<Mac>),
+}
+
+/// Remembers what it compiled, so that the next time only differences come out.
+#[derive(Debug, Default)]
+pub struct Compiler {
+    services: BTreeMap<String, ServiceSpec>,
+    world: World,
+    parts: BTreeMap<ServiceName, Vec<Part>>,
+    /// Where to find a part by its key.
+    owners: BTreeMap<String, ServiceName>,
+    claims: Claims,
+}
+
+/// One service port of one family with all frontends it asks for, before claims are settled.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Part {
+    /// Its name, `namespace/name:port`, with `/v6` behind it in IPv6.
+    pub key: String,
+    /// As asked for.
+    pub spec: ServiceSpec,
+    /// See [`crate::desired::Service::created`].
+    pub created: Option<i64>,
+}
+
+impl Compiler {
+    /// Of nothing.
+    pub fn new() -> Compiler {
+        Compiler::default()
+    }
+
+    /// Compiles what has changed in `store` since the last call, and `world`. Answers the difference.
+    pub fn update(&mut self, store: &mut Store, world: &World) -> Vec<Change> {
+        let mut touched = store.take_changed().services;
+        if self.world.node != world.node {
+            touched.extend(store.service_names());
+            touched.extend(self.parts.keys().cloned());
+        }
+        let mut affected = BTreeSet::new();
+        for name in touched {
+            self.recompile(name, store, &world.node, &mut affected);
+        }
+        let mut changes = self.settle(affected);
+        changes.extend(
+            differences(&self.world.interfaces, &world.interfaces)
+                .map(|(id, new)| Change::Interface(id, new)),
+        );
+        changes.extend(
+            differences(&self.world.routes, &world.routes)
+                .map(|(prefix, new)| Change::Route(prefix, new)),
+        );
+        changes.extend(
+            differences(&self.world.neighbors, &world.neighbors)
+                .map(|((id, addr), new)| Change::Neighbor(id, addr, new)),
+        );
+        self.world = world.clone();
+        changes
+    }
+
+    /// Everything, for a writer that holds nothing yet.
+    pub fn all(&self) -> Vec<Change> {
+        let interfaces = self
+            .world
+            .interfaces
+            .iter()
+            .map(|(id, spec)| Change::Interface(*id, Some(spec.clone())));
+        let routes = self
+            .world
+            .routes
+            .iter()
+            .map(|(prefix, spec)| Change::Route(*prefix, Some(spec.clone())));
+        let neighbors = self
+            .world
+            .neighbors
+            .iter()
+            .map(|((id, addr), mac)| Change::Neighbor(*id, *addr, Some(*mac)));
+        let services = self
+            .services
+            .iter()
+            .map(|(key, spec)| Change::Service(key.clone(), Some(spec.clone())));
+        interfaces.chain(routes).chain(neighbors).chain(services).collect()
+    }
+
+    /// The service rows as they should be, by key.
+    pub fn services(&self) -> &BTreeMap<String, ServiceSpec> {
+        &self.services
+    }
+
+    /// The world as last compiled.
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// Frontends that more than one service asks for, with the one that has it.
+    pub fn conflicts(&self) -> impl Iterator<Item = Conflict> + '_ {
+        self.claims.conflicts()
+    }
+
+    fn recompile(
+        &mut self,
+        name: ServiceName,
+        store: &Store,
+        node: &NodeView,
+        affected: &mut BTreeSet<String>,
+    ) {
+        let new = match store.service(&name) {
+            Some(service) => service::compile(&name, service, store.slices(&name), node),
+            None => Vec::new(),
+        };
+        for part in self.parts.remove(&name).unwrap_or_default() {
+            self.claims.release(&part, affected);
+            self.owners.remove(&part.key);
+            affected.insert(part.key);
+        }
+        for part in &new {
+            self.claims.take(part, affected);
+            self.owners.insert(part.key.clone(), name.clone());
+            affected.insert(part.key.clone());
+        }
+        if !new.is_empty() {
+            self.parts.insert(name, new);
+        }
+    }
+
+    /// Rows of the affected keys with the frontends they really get.
+    fn settle(&mut self, affected: BTreeSet<String>) -> Vec<Change> {
+        let (mut removed, mut released, mut set) = (Vec::new(), Vec::new(), Vec::new());
+        let mut gained = BTreeSet::new();
+        for key in affected {
+            let part = self
+                .owners
+                .get(&key)
+                .and_then(|name| self.parts.get(name)?.iter().find(|part| part.key == key));
+            let new = part.map(|part| {
+                let mut spec = part.spec.clone();
+                spec.frontends.retain(|frontend| self.claims.owner(frontend) == Some(&key));
+                spec
+            });
+            let Some(new) = new else {
+                if self.services.remove(&key).is_some() {
+                    removed.push(Change::Service(key, None));
+                }
+                continue;
+            };
+            let old = self.services.get(&key).cloned().unwrap_or_default();
+            if self.services.contains_key(&key) && old == new {
+                continue;
+            }
+            let places =
+                |spec: &ServiceSpec| spec.frontends.iter().map(place).collect::<BTreeSet<_>>();
+            let (before, after) = (places(&old), places(&new));
+            gained.extend(after.difference(&before));
+            let lost: Vec<_> = before.difference(&after).copied().collect();
+            if !lost.is_empty() {
+                released.push((key.clone(), old, lost));
+            }
+            self.services.insert(key.clone(), new.clone());
+            set.push(Change::Service(key, Some(new)));
+        }
+        // Of the rows that lose frontends, those that lose one to another row let go of it first.
+        let released = released
+            .into_iter()
+            .filter(|(_, _, lost)| lost.iter().any(|place| gained.contains(place)));
+        let released = released.map(|(key, mut spec, lost)| {
+            spec.frontends.retain(|frontend| !lost.contains(&place(frontend)));
+            Change::Service(key, Some(spec))
+        });
+        removed.into_iter().chain(released).chain(set).collect()
+    }
+}
+
+/// What makes a frontend unique.
+fn place(frontend: &FrontendSpec) -> (Addr, u16, u8) {
+    (frontend.addr, frontend.port, frontend.protocol)
+}
+
+fn differences<'a, K: Ord + Copy, V: Clone + PartialEq>(
+    old: &'a BTreeMap<K, V>,
+    new: &'a BTreeMap<K, V>,
+) -> impl Iterator<Item = (K, Option<V>)> + 'a {
+    let removed = old.keys().filter(|key| !new.contains_key(key)).map(|key| (*key, None));
+    let set = new
+        .iter()
+        .filter(|(key, value)| old.get(key) != Some(value))
+        .map(|(key, value)| (*key, Some(value.clone())));
+    removed.chain(set)
+}

@@ -1,0 +1,85 @@
+//! Who owns a frontend that several services ask for.
+//!
+//! The API server keeps cluster IPs and node ports unique, external and load balancer addresses are anybody's. One
+//! service must not take over another's traffic by naming its address (CVE-2020-8554), and the outcome must not depend
+//! on the order of events: the kind that the cluster allocates itself comes first, then the older object, then the key.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use millrace_tables::{FrontendKind, FrontendSpec};
+use millrace_wire::Addr;
+
+use super::{Part, place};
+
+/// A frontend that is asked for more than once.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Conflict {
+    /// Address, port (host order) and IP protocol number.
+    pub frontend: (Addr, u16, u8),
+    /// Key of the service that has it.
+    pub owner: String,
+    /// Key of one that doesn't.
+    pub refused: String,
+}
+
+/// All that services ask for.
+#[derive(Debug, Default)]
+pub(super) struct Claims(BTreeMap<(Addr, u16, u8), BTreeSet<Claim>>);
+
+/// Ordered by right.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Claim {
+    rank: u8,
+    created: i64,
+    key: String,
+}
+
+impl Claims {
+    /// Enters a part's claims. Keys that lose a frontend by it are added to `affected`.
+    pub(super) fn take(&mut self, part: &Part, affected: &mut BTreeSet<String>) {
+        for frontend in &part.spec.frontends {
+            let claims = self.0.entry(place(frontend)).or_default();
+            affected.extend(claims.first().map(|claim| claim.key.clone()));
+            claims.insert(claim(part, frontend));
+        }
+    }
+
+    /// Withdraws a part's claims. Keys that gain a frontend by it are added to `affected`.
+    pub(super) fn release(&mut self, part: &Part, affected: &mut BTreeSet<String>) {
+        for frontend in &part.spec.frontends {
+            let place = place(frontend);
+            let Some(claims) = self.0.get_mut(&place) else { continue };
+            claims.remove(&claim(part, frontend));
+            match claims.first() {
+                Some(next) => _ = affected.insert(next.key.clone()),
+                None => _ = self.0.remove(&place),
+            }
+        }
+    }
+
+    /// The key that has the frontend.
+    pub(super) fn owner(&self, frontend: &FrontendSpec) -> Option<&String> {
+        Some(&self.0.get(&place(frontend))?.first()?.key)
+    }
+
+    pub(super) fn conflicts(&self) -> impl Iterator<Item = Conflict> + '_ {
+        self.0.iter().filter(|(_, claims)| claims.len() > 1).flat_map(|(place, claims)| {
+            let owner = claims.first().map(|claim| claim.key.clone()).unwrap_or_default();
+            claims.iter().skip(1).map(move |claim| Conflict {
+                frontend: *place,
+                owner: owner.clone(),
+                refused: claim.key.clone(),
+            })
+        })
+    }
+}
+
+fn claim(part: &Part, frontend: &FrontendSpec) -> Claim {
+    let rank = match frontend.kind {
+        FrontendKind::CLUSTER_IP => 0,
+        FrontendKind::NODE_PORT => 1,
+        FrontendKind::LOAD_BALANCER => 2,
+        _ => 3,
+    };
+    Claim { rank, created: part.created.unwrap_or(i64::MAX), key: part.key.clone() }
+}

@@ -1,0 +1,305 @@
+//! The world of one Kubernetes node, from objects alone: what `millrace explain --node NAME` runs packets through.
+//!
+//! One uplink, one host trunk, one interface for each pod on the node; other nodes are next hops on the uplink. Needs the
+//! Node's object. Leaves MAC resolution to the static neighbors given here; hosts that no object names (a client outside)
+//! are on-link on the uplink, and whoever runs the world has to answer for them.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+use millrace_tables::{InterfaceId, InterfaceKind, InterfaceSpec, NextHop, RouteSpec};
+use millrace_wire::{Addr, Mac};
+
+use crate::{
+    desired::Node,
+    store::Store,
+    world::{NodeView, World},
+};
+
+/// Number of the uplink; its name is `uplink`.
+pub const UPLINK: InterfaceId = InterfaceId(0);
+/// Number of the trunk to the node's own stack; its name is `host`.
+pub const HOST: InterfaceId = InterfaceId(1);
+const MTU: u32 = 1500;
+
+/// What the control process is told on its command line about the cluster. Names and meanings are kube-proxy's.
+#[derive(Clone, Debug, Default, PartialEq, clap::Args)]
+pub struct NodeOptions {
+    /// Ranges that Service addresses come from; packets to an address in them that no Service has are dropped.
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub service_cidr: Vec<IpNet>,
+    /// Ranges that pod addresses of the whole cluster come from. Decides about masquerading, which is not done yet.
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub cluster_cidr: Vec<IpNet>,
+    /// Which of the node's addresses node ports answer on: ranges, or `primary` for the node's main address of each family.
+    /// Default: `primary` with --node, all addresses of the engine's interfaces otherwise.
+    #[arg(long, value_name = "CIDR|primary", value_delimiter = ',')]
+    pub nodeport_addresses: Vec<NodePortAddresses>,
+    /// Masquerade all service traffic. Read, but masquerading is not done yet.
+    #[arg(long)]
+    pub masquerade_all: bool,
+    /// How traffic from this node's pods is told from others'. Decides about masquerading, which is not done yet.
+    #[arg(long, value_name = "MODE", default_value = "ClusterCIDR")]
+    pub detect_local_mode: DetectLocalMode,
+}
+
+/// One item of `--nodeport-addresses`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodePortAddresses {
+    /// The main address of each family.
+    Primary,
+    /// All addresses in this range.
+    In(IpNet),
+}
+
+/// kube-proxy's `--detect-local-mode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum DetectLocalMode {
+    /// Addresses in `--cluster-cidr` are pods.
+    #[default]
+    #[value(name = "ClusterCIDR")]
+    ClusterCidr,
+    /// Addresses in the node's podCIDRs are its pods.
+    #[value(name = "NodeCIDR")]
+    NodeCidr,
+}
+
+impl std::str::FromStr for NodePortAddresses {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.trim() {
+            "primary" => Ok(NodePortAddresses::Primary),
+            text => text.parse().map(NodePortAddresses::In).map_err(|_| {
+                format!("{text:?} is neither a prefix such as 192.168.0.0/16 nor `primary`")
+            }),
+        }
+    }
+}
+
+/// The node is not among the objects.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no Node {name:?}: give --node one of {known:?}")]
+pub struct UnknownNode {
+    name: String,
+    known: Vec<String>,
+}
+
+/// Builds the world of the node `name`. Interfaces that `previous` has too keep their numbers.
+pub fn world(
+    store: &Store,
+    name: &str,
+    options: &NodeOptions,
+    previous: Option<&World>,
+) -> Result<World, UnknownNode> {
+    let Some(node) = store.node(name) else {
+        let known = store.nodes().map(|(name, _)| name.to_owned()).collect();
+        return Err(UnknownNode { name: name.into(), known });
+    };
+    let mut builder = Builder {
+        world: World::default(),
+        numbers: BTreeMap::new(),
+        next: Some(HOST.0 + 1),
+        made: BTreeMap::new(),
+    };
+    if let Some(previous) = previous {
+        builder.numbers =
+            previous.interfaces.values().map(|spec| (spec.name.clone(), spec.id)).collect();
+        builder.next =
+            builder.numbers.values().map(|id| id.0).max().unwrap_or(HOST.0).checked_add(1);
+    }
+    builder.interface(
+        UPLINK,
+        InterfaceKind::UPLINK,
+        "uplink",
+        node.addresses().map(IpNet::from_addr).collect(),
+    );
+    builder.interface(HOST, InterfaceKind::HOST, "host", Vec::new());
+    for (v4, default) in [(true, "0.0.0.0/0"), (false, "::/0")] {
+        // A family that the node has no address of leads nowhere.
+        if node.addresses().any(|addr| addr.is_v4() == v4) {
+            builder.route(parsed(default), on_link(UPLINK));
+        }
+    }
+    for range in &options.service_cidr {
+        builder.route(range.trunc(), RouteSpec::Blackhole);
+    }
+    // Addresses of the node's own range that no pod has: there is nobody to ask.
+    for range in &node.pod_cidrs {
+        builder.route(*range, RouteSpec::Unreachable);
+    }
+    builder.other_nodes(store, name);
+    builder.pods(store, name, node);
+    for addr in node.addresses() {
+        builder.route(IpNet::from_addr(addr), RouteSpec::Local);
+    }
+    builder.world.node =
+        NodeView { name: name.into(), node_port_addresses: node_port_addresses(node, options) };
+    Ok(builder.world)
+}
+
+fn node_port_addresses(node: &Node, options: &NodeOptions) -> Vec<Addr> {
+    let chosen = options.nodeport_addresses.as_slice();
+    let primary = chosen.is_empty() || chosen.contains(&NodePortAddresses::Primary);
+    let inside = |addr: &Addr| {
+        chosen.iter().any(
+            |item| matches!(item, NodePortAddresses::In(range) if range.contains(&(*addr).into())),
+        )
+    };
+    let mut addresses: Vec<Addr> = if primary { node.primary().collect() } else { Vec::new() };
+    for addr in node.addresses().filter(inside) {
+        if !addresses.contains(&addr) {
+            addresses.push(addr);
+        }
+    }
+    addresses
+}
+
+struct Builder {
+    world: World,
+    /// Numbers of an earlier world.
+    numbers: BTreeMap<String, InterfaceId>,
+    next: Option<u16>,
+    /// Pods' interfaces so far.
+    made: BTreeMap<String, InterfaceId>,
+}
+
+impl Builder {
+    fn interface(
+        &mut self,
+        id: InterfaceId,
+        kind: InterfaceKind,
+        name: &str,
+        addresses: Vec<IpNet>,
+    ) {
+        let spec =
+            InterfaceSpec { id, kind, mac: own_mac(id), mtu: MTU, name: name.into(), addresses };
+        self.world.interfaces.insert(id, spec);
+    }
+
+    fn route(&mut self, prefix: IpNet, route: RouteSpec) {
+        self.world.routes.insert(prefix, route);
+    }
+
+    /// The interface of a pod given as `namespace/name`, made on first sight. `None` when all 65,536 numbers are used up,
+    /// which is far beyond what a kubelet runs: such a pod has no interface.
+    fn pod(&mut self, pod: &str) -> Option<InterfaceId> {
+        let name = format!("pod:{pod}");
+        if let Some(id) = self.made.get(&name) {
+            return Some(*id);
+        }
+        let id = match self.numbers.get(&name) {
+            Some(id) => *id,
+            None => {
+                let id = InterfaceId(self.next?);
+                self.next = id.0.checked_add(1);
+                id
+            }
+        };
+        self.interface(id, InterfaceKind::POD, &name, Vec::new());
+        self.made.insert(name, id);
+        Some(id)
+    }
+
+    /// Pods of this node: Pod objects, and endpoints that a slice places here without one.
+    fn pods(&mut self, store: &Store, name: &str, node: &Node) {
+        for (key, pod) in store.pods().filter(|(_, pod)| pod.node == name && !pod.host_network) {
+            let Some(id) = self.pod(&format!("{}/{}", key.namespace, key.name)) else { continue };
+            for addr in &pod.addresses {
+                self.reach(*addr, id);
+            }
+        }
+        for (key, slice) in store.all_slices() {
+            for endpoint in slice.endpoints.iter().filter(|endpoint| &*endpoint.node == name) {
+                let known = self.world.routes.contains_key(&IpNet::from_addr(endpoint.addr));
+                // What serves on the node's own address is reached through its stack.
+                if known || node.addresses().any(|addr| addr == endpoint.addr) {
+                    continue;
+                }
+                let pod = if endpoint.pod.is_empty() {
+                    format!("{}/{}", key.namespace, endpoint.addr)
+                } else {
+                    endpoint.pod.to_string()
+                };
+                if let Some(id) = self.pod(&pod) {
+                    self.reach(endpoint.addr, id);
+                }
+            }
+        }
+    }
+
+    fn reach(&mut self, addr: Addr, pod: InterfaceId) {
+        self.route(IpNet::from_addr(addr), on_link(pod));
+        self.world.neighbors.insert((pod, addr), peer_mac(&addr));
+    }
+
+    /// Pod ranges of other nodes by way of those nodes; also single pods outside of their node's range.
+    fn other_nodes(&mut self, store: &Store, name: &str) {
+        for (_, node) in store.nodes().filter(|(other, _)| *other != name) {
+            for addr in node.addresses() {
+                self.world.neighbors.insert((UPLINK, addr), peer_mac(&addr));
+            }
+            for range in &node.pod_cidrs {
+                let route =
+                    by_way_of(node, range.addr().is_ipv4()).unwrap_or(RouteSpec::Unreachable);
+                self.route(*range, route);
+            }
+        }
+        let pods = store
+            .pods()
+            .flat_map(|(_, pod)| pod.addresses.iter().map(|addr| (pod.node.as_str(), *addr)));
+        let endpoints = store.all_slices().flat_map(|(_, slice)| {
+            slice.endpoints.iter().map(|endpoint| (&*endpoint.node, endpoint.addr))
+        });
+        for (node_name, addr) in pods
+            .chain(endpoints)
+            .filter(|(node_name, _)| !node_name.is_empty() && *node_name != name)
+        {
+            let Some(node) = store.node(node_name) else { continue };
+            let in_range =
+                node.pod_cidrs.iter().any(|range| range.contains(&std::net::IpAddr::from(addr)));
+            if in_range || node.addresses().any(|own| own == addr) {
+                continue;
+            }
+            if let Some(route) = by_way_of(node, addr.is_v4()) {
+                self.route(IpNet::from_addr(addr), route);
+            }
+        }
+    }
+}
+
+fn by_way_of(node: &Node, v4: bool) -> Option<RouteSpec> {
+    let gateway = node.primary().find(|addr| addr.is_v4() == v4)?;
+    Some(RouteSpec::Forward(vec![(NextHop { interface: UPLINK, gateway: Some(gateway) }, 1)]))
+}
+
+fn on_link(interface: InterfaceId) -> RouteSpec {
+    RouteSpec::Forward(vec![(NextHop { interface, gateway: None }, 1)])
+}
+
+fn parsed(prefix: &str) -> IpNet {
+    prefix.parse().unwrap_or_default()
+}
+
+/// The host prefix of an address.
+trait HostPrefix {
+    fn from_addr(addr: Addr) -> IpNet;
+}
+
+impl HostPrefix for IpNet {
+    fn from_addr(addr: Addr) -> IpNet {
+        IpNet::from(std::net::IpAddr::from(addr))
+    }
+}
+
+/// Locally administered, from the number: the same world gives the same bytes.
+fn own_mac(id: InterfaceId) -> Mac {
+    let [high, low] = id.0.to_be_bytes();
+    Mac([0x02, 0x4d, 0x52, 0x00, high, low])
+}
+
+/// Locally administered, from the address: its last 32 bits are what tells neighbors of one world apart.
+fn peer_mac(addr: &Addr) -> Mac {
+    let [.., a, b, c, d] = addr.octets();
+    Mac([0x06, if addr.is_v4() { 4 } else { 6 }, a, b, c, d])
+}

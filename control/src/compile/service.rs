@@ -1,0 +1,182 @@
+//! A Service and its EndpointSlices → one row per port and family, as kube-proxy would serve them.
+//!
+//! Reference: Kubernetes 1.36, `pkg/proxy/{serviceport,topology,endpointslicecache}.go`. Each function is one of its
+//! decisions; a further one (topology hints, source ranges, masquerade) goes beside its neighbor here.
+
+use std::collections::BTreeMap;
+
+use millrace_tables::{BackendSpec, FrontendKind, FrontendSpec, ServiceSpec, SetChoice, WhenEmpty};
+use millrace_wire::Addr;
+
+use super::Part;
+use crate::{
+    desired::{Endpoint, EndpointSlice, Service, ServicePort},
+    store::ServiceName,
+    world::NodeView,
+};
+
+/// All rows of a Service. Empty for one without frontends (headless, ExternalName, another proxy's).
+pub fn compile<'a>(
+    name: &ServiceName,
+    service: &Service,
+    slices: impl Iterator<Item = &'a EndpointSlice>,
+    node: &NodeView,
+) -> Vec<Part> {
+    let slices: Vec<&EndpointSlice> = slices.collect();
+    let mut parts = Vec::new();
+    for port in &service.ports {
+        let shown = shown_name(name, port);
+        for (v4, key) in [(true, shown.clone()), (false, format!("{shown}/v6"))] {
+            if !(if v4 { service.families.v4 } else { service.families.v6 }) {
+                continue;
+            }
+            let candidates = candidates(&slices, port, v4, node);
+            let any = candidates.values().any(|candidate| candidate.grade > Grade::Unusable);
+            let spec = ServiceSpec {
+                name: shown.clone(),
+                frontends: frontends(service, port, v4, node),
+                backends: backends(service, candidates),
+                affinity_seconds: service.affinity_seconds,
+                when_cluster_empty: WhenEmpty::Reject,
+                // Endpoints elsewhere that the policy forbids: silence, so that a load balancer looks for another node.
+                when_local_empty: if any { WhenEmpty::Drop } else { WhenEmpty::Reject },
+                ..ServiceSpec::default()
+            };
+            parts.push(Part { key, spec, created: service.created });
+        }
+    }
+    parts
+}
+
+/// kube-proxy's `ServicePortName.String`.
+fn shown_name(name: &ServiceName, port: &ServicePort) -> String {
+    let ServiceName { namespace, name } = name;
+    if port.name.is_empty() {
+        format!("{namespace}/{name}")
+    } else {
+        format!("{namespace}/{name}:{}", port.name)
+    }
+}
+
+/// Everything the port answers on. One place is listed once, under the kind that has the better right to it.
+fn frontends(
+    service: &Service,
+    port: &ServicePort,
+    v4: bool,
+    node: &NodeView,
+) -> Vec<FrontendSpec> {
+    let internal = if service.local.internal { SetChoice::Local } else { SetChoice::Cluster };
+    let external = if service.local.external { SetChoice::Local } else { SetChoice::Cluster };
+    let node_port_addresses: &[Addr] =
+        if port.node_port == 0 { &[] } else { &node.node_port_addresses };
+    let sources: [(&[Addr], u16, FrontendKind, SetChoice); 4] = [
+        (&service.cluster_ips, port.port, FrontendKind::CLUSTER_IP, internal),
+        (node_port_addresses, port.node_port, FrontendKind::NODE_PORT, external),
+        (&service.load_balancer_ips, port.port, FrontendKind::LOAD_BALANCER, external),
+        (&service.external_ips, port.port, FrontendKind::EXTERNAL_IP, external),
+    ];
+    let mut frontends: Vec<FrontendSpec> = Vec::new();
+    for (addrs, number, kind, set) in sources {
+        for addr in addrs.iter().filter(|addr| addr.is_v4() == v4) {
+            if !frontends.iter().any(|other| (other.addr, other.port) == (*addr, number)) {
+                frontends.push(FrontendSpec {
+                    addr: *addr,
+                    port: number,
+                    protocol: port.protocol.0,
+                    kind,
+                    set,
+                    flags: 0,
+                });
+            }
+        }
+    }
+    frontends
+}
+
+/// How good an endpoint is for new flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Grade {
+    /// Neither ready nor a last resort.
+    Unusable,
+    /// On its way out and still answering: used when nothing is ready (KEP-1669).
+    LastResort,
+    Ready,
+}
+
+struct Candidate<'a> {
+    grade: Grade,
+    local: bool,
+    endpoint: &'a Endpoint,
+}
+
+/// Endpoints of the port by address and target port. One that is in several slices, because it is just moving from one to
+/// the other or by mistake, counts once, by its best entry: in whatever order the slices change, it is never gone.
+fn candidates<'a>(
+    slices: &[&'a EndpointSlice],
+    port: &ServicePort,
+    v4: bool,
+    node: &NodeView,
+) -> BTreeMap<(Addr, u16), Candidate<'a>> {
+    let mut candidates: BTreeMap<(Addr, u16), Candidate<'a>> = BTreeMap::new();
+    for slice in slices {
+        let matching = slice
+            .ports
+            .iter()
+            .filter(|other| other.name == port.name && other.protocol == port.protocol);
+        for target in matching {
+            for endpoint in slice.endpoints.iter().filter(|endpoint| endpoint.addr.is_v4() == v4) {
+                let local = !node.name.is_empty() && *endpoint.node == *node.name;
+                let new = Candidate { grade: grade(endpoint), local, endpoint };
+                match candidates.get_mut(&(endpoint.addr, target.port)) {
+                    Some(old) if (new.grade, new.local) > (old.grade, old.local) => *old = new,
+                    Some(_) => {}
+                    None => _ = candidates.insert((endpoint.addr, target.port), new),
+                }
+            }
+        }
+    }
+    candidates
+}
+
+/// `ready` alone makes an endpoint usable: for Services that publish addresses that aren't ready, the EndpointSlice
+/// controller sets it (kube-proxy doesn't look at `publishNotReadyAddresses` either).
+fn grade(endpoint: &Endpoint) -> Grade {
+    match endpoint {
+        Endpoint { ready: true, .. } => Grade::Ready,
+        Endpoint { serving: true, terminating: true, .. } => Grade::LastResort,
+        _ => Grade::Unusable,
+    }
+}
+
+/// Members of the two sets (`CategorizeEndpoints`): in each, the ready ones, or the last resorts when there are none.
+fn backends(
+    service: &Service,
+    candidates: BTreeMap<(Addr, u16), Candidate<'_>>,
+) -> Vec<BackendSpec> {
+    let best = |local: bool| {
+        candidates
+            .values()
+            .filter(|candidate| candidate.local || !local)
+            .map(|candidate| candidate.grade)
+            .max()
+    };
+    let (cluster, local) = (best(false), best(true));
+    let uses_local = service.local.internal || service.local.external;
+    let member = |candidate: &Candidate<'_>, best: Option<Grade>| {
+        candidate.grade > Grade::Unusable && Some(candidate.grade) == best
+    };
+    candidates
+        .into_iter()
+        .map(|((addr, port), candidate)| BackendSpec {
+            addr,
+            port,
+            name: candidate.endpoint.pod.to_string(),
+            weight: 1,
+            local: candidate.local,
+            terminating: candidate.endpoint.terminating,
+            in_cluster: member(&candidate, cluster),
+            in_local: uses_local && candidate.local && member(&candidate, local),
+        })
+        .filter(|backend| backend.in_cluster || backend.in_local)
+        .collect()
+}

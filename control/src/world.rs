@@ -1,0 +1,44 @@
+//! What surrounds the services on this node: interfaces, routes, neighbors, and the node's own addresses.
+//!
+//! Made by [`crate::compile::interfaces`] from a running engine's interfaces and the configuration, or by
+//! [`crate::compile::node`] from Node and Pod objects; the rest of control doesn't know which.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+use millrace_tables::{InterfaceId, InterfaceKind, InterfaceSpec, RouteSpec};
+use millrace_wire::{Addr, Mac};
+
+/// The surroundings, each row under its own key.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct World {
+    /// The node that packets are handled on.
+    pub node: NodeView,
+    /// By number; the number is the engine's.
+    pub interfaces: BTreeMap<InterfaceId, InterfaceSpec>,
+    /// Without the host routes of VIPs, which the tables keep themselves.
+    pub routes: BTreeMap<IpNet, RouteSpec>,
+    /// Configured ones.
+    pub neighbors: BTreeMap<(InterfaceId, Addr), Mac>,
+}
+
+/// What a service's rows depend on besides objects.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeView {
+    /// Empty when unknown: then no endpoint is local.
+    pub name: String,
+    /// Addresses that node ports answer on, each once.
+    pub node_port_addresses: Vec<Addr>,
+}
+
+impl World {
+    /// The interface of that name.
+    pub fn interface(&self, name: &str) -> Option<&InterfaceSpec> {
+        self.interfaces.values().find(|interface| interface.name == name)
+    }
+
+    /// The first uplink.
+    pub fn uplink(&self) -> Option<&InterfaceSpec> {
+        self.interfaces.values().find(|interface| interface.kind == InterfaceKind::UPLINK)
+    }
+}
