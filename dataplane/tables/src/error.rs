@@ -29,6 +29,14 @@ pub enum Error {
         /// Unit wanted.
         want: u64,
     },
+    /// A route was refused.
+    #[error("route {prefix}: {why}")]
+    Route {
+        /// Its prefix.
+        prefix: ipnet::IpNet,
+        /// What was wrong.
+        why: String,
+    },
     /// The segment is full.
     #[error(
         "tables segment is full: {wanted} more bytes wanted, {free} of {bytes} free in one piece; raise the segment size"
@@ -40,5 +48,82 @@ pub enum Error {
         free: u64,
         /// Bytes of the segment.
         bytes: u64,
+    },
+    /// A segment can't be made like this.
+    #[error("{why}")]
+    Config {
+        /// What is wrong.
+        why: String,
+    },
+    /// A row was refused; the rest is as it was.
+    #[error("{row}: {why}")]
+    Row {
+        /// Which row.
+        row: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A frontend belongs to another service.
+    #[error(
+        "service {service}: frontend {addr} port {port} protocol {protocol} belongs to service {owner} already"
+    )]
+    FrontendTaken {
+        /// Who wants it.
+        service: String,
+        /// Its address.
+        addr: millrace_wire::Addr,
+        /// Its port.
+        port: u16,
+        /// Its IP protocol number.
+        protocol: u8,
+        /// Who has it.
+        owner: String,
+    },
+    /// Eight keys with the same 60 bits of seeded hash.
+    #[error(
+        "more keys with one hash than a table can hold: start the writer again, with another seed"
+    )]
+    HashCollision,
+    /// Not a segment of ours.
+    #[error("not a {what} segment: it starts with {found:#018x}, not {want:#018x}")]
+    Magic {
+        /// Which segment.
+        what: &'static str,
+        /// What it starts with.
+        found: u64,
+        /// What it should start with.
+        want: u64,
+    },
+    /// Made by a build with another contract.
+    #[error(
+        "{what} segment has ABI version {found}, this build has {want}: run control and engine of one release"
+    )]
+    Abi {
+        /// Which segment.
+        what: &'static str,
+        /// Its version.
+        found: u64,
+        /// Ours.
+        want: u64,
+    },
+    /// Made by a build with other records.
+    #[error(
+        "{what} segment has layout {found:#018x}, this build has {want:#018x}: run control and engine of one release"
+    )]
+    Layout {
+        /// Which segment.
+        what: &'static str,
+        /// Its layout hash.
+        found: u64,
+        /// Ours.
+        want: u64,
+    },
+    /// An image file can't be read or written.
+    #[error("{path}: {source}")]
+    File {
+        /// Which file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
     },
 }

@@ -1,0 +1,121 @@
+//! Where things are in a tables segment: the header, the root record, and what makes two builds agree.
+//!
+//! ```text
+//! header, 4 KiB                      root record, 128 bytes, one per generation
+//!   word 0  magic "MILLRACE"           word 0  generation
+//!        1  ABI version                     1  services   index tree: ref | height << 32
+//!        2  layout hash                     2  frontends  hash trie: slot
+//!        3  bytes of the segment            3  routes 4   FIB root
+//!        4  seed of the hash tries          4  routes 6   FIB root
+//!        8  root: Ref of the newest         5  policy     (kept free for the policy tables)
+//!           root record                     6  neighbors  hash trie: slot
+//!                                           7  interfaces index tree: ref | height << 32
+//!                                           8… 0, for later
+//! ```
+//! All integers are native-endian words: a segment never leaves its machine except as an image file,
+//! whose magic then reads reversed and is refused.
+
+use crate::words::Ref;
+
+/// First word of a tables segment: "MILLRACE".
+pub const MAGIC: u64 = u64::from_be_bytes(*b"MILLRACE");
+
+/// Version of the contract between control and engine; raised when the meaning of a field changes.
+pub const ABI: u64 = 1;
+
+/// Bytes of the header.
+pub const HEADER_BYTES: usize = 4096;
+
+/// Header words.
+pub mod header {
+    /// [`super::MAGIC`].
+    pub const MAGIC: usize = 0;
+    /// [`super::ABI`].
+    pub const ABI: usize = 1;
+    /// [`super::HASH`].
+    pub const LAYOUT: usize = 2;
+    /// Bytes of the segment.
+    pub const BYTES: usize = 3;
+    /// Seed of the hash tries.
+    pub const SEED: usize = 4;
+    /// The root reference, alone on its cache line: the one word a publication changes.
+    pub const ROOT: usize = 8;
+}
+
+/// Words of a root record.
+pub const ROOT_WORDS: usize = 16;
+
+/// Words of a root record, by what they lead to.
+pub mod root {
+    /// The generation.
+    pub const GENERATION: usize = 0;
+    /// Services by id.
+    pub const SERVICES: usize = 1;
+    /// Frontends, and the addresses that have any.
+    pub const FRONTENDS: usize = 2;
+    /// IPv4 routes.
+    pub const ROUTES4: usize = 3;
+    /// IPv6 routes.
+    pub const ROUTES6: usize = 4;
+    /// Policy: no table yet, the place is kept.
+    pub const POLICY: usize = 5;
+    /// Static neighbors.
+    pub const NEIGHBORS: usize = 6;
+    /// Interfaces by id.
+    pub const INTERFACES: usize = 7;
+}
+
+/// What a layout hash stands for: every field of every record, in order. Change it with them.
+pub const DESCRIPTION: &str = "\
+    header magic abi layout bytes seed @8root; ref u32 grains of 16; \
+    root generation services frontends routes4 routes6 policy neighbors interfaces; \
+    index node 64xu32, root ref32|height32; \
+    trie slot ref29|count3, node 64xu32, leaf count entries, hash fold2; \
+    frontend addr2 port16|protocol8 | service32|kind8|set8|flags8; vip addr2 0 | frontends; \
+    service id32|affinity32 flags16|backends32<<16 cluster2 local2 records32|names32 spare; \
+    set count16|empty16|slots32 table32, maglev 4|8|16 bits; \
+    backend addr2 port16|flags16|id32 weight16; \
+    interface words32|mtu32 mac48|id16 kind8|name8|addresses16 name addresses3; \
+    neighbor addr2 interface16 | mac48; \
+    names words32|count32, strings len16 bytes; ";
+
+#[cfg(not(loom))]
+/// Hash of everything that both sides have to agree on, the FIB's and the groups' layout included.
+pub const HASH: u64 =
+    fnv(fnv(FNV_START, DESCRIPTION.as_bytes()), crate::route::DESCRIPTION.as_bytes());
+
+const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// FNV-1a, in const: a fingerprint, not a defence.
+pub const fn fnv(mut hash: u64, bytes: &[u8]) -> u64 {
+    let mut at = 0;
+    while at < bytes.len() {
+        hash = (hash ^ bytes[at] as u64).wrapping_mul(0x0000_0100_0000_01b3);
+        at += 1;
+    }
+    hash
+}
+
+/// A fingerprint of a layout description, for a segment of another kind.
+pub const fn layout_hash(description: &str) -> u64 {
+    fnv(FNV_START, description.as_bytes())
+}
+
+/// A reference in the low half of a word, something else in the high half.
+pub(crate) const fn pack(low: Ref, high: u32) -> u64 {
+    low.raw() as u64 | (high as u64) << 32
+}
+
+/// The reference in the low half of a word.
+#[inline]
+pub(crate) const fn low(word: u64) -> Ref {
+    Ref::from_raw(word as u32)
+}
+
+/// The high half of a word.
+#[inline]
+pub(crate) const fn high(word: u64) -> u32 {
+    (word >> 32) as u32
+}
+
+const _: () = assert!(ROOT_WORDS * 8 == 128);

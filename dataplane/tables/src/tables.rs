@@ -1,0 +1,330 @@
+//! The readers' side: a mapped tables segment and its snapshots.
+//!
+//! [`Tables`] is checked once, when it is opened: seals, size, magic, ABI, layout. A [`Snapshot`] is one generation of all
+//! tables; every answer it gives is of that generation. It stays whole for as long as the reader's epoch pins it (see
+//! [`crate::epoch`]); without a pin the writer may use its blocks for something else, and answers may then be wrong, but are
+//! still answers: no bytes in the segment lead to a panic, an endless loop or undefined behaviour.
+
+use crate::{
+    cold,
+    epoch::{self, ReaderEpoch},
+    error::Error,
+    index, interface,
+    layout::{self, HEADER_BYTES, header, root},
+    route::{self, Group, NextHop, Route, RouteRoots},
+    row::{
+        Backend, BackendSet, Frontend, FrontendKind, FrontendRow, InterfaceId, InterfaceRow,
+        NeighborRow, Service, ServiceId, SetChoice,
+    },
+    service,
+    shm::{Segment, WORD},
+    sync::AtomicU64,
+    trie,
+    words::{Ref, Words},
+};
+use ipnet::IpNet;
+use millrace_wire::{Addr, Mac};
+use std::{
+    os::fd::OwnedFd,
+    sync::{
+        Arc,
+        atomic::{AtomicU64 as Counter, Ordering},
+    },
+};
+
+/// Numbers the segments opened in this process, so that a reader can tell two of them apart even if
+/// the second is mapped where the first was.
+static OPENED: Counter = Counter::new(1);
+
+/// A tables segment, for reading.
+#[derive(Debug)]
+pub struct Tables {
+    segment: Arc<Segment>,
+    seed: u64,
+    id: u64,
+}
+
+impl Tables {
+    /// Maps a segment received from the writer.
+    pub fn open(fd: OwnedFd) -> Result<Self, Error> {
+        Self::over(Arc::new(Segment::open(fd)?))
+    }
+
+    /// A reader on a mapping that is there already.
+    pub fn over(segment: Arc<Segment>) -> Result<Self, Error> {
+        let words = Words(segment.words());
+        let bytes = (segment.words().len() * WORD) as u64;
+        let what = "tables";
+        if words.load(header::MAGIC) != layout::MAGIC {
+            return Err(Error::Magic {
+                what,
+                found: words.load(header::MAGIC),
+                want: layout::MAGIC,
+            });
+        }
+        if words.load(header::ABI) != layout::ABI {
+            return Err(Error::Abi { what, found: words.load(header::ABI), want: layout::ABI });
+        }
+        if words.load(header::LAYOUT) != layout::HASH {
+            return Err(Error::Layout {
+                what,
+                found: words.load(header::LAYOUT),
+                want: layout::HASH,
+            });
+        }
+        if words.load(header::BYTES) != bytes || bytes < HEADER_BYTES as u64 {
+            return Err(Error::Size {
+                bytes,
+                want: words.load(header::BYTES).max(HEADER_BYTES as u64),
+            });
+        }
+        let seed = words.load(header::SEED);
+        Ok(Self { segment, seed, id: OPENED.fetch_add(1, Ordering::Relaxed) })
+    }
+
+    /// Its number in this process: another for each [`Tables`] made.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The segment, to hand its file on.
+    pub fn segment(&self) -> &Arc<Segment> {
+        &self.segment
+    }
+
+    /// The newest generation, not pinned: for readers that no writer outruns (an image, the writer's own
+    /// process) or that something else pins (an observer, for which the engine does).
+    pub fn snapshot(&self) -> Snapshot<'_> {
+        let words = Words(self.segment.words());
+        self.at(epoch::newest(words))
+    }
+
+    fn at(&self, root: Ref) -> Snapshot<'_> {
+        let words = Words(self.segment.words());
+        Snapshot { words, root, generation: words.at(root, root::GENERATION), seed: self.seed }
+    }
+}
+
+impl ReaderEpoch {
+    /// Enters the newest generation of `tables`: what the snapshot shows is left alone until this reader enters
+    /// again or goes idle.
+    #[inline]
+    pub fn enter<'a>(&mut self, tables: &'a Tables) -> Snapshot<'a> {
+        let words = Words(tables.segment.words());
+        let pin = self.pin(tables.id, words);
+        Snapshot { words, root: pin.root, generation: pin.generation, seed: tables.seed }
+    }
+}
+
+/// One generation of all tables.
+#[derive(Clone, Copy, Debug)]
+pub struct Snapshot<'a> {
+    words: Words<'a>,
+    root: Ref,
+    generation: u64,
+    seed: u64,
+}
+
+impl<'a> Snapshot<'a> {
+    /// Its generation.
+    #[inline]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    #[inline]
+    fn slot(&self, slot: usize) -> u64 {
+        self.words.at(self.root, slot)
+    }
+
+    /// The words, for tests that flip them.
+    #[doc(hidden)]
+    pub fn words(&self) -> &'a [AtomicU64] {
+        self.words.0
+    }
+
+    #[inline]
+    fn frontend_word(&self, addr: &Addr, port: u16, protocol: u8) -> Option<u64> {
+        let key = frontend_key(addr, port, protocol);
+        let found: Option<[u64; 1]> =
+            trie::find(self.words, self.slot(root::FRONTENDS), trie::hash(self.seed, &key), &key);
+        found.map(|[word]| word)
+    }
+
+    /// The frontend on exactly this address, port and protocol.
+    #[inline]
+    pub fn frontend(&self, addr: &Addr, port: u16, protocol: u8) -> Option<Frontend> {
+        if port == 0 || protocol == 0 {
+            return None;
+        }
+        self.frontend_word(addr, port, protocol).map(frontend_of)
+    }
+
+    /// Whether any service answers on this address (on whatever port).
+    #[inline]
+    pub fn is_vip(&self, addr: &Addr) -> bool {
+        self.frontend_word(addr, 0, 0).is_some()
+    }
+
+    /// All frontends, in no useful order.
+    pub fn frontends(&self) -> impl Iterator<Item = FrontendRow> + use<'a> {
+        trie::iter::<3, 1>(self.words, self.slot(root::FRONTENDS))
+            .filter(|entry| entry.key[2] != 0)
+            .map(|entry| FrontendRow {
+                addr: Addr::from_words([entry.key[0], entry.key[1]]),
+                port: entry.key[2] as u16,
+                protocol: (entry.key[2] >> 16) as u8,
+                frontend: frontend_of(entry.value[0]),
+            })
+    }
+
+    /// A service by its number.
+    #[inline]
+    pub fn service(&self, id: ServiceId) -> Option<Service> {
+        let at = index::find(self.words, self.slot(root::SERVICES), id.0);
+        (!at.is_null()).then(|| service::read(self.words, at))
+    }
+
+    /// All services, lowest number first.
+    pub fn services(&self) -> impl Iterator<Item = Service> + use<'a> {
+        let words = self.words;
+        index::iter(words, self.slot(root::SERVICES)).map(move |(_, at)| service::read(words, at))
+    }
+
+    /// The backend that `hash` falls to: always the same while the set is the same, and mostly when it isn't
+    /// (Maglev). `None` when the set is empty.
+    #[inline]
+    pub fn pick(&self, set: &BackendSet, hash: u64) -> Option<Backend> {
+        service::pick(self.words, set, hash)
+    }
+
+    /// All backends of a set, by address and port.
+    pub fn backends(&self, set: &BackendSet) -> impl Iterator<Item = Backend> + use<'a> {
+        service::backends(self.words, set)
+    }
+
+    /// What a service is called: `namespace/name:port` (cold).
+    pub fn service_name(&self, id: ServiceId) -> String {
+        self.service(id)
+            .and_then(|service| cold::read(self.words, service.names).nth(1))
+            .unwrap_or_default()
+    }
+
+    /// The key a service was set under (cold).
+    pub fn service_key(&self, id: ServiceId) -> String {
+        self.service(id)
+            .and_then(|service| cold::read(self.words, service.names).next())
+            .unwrap_or_default()
+    }
+
+    /// All backends of a service, those in no set included, with their names (cold).
+    pub fn named_backends(
+        &self,
+        service: &Service,
+    ) -> impl Iterator<Item = (Backend, String)> + use<'a> {
+        let (words, set) = (self.words, service.cluster);
+        let all = (0..set.total).filter_map(move |index| service::backend(words, &set, index));
+        all.zip(cold::read(words, service.names).skip(2))
+    }
+
+    /// The name of the backend at this address and port (cold).
+    pub fn backend_name(&self, id: ServiceId, addr: &Addr, port: u16) -> Option<String> {
+        let service = self.service(id)?;
+        self.named_backends(&service)
+            .find(|(b, _)| b.addr == *addr && b.port == port)
+            .map(|(_, name)| name)
+    }
+
+    #[inline]
+    fn route_roots(&self) -> RouteRoots {
+        RouteRoots { v4: self.slot(root::ROUTES4) as u32, v6: self.slot(root::ROUTES6) as u32 }
+    }
+
+    /// What the longest matching prefix says.
+    #[inline]
+    pub fn route(&self, addr: &Addr) -> Option<Route> {
+        route::route(self.words, &self.route_roots(), addr)
+    }
+
+    /// The longest matching prefix with its route (cold).
+    pub fn best_route(&self, addr: &Addr) -> Option<(IpNet, Route)> {
+        route::best(self.words, &self.route_roots(), addr)
+    }
+
+    /// All next hops of a group, with their weights (cold).
+    pub fn next_hops(&self, group: Group) -> Vec<(NextHop, u16)> {
+        route::next_hops(self.words, group)
+    }
+
+    /// The next hop that `hash` falls to.
+    #[inline]
+    pub fn next_hop(&self, group: Group, hash: u64) -> Option<NextHop> {
+        route::next_hop(self.words, group, hash)
+    }
+
+    /// All routes (cold).
+    pub fn routes(&self) -> impl Iterator<Item = (IpNet, Route)> + use<'a> {
+        route::routes(self.words, &self.route_roots())
+    }
+
+    /// The configured MAC of a neighbor.
+    pub fn static_neighbor(&self, interface: InterfaceId, addr: &Addr) -> Option<Mac> {
+        let key = neighbor_key(interface, addr);
+        let found: Option<[u64; 1]> =
+            trie::find(self.words, self.slot(root::NEIGHBORS), trie::hash(self.seed, &key), &key);
+        found.map(|[mac]| Mac::from_u64(mac))
+    }
+
+    /// All configured neighbors, in no useful order.
+    pub fn static_neighbors(&self) -> impl Iterator<Item = NeighborRow> + use<'a> {
+        trie::iter::<3, 1>(self.words, self.slot(root::NEIGHBORS)).map(|entry| NeighborRow {
+            interface: InterfaceId(entry.key[2] as u16),
+            addr: Addr::from_words([entry.key[0], entry.key[1]]),
+            mac: Mac::from_u64(entry.value[0]),
+        })
+    }
+
+    /// An interface (cold).
+    pub fn interface(&self, id: InterfaceId) -> Option<InterfaceRow> {
+        let at = index::find(self.words, self.slot(root::INTERFACES), u32::from(id.0));
+        (!at.is_null()).then(|| interface::read(self.words, at))
+    }
+
+    /// All interfaces, lowest number first (cold).
+    pub fn interfaces(&self) -> impl Iterator<Item = InterfaceRow> + use<'a> {
+        let words = self.words;
+        index::iter(words, self.slot(root::INTERFACES))
+            .map(move |(_, at)| interface::read(words, at))
+    }
+}
+
+/// The trie key of a frontend; port and protocol 0 for the address as such.
+#[inline]
+pub(crate) fn frontend_key(addr: &Addr, port: u16, protocol: u8) -> [u64; 3] {
+    let [high, low] = addr.to_words();
+    [high, low, u64::from(port) | u64::from(protocol) << 16]
+}
+
+/// The trie key of a neighbor.
+pub(crate) fn neighbor_key(interface: InterfaceId, addr: &Addr) -> [u64; 3] {
+    let [high, low] = addr.to_words();
+    [high, low, u64::from(interface.0)]
+}
+
+#[inline]
+fn frontend_of(word: u64) -> Frontend {
+    Frontend {
+        service: ServiceId(word as u32),
+        kind: FrontendKind((word >> 32) as u8),
+        set: if word >> 40 & 0xff == 0 { SetChoice::Cluster } else { SetChoice::Local },
+        flags: (word >> 48) as u8,
+    }
+}
+
+/// The value word of a frontend.
+pub(crate) fn frontend_value(frontend: &Frontend) -> u64 {
+    u64::from(frontend.service.0)
+        | u64::from(frontend.kind.0) << 32
+        | u64::from(frontend.set == SetChoice::Local) << 40
+        | u64::from(frontend.flags) << 48
+}

@@ -1,0 +1,81 @@
+//! Staging interfaces and configured neighbors.
+
+use super::Writer;
+use crate::{
+    arena::{Arena, Table},
+    error::Error,
+    index::Index,
+    interface,
+    row::InterfaceId,
+    spec::InterfaceSpec,
+    tables::neighbor_key,
+    trie::Trie,
+    words::Ref,
+};
+use millrace_wire::{Addr, Mac};
+
+impl Writer {
+    /// Sets the interface `spec.id`: makes it, or replaces all of it.
+    pub fn set_interface(&mut self, spec: &InterfaceSpec) -> Result<(), Error> {
+        spec.check()?;
+        let index = u32::from(spec.id.0);
+        let old = self.interfaces.get(&self.arena, index);
+        let words = self.arena.words();
+        if !old.is_null() && interface::read(words, old) == interface::row(spec) {
+            return Ok(());
+        }
+        self.room(Arena::bytes_of(interface::words_for(spec)) + Index::WORST_CHANGE)?;
+        let row = interface::write(&mut self.arena, spec)?;
+        self.interfaces.set(&mut self.arena, index, row)?;
+        self.free_interface(old);
+        self.dirty = true;
+        Ok(())
+    }
+
+    /// Removes an interface; false when there is none. Routes and neighbors that name it stay.
+    pub fn remove_interface(&mut self, id: InterfaceId) -> Result<bool, Error> {
+        let old = self.interfaces.set(&mut self.arena, id.0.into(), Ref::NULL)?;
+        self.free_interface(old);
+        self.dirty |= !old.is_null();
+        Ok(!old.is_null())
+    }
+
+    fn free_interface(&mut self, row: Ref) {
+        if !row.is_null() {
+            let words = interface::words_of(self.arena.words(), row);
+            self.arena.free(Table::Interfaces, row, words);
+        }
+    }
+
+    /// Sets the MAC of a neighbor that isn't to be learned.
+    pub fn set_neighbor(
+        &mut self,
+        interface: InterfaceId,
+        addr: Addr,
+        mac: Mac,
+    ) -> Result<(), Error> {
+        if addr.is_unspecified() || addr.is_multicast() || !mac.is_unicast() {
+            return Err(Error::Row {
+                row: format!("neighbor {addr} on interface {}", interface.0),
+                why: format!("{addr} has to be a unicast address, {mac} a unicast MAC"),
+            });
+        }
+        let key = neighbor_key(interface, &addr);
+        let value = [mac.to_u64()];
+        if self.neighbors.get(&self.arena, &key) == Some(value) {
+            return Ok(());
+        }
+        self.room(Trie::<3, 1>::WORST_CHANGE)?;
+        self.neighbors.insert(&mut self.arena, key, value)?;
+        self.dirty = true;
+        Ok(())
+    }
+
+    /// Removes a configured neighbor; false when there is none.
+    pub fn remove_neighbor(&mut self, interface: InterfaceId, addr: &Addr) -> Result<bool, Error> {
+        let removed =
+            self.neighbors.remove(&mut self.arena, &neighbor_key(interface, addr))?.is_some();
+        self.dirty |= removed;
+        Ok(removed)
+    }
+}
