@@ -24,6 +24,9 @@ manifests=$work/manifests
 socket=$work/engine.sock
 vip4=10.100.0.10 vip6=fd00:100::10
 
+# A check's output is caught; what must be seen goes here.
+exec 3>&1
+
 pids=()
 failed=0
 finished=no
@@ -44,10 +47,10 @@ clean_up() {
         rm -rf "$work"
     elif ((status == 130 || status == 143)); then
         rm -rf "$work"
-        echo "interrupted; everything that the demo made is removed"
+        echo "interrupted; everything that the demo made is removed" >&3
     else
         rm -f "$work"/file "$work"/copy
-        echo "logs are kept in $work"
+        echo "logs are kept in $work" >&3
     fi
     exit "$status"
 }
@@ -84,7 +87,7 @@ within() {
 background() {
     local name=$1 namespace=$2
     shift 2
-    ip netns exec "$namespace" "$@" >"$work/$name.log" 2>&1 &
+    ip netns exec "$namespace" "$@" >"$work/$name.log" 2>&1 3>&- &
     last_pid=$!
     # Not a job of this shell's any more: killing it is no news to print.
     disown "$last_pid"
@@ -241,7 +244,7 @@ background engine "$router" "$bin/millrace-dataplane" --config "$work/router.tom
 engine_pid=$last_pid
 check "the engine listens on its socket" within 10 test -S "$socket"
 start_control
-check "the service answers" within 10 http "$vip4" 1
+check "the service answers" within 10 eval 'http "$vip4" 1 && http "[$vip6]" 1'
 
 step "TCP through the VIP: each request is a connection of its own"
 check "IPv4: $vip4:80 is answered by both backends" answers_from_both http "$vip4" 24
