@@ -1,0 +1,7 @@
+//! What the fuzz targets check, one file per target.
+//!
+//! A check takes any bytes and panics when something doesn't hold. The crate that it is about runs it too, as an ordinary
+//! test over the corpus and a fixed number of mutated inputs ([`replay`]); see README.md.
+
+pub mod replay;
+pub mod wire;
