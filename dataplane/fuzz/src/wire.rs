@@ -32,8 +32,8 @@ fn every_parser(data: &[u8]) {
     {
         transport(protocol, data);
     }
-    let _ = ipv4::Options::new(data).map(|option| option.map(|(_, data)| data.len())).count();
-    let _ = ndp::Options::new(data).count();
+    ipv4::Options::new(data).flatten().for_each(|(_, option)| inside(data, option));
+    ndp::Options::new(data).for_each(|(_, option)| inside(data, option));
 }
 
 fn ipv4(data: &[u8]) -> Option<(Protocol, &[u8])> {
