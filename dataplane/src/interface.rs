@@ -51,13 +51,13 @@ impl Interface {
 
     /// Whether `addr` lies in a network that this interface is on, so that its station may be a neighbor here.
     pub fn is_on_link(&self, addr: &Addr) -> bool {
-        let ip = (*addr).into();
-        addr.is_link_local() && !addr.is_v4() || self.addresses.iter().any(|net| net.contains(&ip))
+        let ip = addr.to_ip();
+        (addr.is_link_local() && !addr.is_v4()) || self.addresses.iter().any(|net| net.contains(&ip))
     }
 
     /// Whether `addr` is the broadcast address of a network that this interface is on (RFC 919; none in a /31 or /32).
     pub fn is_broadcast(&self, addr: &Addr) -> bool {
-        let ip: std::net::IpAddr = (*addr).into();
+        let ip = addr.to_ip();
         self.addresses.iter().any(|net| match net {
             IpNet::V4(net) => net.prefix_len() < 31 && std::net::IpAddr::V4(net.broadcast()) == ip,
             IpNet::V6(_) => false,
@@ -69,7 +69,7 @@ impl Interface {
         if peer.is_link_local() && !peer.is_v4() {
             return Some(self.link_local);
         }
-        let ip: std::net::IpAddr = (*peer).into();
+        let ip = peer.to_ip();
         let of_family = || self.addresses.iter().filter(|net| net.addr().is_ipv4() == peer.is_v4());
         of_family()
             .find(|net| net.contains(&ip))

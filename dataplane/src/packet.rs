@@ -221,18 +221,19 @@ impl<'a> Packet<'a, Headers> {
         }
     }
 
-    /// Cuts off what follows the IP packet. False when the frame is spread over chunks and longer than the packet.
-    pub(crate) fn trim(&mut self) -> bool {
+    /// Cuts off what follows the IP packet: a checksum over the frame's bytes must not count its padding.
+    pub(crate) fn trim(&mut self, pool: &mut Pool) {
         let end = self.known.end as usize;
-        self.total_len() <= end || (self.is_contiguous() && self.umem.set_len(self.frame, end))
+        if self.total_len() > end {
+            // Cannot fail: the frame is longer than that.
+            let _ = self.umem.truncate(self.frame, end, pool);
+        }
     }
 
-    /// Puts `bytes` in place of the frame's own, which must be the answer to it. False when they don't fit, or when the
-    /// frame is spread over chunks and the pool has no other.
+    /// Puts `bytes` in place of the frame's own. False when they don't fit into one chunk.
     pub(crate) fn replace(&mut self, bytes: &[u8], pool: &mut Pool) -> bool {
-        if !self.is_contiguous() {
-            let Some(fresh) = pool.get() else { return false };
-            pool.put(std::mem::replace(self.frame, fresh));
+        if !self.is_contiguous() && !self.umem.truncate(self.frame, self.frame.len(), pool) {
+            return false;
         }
         if !self.umem.set_len(self.frame, bytes.len()) {
             return false;

@@ -139,6 +139,7 @@ list! {
         NeighborTableFull = "neighbor_table_full": "No room in the neighbor table for the next hop.";
         // tx
         NoInterface = "no_interface": "The route names an interface that this worker does not drive.";
+        NoRoom = "no_room": "The answer is longer than a chunk of the UMEM.";
         TxFull = "tx_full": "The transmit ring was full.";
         Inconsistent = "inconsistent": "The tables contradict themselves: a reference to a row that is not there.";
     }

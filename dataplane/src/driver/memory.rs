@@ -47,15 +47,10 @@ impl MemoryQueue {
         self
     }
 
-    /// Copies `bytes` into a frame of `pool` and queues it for receiving. False when the pool is empty or the bytes
-    /// don't fit into a chunk.
+    /// Copies `bytes` into frames of `pool` and queues it for receiving. A packet longer than a chunk becomes a chain. False when the pool has not the
+    /// chunks.
     pub fn offer(&mut self, pool: &mut Pool, bytes: &[u8]) -> bool {
-        let Some(mut frame) = pool.get() else { return false };
-        if !self.umem.set_len(&mut frame, bytes.len()) {
-            pool.put(frame);
-            return false;
-        }
-        self.umem.bytes_mut(&mut frame).copy_from_slice(bytes);
+        let Some(frame) = self.umem.store(bytes, pool) else { return false };
         self.incoming.push_back(frame);
         true
     }

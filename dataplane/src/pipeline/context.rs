@@ -1,0 +1,131 @@
+//! What the stops share: the tables of this burst, the worker's state, the time, who looks on.
+
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+use millrace_tables::{InterfaceId, Snapshot};
+use millrace_wire::Addr;
+use millrace_xsk::{Frame, Pool};
+
+use super::neighbor::hold::Hold;
+use crate::clock::{Nanos, SECOND};
+use crate::driver::BURST;
+use crate::interface::{Interface, Interfaces};
+use crate::packet::{Headers, Packet};
+use crate::reply::{self, Limiter};
+use crate::state::State;
+use crate::trace::Observer;
+use crate::verdict::{DropReason, Verdict};
+
+/// Limits of one worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// ICMP errors and TCP resets a second, and at once after a quiet second (RFC 1812 section 4.3.2.8, RFC 4443
+    /// section 2.4 f).
+    pub errors_per_second: u32,
+    /// Frames that wait for one neighbor; the rest is dropped (RFC 1122 section 2.3.2.2 asks for one at least).
+    pub hold_per_neighbor: usize,
+    /// Neighbors that frames wait for.
+    pub hold_neighbors: usize,
+    /// How long a frame waits.
+    pub hold_timeout: Nanos,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { errors_per_second: 1000, hold_per_neighbor: 16, hold_neighbors: 64, hold_timeout: 3 * SECOND }
+    }
+}
+
+/// What one worker owns beside its part of the shared state.
+pub struct Local {
+    /// Free frames.
+    pub pool: Pool,
+    /// The engine's interfaces.
+    pub interfaces: Arc<Interfaces>,
+    /// Limits.
+    pub settings: Settings,
+    /// Frames that wait for a neighbor.
+    pub(crate) hold: Hold,
+    /// How many errors may still be sent.
+    pub(crate) limiter: Limiter,
+    /// Requests to send: made by the line, which touches no ring, and sent by `tx`.
+    pub(crate) requests: Requests,
+    /// Interfaces, by number, that have something staged and need a kick.
+    pub(crate) staged: Vec<bool>,
+}
+
+/// Requests of one burst: each of its packets can ask for one.
+pub(crate) type Requests = ArrayVec<(InterfaceId, Frame), BURST>;
+
+impl Local {
+    /// A worker's own part.
+    pub fn new(pool: Pool, interfaces: Arc<Interfaces>, settings: Settings) -> Local {
+        let staged = vec![false; interfaces.len()];
+        Local {
+            pool,
+            interfaces,
+            settings,
+            hold: Hold::new(settings.hold_neighbors, settings.hold_per_neighbor),
+            limiter: Limiter::new(settings.errors_per_second),
+            requests: Requests::new(),
+            staged,
+        }
+    }
+
+    /// Frames that wait for a neighbor right now.
+    pub fn held(&self) -> usize {
+        self.hold.len()
+    }
+}
+
+/// One packet's surroundings.
+pub struct Context<'a, O> {
+    /// The tables, the same for all packets of the burst.
+    pub tables: Snapshot<'a>,
+    /// What the worker remembers.
+    pub state: &'a mut State,
+    /// The interface that the packet came in on.
+    pub from: InterfaceId,
+    /// The engine's interfaces.
+    pub interfaces: &'a Interfaces,
+    /// The time of the burst.
+    pub now: Nanos,
+    /// Who looks on.
+    pub observer: &'a mut O,
+}
+
+impl<O: Observer> Context<'_, O> {
+    /// The interface that the packet came in on.
+    pub fn receiving(&self) -> Result<&Interface, Verdict> {
+        self.interfaces.get(self.from).ok_or(DropReason::NoInterface.into())
+    }
+
+    /// Asks by ARP or ND who `neighbor` is: all stations, or `known` alone to see that it is still there. The request carries the
+    /// VLAN tags of the packet that needs the answer.
+    pub fn request(&mut self, interface: InterfaceId, neighbor: &Addr, known: Option<millrace_wire::Mac>, packet: &Packet<'_, Headers>) {
+        let tags = packet.bytes().get(12..usize::from(packet.headers().l3)).unwrap_or_default();
+        request(self.interfaces, &mut self.state.local, interface, neighbor, known, tags);
+    }
+}
+
+/// As [`Context::request`]; `tags` is what stands between the MACs and the IP header of the packet in need.
+pub(crate) fn request(
+    interfaces: &Interfaces,
+    local: &mut Local,
+    interface: InterfaceId,
+    neighbor: &Addr,
+    known: Option<millrace_wire::Mac>,
+    tags: &[u8],
+) {
+    let Some(out) = interfaces.get(interface) else { return };
+    let Some(bytes) = reply::request(out, neighbor, known, tags) else { return };
+    if local.requests.is_full() {
+        return;
+    }
+    // Without a frame nothing is asked now; the next packet asks again a second later.
+    let umem = Arc::clone(local.pool.umem());
+    if let Some(frame) = umem.store(&bytes, &mut local.pool) {
+        local.requests.push((interface, frame));
+    }
+}

@@ -1,0 +1,96 @@
+//! destination → [`Route`]: the interface and the neighbor that the packet leaves by.
+//!
+//! Needs the flow, for the translated destination and for a stable choice among equal ways. Answers what has no way
+//! (ICMP net unreachable, time exceeded, too big; RFC 1812 sections 4.3.3 and 5.3.1), and hands what is addressed to us to
+//! `local`. Leaves to `policy` whether the packet may go there, and to `neighbor` which MAC that is.
+
+use millrace_tables::{InterfaceId, InterfaceKind, NextHop};
+use millrace_wire::Addr;
+
+use super::conntrack::Flow;
+use super::{Context, local};
+use crate::flow::Tuple;
+use crate::packet::{Headers, Packet, Part};
+use crate::reply::{self, Problem};
+use crate::trace::{Observer, Step};
+use crate::verdict::{DropReason, PuntReason, Verdict};
+
+/// The way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// By this interface.
+    pub interface: InterfaceId,
+    /// To this neighbor: the gateway, or the destination itself.
+    pub neighbor: Addr,
+}
+
+/// Finds the way out, and checks that the packet can take it.
+pub fn lookup<O: Observer>(packet: &mut Packet<'_, Headers>, flow: &Flow, context: &mut Context<'_, O>) -> Result<Route, Verdict> {
+    let destination = flow.destination(packet)?;
+    if destination.is_link_local() && !destination.is_v4() {
+        return Err(link_local(packet, &destination, context));
+    }
+    let route = context.tables.route(&destination);
+    context.observer.see(|| Step::Route { destination, route });
+    use millrace_tables::Route as Row;
+    let hop = match route {
+        None => return Err(reply::error(packet, Problem::NetUnreachable, DropReason::NoRoute, context)),
+        Some(Row::Blackhole) => return Err(DropReason::Blackhole.into()),
+        Some(Row::Unreachable) => return Err(reply::error(packet, Problem::NetUnreachable, DropReason::Unreachable, context)),
+        Some(Row::Local) if flow.is_translated() => to_host(destination, context)?,
+        Some(Row::Local) => return Err(local::deliver(packet, local::To::Owned, context)),
+        Some(Row::Vip) => return Err(local::deliver(packet, local::To::Vip, context)),
+        Some(Row::Forward(group)) => context.tables.next_hop(group, path_hash(packet, context)).ok_or(DropReason::Inconsistent)?,
+    };
+    let route = Route { interface: hop.interface, neighbor: hop.gateway.unwrap_or(destination) };
+    let out = context.interfaces.get(route.interface).ok_or(DropReason::NoInterface)?;
+    context.observer.see(|| Step::NextHop { interface: route.interface, neighbor: route.neighbor });
+    let source = packet.source()?;
+    if source.is_link_local() && !source.is_v4() && route.interface != context.from {
+        return Err(reply::error(packet, Problem::BeyondScope, DropReason::BeyondScope, context));
+    }
+    check_transit(packet, out.mtu, context)?;
+    Ok(route)
+}
+
+/// Whether the packet may travel one hop on, and fits.
+#[inline]
+pub fn check_transit<O: Observer>(packet: &mut Packet<'_, Headers>, mtu: u32, context: &mut Context<'_, O>) -> Result<(), Verdict> {
+    let headers = packet.headers();
+    if headers.ttl <= 1 {
+        return Err(reply::error(packet, Problem::TimeExceeded, DropReason::TtlExceeded, context));
+    }
+    if headers.ip_len() > mtu {
+        if headers.dont_fragment {
+            return Err(reply::error(packet, Problem::TooBig { mtu }, DropReason::FragmentNeeded, context));
+        }
+        return Err(DropReason::FragmentNeeded.into());
+    }
+    Ok(())
+}
+
+/// Flows keep their way while the group is unchanged. All fragments of a packet take the same, so their ports don't count.
+fn path_hash<O: Observer>(packet: &Packet<'_, Headers>, context: &Context<'_, O>) -> u64 {
+    let headers = packet.headers();
+    match headers.part {
+        Part::Whole => headers.hash,
+        Part::First | Part::Later => context.state.seed.hash(&Tuple { sport: 0, dport: 0, ..headers.tuple }),
+    }
+}
+
+/// A link-local address is ours on this link, or it is nobody that we forward to (RFC 4291 section 2.5.6).
+fn link_local<O: Observer>(packet: &mut Packet<'_, Headers>, destination: &Addr, context: &mut Context<'_, O>) -> Verdict {
+    match context.receiving() {
+        Ok(interface) if interface.owns(destination) => local::deliver(packet, local::To::Owned, context),
+        Ok(_) => DropReason::BeyondScope.into(),
+        Err(verdict) => verdict,
+    }
+}
+
+/// A backend that runs on this node's own address: its packets go to the host's stack where there is a way to it.
+fn to_host<O: Observer>(destination: Addr, context: &Context<'_, O>) -> Result<NextHop, Verdict> {
+    match context.interfaces.of_kind(InterfaceKind::HOST) {
+        Some(host) => Ok(NextHop { interface: host.id, gateway: Some(destination) }),
+        None => Err(PuntReason::Local.into()),
+    }
+}

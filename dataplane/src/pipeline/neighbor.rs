@@ -1,0 +1,189 @@
+//! ARP and ND on the way in, the next hop's MAC on the way out.
+//!
+//! [`intercept`] takes the packets by which stations find each other off the line: it answers for our addresses and learns
+//! from what it sees (`neighbor/arp.rs`, `neighbor/nd.rs`). It also punts what is sent to groups. [`resolve`] turns a route
+//! into an [`Adjacency`]; a packet whose next hop is unknown waits in `neighbor/hold.rs`, unchanged, and takes the line from
+//! its beginning once the answer is there. The table itself, its states and its ageing are `state`'s.
+
+pub(super) mod arp;
+pub(super) mod nd;
+pub(super) mod hold;
+
+use std::sync::Arc;
+
+use millrace_tables::{InterfaceId, Snapshot};
+use millrace_wire::Mac;
+
+use super::context::request;
+use super::fib::Route;
+use super::{Context, tx};
+use crate::clock::Nanos;
+use crate::counters::{Counter, Place};
+use crate::driver::{Burst, Queue};
+use crate::packet::{Headers, Network, Packet, Raw};
+use crate::reply::{self, Problem};
+use crate::state::{Answer, CachedHop, NeighborId, State};
+use crate::trace::{Observer, Step};
+use crate::verdict::{DropReason, PuntReason, Verdict};
+
+/// All that the link layer needs to know to send a packet on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Adjacency {
+    /// The way out.
+    pub interface: InterfaceId,
+    /// Our MAC there.
+    pub src: Mac,
+    /// The neighbor's.
+    pub dst: Mac,
+    /// The biggest IP packet that fits.
+    pub mtu: u32,
+    /// The neighbor's row.
+    pub neighbor: NeighborId,
+}
+
+const _: () = assert!(size_of::<Adjacency>() <= 32);
+
+impl Adjacency {
+    /// The adjacency that an earlier packet's decision names. `None` when the neighbor has to be found anew.
+    #[inline]
+    pub fn again<O: Observer>(hop: CachedHop, context: &mut Context<'_, O>, packet: &Packet<'_, Headers>) -> Option<Adjacency> {
+        let used = context.state.neighbors.use_at(hop.neighbor, context.now)?;
+        let out = context.interfaces.get(hop.interface)?;
+        let adjacency = Adjacency { interface: hop.interface, src: out.mac, dst: used.mac, mtu: out.mtu, neighbor: hop.neighbor };
+        if used.probe
+            && let Some(addr) = context.state.neighbors.addr(hop.neighbor)
+        {
+            context.request(hop.interface, &addr, Some(used.mac), packet);
+        }
+        Some(adjacency)
+    }
+}
+
+/// Takes ARP and ND off the line, and what is sent to groups.
+#[inline]
+pub fn intercept<'a, O: Observer>(mut packet: Packet<'a, Headers>, context: &mut Context<'_, O>) -> Result<Packet<'a, Headers>, Verdict> {
+    match packet.headers().network {
+        Network::Ipv4 => Ok(packet),
+        Network::Arp => Err(arp::receive(&mut packet, context)),
+        Network::Ipv6 => {
+            if nd::concerns(&packet) && let Some(verdict) = nd::receive(&mut packet, context) {
+                return Err(verdict);
+            }
+            let headers = packet.headers();
+            if headers.to_group || headers.tuple.dst.is_multicast() {
+                return Err(PuntReason::Multicast.into());
+            }
+            Ok(packet)
+        }
+    }
+}
+
+/// The MAC of the next hop; without one, the packet waits and somebody asks.
+pub fn resolve<O: Observer>(packet: &mut Packet<'_, Headers>, route: &Route, context: &mut Context<'_, O>) -> Result<Adjacency, Verdict> {
+    let Route { interface, neighbor } = *route;
+    let out = context.interfaces.get(interface).ok_or(DropReason::NoInterface)?;
+    if out.is_broadcast(&neighbor) {
+        return Err(DropReason::DirectedBroadcast.into());
+    }
+    match context.state.neighbors.resolve(interface, &neighbor, context.now) {
+        Answer::Complete { id, mac, probe } => {
+            if probe {
+                context.request(interface, &neighbor, Some(mac), packet);
+            }
+            Ok(Adjacency { interface, src: out.mac, dst: mac, mtu: out.mtu, neighbor: id })
+        }
+        Answer::Request { .. } => {
+            context.request(interface, &neighbor, None, packet);
+            Err(Verdict::Hold { interface, neighbor })
+        }
+        Answer::Waiting { .. } => Err(Verdict::Hold { interface, neighbor }),
+        Answer::Failed => Err(reply::error(packet, Problem::HostUnreachable, DropReason::Unresolved, context)),
+        Answer::Full => Err(DropReason::NeighborTableFull.into()),
+    }
+}
+
+/// Takes the frames out of the waiting room whose neighbor is known now: up to a burst that came in on one interface, with
+/// that interface. Asks again for the others when it is time.
+pub(super) fn release<O: Observer>(
+    _tables: Snapshot<'_>,
+    state: &mut State,
+    now: Nanos,
+    _observer: &mut O,
+) -> Option<(InterfaceId, Burst)> {
+    if state.local.hold.is_empty() {
+        return None;
+    }
+    let interfaces = Arc::clone(&state.local.interfaces);
+    let umem = Arc::clone(state.local.pool.umem());
+    for at in 0..state.local.hold.rooms() {
+        let Some((interface, neighbor)) = state.local.hold.room(at) else { continue };
+        match state.neighbors.resolve(interface, &neighbor, now) {
+            Answer::Complete { .. } => {
+                let (from, frames) = state.local.hold.take(at);
+                unbook(state, from, frames.len());
+                return Some((from, frames));
+            }
+            Answer::Request { .. } => {
+                let tags = state.local.hold.first(at).map(|frame| hold::tags(umem.bytes(frame)));
+                let tags = tags.unwrap_or_default();
+                request(&interfaces, &mut state.local, interface, &neighbor, None, &tags);
+            }
+            Answer::Failed => state.local.hold.expire(at),
+            Answer::Waiting { .. } | Answer::Full => {}
+        }
+    }
+    None
+}
+
+/// Ends the wait of frames whose neighbor never answered: the first of each neighbor is answered with ICMP host unreachable
+/// (RFC 1812 section 5.2.7.1, RFC 4443 section 3.1), the others are dropped. Returns how many there were.
+pub(super) fn give_up<Q: Queue, O: Observer>(
+    queues: &mut [Q],
+    tables: Snapshot<'_>,
+    state: &mut State,
+    now: Nanos,
+    observer: &mut O,
+) -> usize {
+    let mut ended = 0;
+    let timeout = state.local.settings.hold_timeout;
+    while let Some(frames) = state.local.hold.take_expired(now, timeout) {
+        for (place, (from, mut frame)) in frames.into_iter().enumerate() {
+            ended += 1;
+            unbook(state, from, 1);
+            let verdict = if place == 0 {
+                unreachable(from, &mut frame, tables, state, now, observer)
+            } else {
+                DropReason::Unresolved.into()
+            };
+            observer.see(|| Step::Verdict(verdict));
+            tx::stage(from, queues, frame, verdict, state, now);
+        }
+    }
+    ended
+}
+
+fn unreachable<O: Observer>(
+    from: InterfaceId,
+    frame: &mut millrace_xsk::Frame,
+    tables: Snapshot<'_>,
+    state: &mut State,
+    now: Nanos,
+    observer: &mut O,
+) -> Verdict {
+    let interfaces = Arc::clone(&state.local.interfaces);
+    let umem = Arc::clone(state.local.pool.umem());
+    let Some(interface) = interfaces.get(from) else { return DropReason::NoInterface.into() };
+    let packet: Packet<'_, Raw> = Packet::new(&umem, frame);
+    match super::parse::parse(packet, interface, &state.seed) {
+        Ok(mut packet) => {
+            let mut context = Context { tables, state, from, interfaces: &interfaces, now, observer };
+            reply::error(&mut packet, Problem::HostUnreachable, DropReason::Unresolved, &mut context)
+        }
+        Err(verdict) => verdict,
+    }
+}
+
+/// Frames leave the waiting room: the gauge goes down, and their verdict is booked instead.
+fn unbook(state: &mut State, from: InterfaceId, frames: usize) {
+    state.counters.interface(from).add(Counter::Held.place(), (frames as u64).wrapping_neg());
+}

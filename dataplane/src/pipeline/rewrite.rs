@@ -1,0 +1,56 @@
+//! Every header write of the program: MACs, TTL, addresses and ports, checksums.
+//!
+//! Needs the flow (the tuple to leave with) and the adjacency. Writes nothing before all that it needs was seen to be there.
+//! VLAN tags, IPv4 options, padding and payload stay as they came. Checksums are mended (RFC 1624), never made anew: one that
+//! was wrong stays wrong, so that corruption shows at the receiver. The exception is a checksum that the sender's kernel left
+//! partial (CHECKSUM_PARTIAL, on virtual interfaces): what it lacks is asked of the transmit queue, or summed by `tx`.
+//!
+//! * `rewrite/nat.rs` translates the packet's own headers, `rewrite/quote.rs` those quoted in an ICMP error,
+//! * `rewrite/partial.rs` knows partial checksums.
+
+mod nat;
+mod quote;
+pub(super) mod partial;
+
+use millrace_wire::{ethernet, ipv4, ipv6};
+
+use super::Context;
+use super::conntrack::Flow;
+use super::neighbor::Adjacency;
+use crate::packet::{Headers, Network, Packet, Rewritten, view_mut};
+use crate::trace::{Observer, Step};
+use crate::verdict::{DropReason, Verdict};
+
+/// Makes the packet what the next hop shall receive. `fib::check_transit` has seen that it may travel on.
+pub fn apply<'a, O: Observer>(
+    mut packet: Packet<'a, Headers>,
+    flow: &Flow,
+    adjacency: &Adjacency,
+    context: &mut Context<'_, O>,
+) -> Result<Packet<'a, Rewritten>, Verdict> {
+    let headers = *packet.headers();
+    let partial = context.receiving()?.partial_checksums && partial::is_partial(&packet);
+    if partial {
+        packet.trim(&mut context.state.local.pool);
+    }
+    let bytes = packet.bytes_mut();
+    if flow.translated != flow.tuple {
+        match &headers.quote {
+            None => nat::translate(bytes, &headers, &flow.translated, partial)?,
+            Some(quoted) => quote::translate(bytes, &headers, quoted, &flow.translated)?,
+        }
+    }
+    let may_travel = match headers.network {
+        Network::Ipv4 => view_mut::<ipv4::Header>(bytes, headers.l3)?.decrement_ttl(),
+        Network::Ipv6 | Network::Arp => view_mut::<ipv6::Header>(bytes, headers.l3)?.decrement_hop_limit(),
+    };
+    if !may_travel {
+        return Err(DropReason::TtlExceeded.into());
+    }
+    let link = view_mut::<ethernet::Header>(bytes, 0)?;
+    link.dst = adjacency.dst;
+    link.src = adjacency.src;
+    let offload = if partial { partial::complete(&packet)? } else { millrace_xsk::TxOffload::None };
+    context.observer.see(|| Step::Rewritten { translated: flow.translated, interface: adjacency.interface });
+    Ok(packet.rewritten(adjacency.interface, offload))
+}

@@ -1,0 +1,98 @@
+//! Translates a packet's own addresses and ports, and mends the checksums over them.
+
+use millrace_wire::{Delta, Protocol, U16, crc32c, ipv4, ipv6, sctp, tcp, udp};
+
+use crate::flow::Tuple;
+use crate::packet::{Headers, Network, view_mut};
+use crate::verdict::Verdict;
+
+/// The edit of a translation, as the checksums see it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Edit {
+    /// Of the two addresses.
+    pub addresses: Delta,
+    /// Of the two ports.
+    pub ports: Delta,
+}
+
+impl Edit {
+    /// From one tuple to the other, both of one family.
+    pub(super) fn between(old: &Tuple, new: &Tuple) -> Edit {
+        let ports = Delta::of_word(old.sport, new.sport).and(Delta::of_word(old.dport, new.dport));
+        let addresses = match (old.src.v4(), old.dst.v4(), new.src.v4(), new.dst.v4()) {
+            (Some(old_src), Some(old_dst), Some(new_src), Some(new_dst)) => {
+                Delta::of(&old_src, &new_src).and(Delta::of(&old_dst, &new_dst))
+            }
+            _ => Delta::of(&old.src.octets(), &new.src.octets()).and(Delta::of(&old.dst.octets(), &new.dst.octets())),
+        };
+        Edit { addresses, ports }
+    }
+
+    /// Both.
+    pub(super) fn all(&self) -> Delta {
+        self.addresses.and(self.ports)
+    }
+}
+
+/// Gives the packet the tuple `new`. `partial`: its TCP or UDP checksum holds the pseudo-header sum only.
+pub(super) fn translate(bytes: &mut [u8], headers: &Headers, new: &Tuple, partial: bool) -> Result<(), Verdict> {
+    let old = &headers.tuple;
+    let edit = Edit::between(old, new);
+    transport(bytes, headers, new, &edit, partial)?;
+    match headers.network {
+        Network::Ipv4 => {
+            let ip = view_mut::<ipv4::Header>(bytes, headers.l3)?;
+            if let (Some(src), Some(dst)) = (new.src.v4(), new.dst.v4()) {
+                (ip.src, ip.dst) = (src, dst);
+                ip.checksum = U16::new(edit.addresses.apply(ip.checksum.get()));
+            }
+        }
+        Network::Ipv6 | Network::Arp => {
+            let ip = view_mut::<ipv6::Header>(bytes, headers.l3)?;
+            (ip.src, ip.dst) = (new.src, new.dst);
+        }
+    }
+    Ok(())
+}
+
+/// Ports and checksum of TCP, UDP or SCTP.
+fn transport(bytes: &mut [u8], headers: &Headers, new: &Tuple, edit: &Edit, partial: bool) -> Result<(), Verdict> {
+    match headers.protocol {
+        Protocol::TCP => {
+            let segment = view_mut::<tcp::Header>(bytes, headers.l4)?;
+            let check = segment.checksum.get();
+            // The ports are behind the pseudo-header: a partial sum does not count them.
+            let check = if partial { edit.addresses.apply_sum(check) } else { edit.all().apply(check) };
+            segment.checksum = U16::new(check);
+            segment.src_port = U16::new(new.sport);
+            segment.dst_port = U16::new(new.dport);
+        }
+        Protocol::UDP => {
+            let datagram = view_mut::<udp::Header>(bytes, headers.l4)?;
+            let check = datagram.checksum.get();
+            let check = if partial { edit.addresses.apply_sum(check) } else { edit.all().apply_udp(check) };
+            datagram.checksum = U16::new(check);
+            datagram.src_port = U16::new(new.sport);
+            datagram.dst_port = U16::new(new.dport);
+        }
+        Protocol::SCTP => {
+            // The CRC covers the ports but no addresses (RFC 9260 section 6.8). A partial one is computed whole, later.
+            let packet = view_mut::<sctp::Header>(bytes, headers.l4)?;
+            let (old_ports, new_ports) = (ports(headers.tuple.sport, headers.tuple.dport), ports(new.sport, new.dport));
+            if old_ports != new_ports {
+                let after = (headers.l4_len() as usize).saturating_sub(old_ports.len());
+                packet.checksum.set(crc32c::update(packet.checksum.get(), &old_ports, &new_ports, after));
+                packet.src_port = U16::new(new.sport);
+                packet.dst_port = U16::new(new.dport);
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// The first four bytes of an L4 header.
+fn ports(sport: u16, dport: u16) -> [u8; 4] {
+    let ([a, b], [c, d]) = (sport.to_be_bytes(), dport.to_be_bytes());
+    [a, b, c, d]
+}

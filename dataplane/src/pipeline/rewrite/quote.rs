@@ -1,0 +1,118 @@
+//! Translates an ICMP error about a translated flow: its own addresses, and the packet that it quotes.
+//!
+//! As Linux does (`nf_nat_icmp_reply_translation`): who receives the error must recognise the packet that it once sent, so the
+//! quoted tuple is turned back; and the error comes from the address that the flow's packets come from, also when a
+//! router on the way sent it. The quoted TTL, length and payload stay as they are (they are evidence), the quoted checksums are
+//! mended where they lie within the quote, and so is the error's own.
+
+use millrace_wire::{Delta, Protocol, U16, View, crc32c, icmp, icmpv6, ipv4, ipv6, sctp, tcp, udp};
+
+use super::nat::Edit;
+use crate::flow::Tuple;
+use crate::packet::{Headers, Network, Quote, view_mut};
+use crate::verdict::Verdict;
+
+/// Translates the error; `new` is what a packet of the flow in the error's direction leaves with.
+pub(super) fn translate(bytes: &mut [u8], headers: &Headers, quote: &Quote, new: &Tuple) -> Result<(), Verdict> {
+    let old = &headers.tuple;
+    let outer = outer(bytes, headers, new)?;
+    // Nothing behind the IP packet is part of the quote.
+    let end = bytes.len().min(headers.end as usize);
+    let bytes = bytes.get_mut(..end).unwrap_or_default();
+    let inner = inner(bytes, headers.network, quote, &old.reversed(), &new.reversed())?;
+    match headers.network {
+        Network::Ipv4 => {
+            let message = view_mut::<icmp::Header>(bytes, headers.l4)?;
+            message.checksum = U16::new(inner.apply(message.checksum.get()));
+        }
+        Network::Ipv6 | Network::Arp => {
+            // The pseudo-header counts the outer addresses (RFC 4443 section 2.3).
+            let message = view_mut::<icmpv6::Header>(bytes, headers.l4)?;
+            message.checksum = U16::new(inner.and(outer).apply(message.checksum.get()));
+        }
+    }
+    Ok(())
+}
+
+/// The error's own addresses: whichever end of the flow has another address is shown with that one.
+fn outer(bytes: &mut [u8], headers: &Headers, new: &Tuple) -> Result<Delta, Verdict> {
+    let old = &headers.tuple;
+    let (src_changes, dst_changes) = (old.src != new.src, old.dst != new.dst);
+    match headers.network {
+        Network::Ipv4 => {
+            let ip = view_mut::<ipv4::Header>(bytes, headers.l3)?;
+            let before = [ip.src, ip.dst];
+            if let Some(src) = new.src.v4().filter(|_| src_changes) {
+                ip.src = src;
+            }
+            if let Some(dst) = new.dst.v4().filter(|_| dst_changes) {
+                ip.dst = dst;
+            }
+            let edit = Delta::of(before.as_flattened(), [ip.src, ip.dst].as_flattened());
+            ip.checksum = U16::new(edit.apply(ip.checksum.get()));
+            Ok(edit)
+        }
+        Network::Ipv6 | Network::Arp => {
+            let ip = view_mut::<ipv6::Header>(bytes, headers.l3)?;
+            let before = [ip.src.octets(), ip.dst.octets()];
+            if src_changes {
+                ip.src = new.src;
+            }
+            if dst_changes {
+                ip.dst = new.dst;
+            }
+            Ok(Delta::of(before.as_flattened(), [ip.src.octets(), ip.dst.octets()].as_flattened()))
+        }
+    }
+}
+
+/// The quoted packet, from `old` to `new`. Returns what that does to a sum over the quote.
+fn inner(bytes: &mut [u8], network: Network, quote: &Quote, old: &Tuple, new: &Tuple) -> Result<Delta, Verdict> {
+    let edit = Edit::between(old, new);
+    let mut sum = edit.all();
+    let mut l4_len = 0;
+    match network {
+        Network::Ipv4 => {
+            let ip = view_mut::<ipv4::Header>(bytes, quote.l3)?;
+            if let (Some(src), Some(dst)) = (new.src.v4(), new.dst.v4()) {
+                (ip.src, ip.dst) = (src, dst);
+            }
+            l4_len = ip.payload_len();
+            sum = sum.and(mend(&mut ip.checksum, |check| edit.addresses.apply(check)));
+        }
+        Network::Ipv6 | Network::Arp => {
+            let ip = view_mut::<ipv6::Header>(bytes, quote.l3)?;
+            (ip.src, ip.dst) = (new.src, new.dst);
+            let before_l4 = usize::from(quote.l4.saturating_sub(quote.l3)).saturating_sub(ipv6::Header::LEN);
+            l4_len += ip.payload_len().saturating_sub(before_l4);
+        }
+    }
+    // All of the header may not be there; the ports are (`parse` read them), the checksum perhaps.
+    let mended = match quote.protocol {
+        Protocol::TCP => view_mut::<tcp::Header>(bytes, quote.l4).ok().map(|it| mend(&mut it.checksum, |check| edit.all().apply(check))),
+        Protocol::UDP => view_mut::<udp::Header>(bytes, quote.l4).ok().map(|it| mend(&mut it.checksum, |check| edit.all().apply_udp(check))),
+        Protocol::SCTP => view_mut::<sctp::Header>(bytes, quote.l4).ok().map(|it| {
+            let before = it.checksum.get();
+            let after = crc32c::update(before, &port_bytes(old), &port_bytes(new), l4_len.saturating_sub(4));
+            it.checksum.set(after);
+            Delta::of(&before.to_le_bytes(), &after.to_le_bytes())
+        }),
+        _ => None,
+    };
+    let ports = view_mut::<[U16; 2]>(bytes, quote.l4)?;
+    *ports = [U16::new(new.sport), U16::new(new.dport)];
+    Ok(sum.and(mended.unwrap_or(Delta::NONE)))
+}
+
+/// Changes a checksum field; what that does to a sum over the field.
+fn mend(field: &mut U16, edit: impl FnOnce(u16) -> u16) -> Delta {
+    let before = field.get();
+    let after = edit(before);
+    field.set(after);
+    Delta::of_word(before, after)
+}
+
+fn port_bytes(tuple: &Tuple) -> [u8; 4] {
+    let ([a, b], [c, d]) = (tuple.sport.to_be_bytes(), tuple.dport.to_be_bytes());
+    [a, b, c, d]
+}

@@ -1,0 +1,53 @@
+//! Is the destination a frontend? Then a new flow gets its backend here.
+//!
+//! Needs the flow as conntrack found it; a known one passes untouched, so a removed endpoint keeps its flows. Answers
+//! for services without endpoints (RST, ICMP port unreachable) or drops, as the service says. Leaves to `fib` a packet for
+//! a service address whose port is no frontend, and to `conntrack::commit` to remember the choice.
+
+use millrace_tables::WhenEmpty;
+use millrace_wire::Protocol;
+
+use super::Context;
+use super::conntrack::{Flow, Known, may_begin};
+use crate::packet::{Headers, Packet, Part};
+use crate::reply;
+use crate::trace::{Observer, Step};
+use crate::verdict::{DropReason, Verdict};
+
+/// Chooses the backend of a flow to a service.
+pub fn choose<O: Observer>(packet: &mut Packet<'_, Headers>, flow: &mut Flow, context: &mut Context<'_, O>) -> Result<(), Verdict> {
+    let headers = *packet.headers();
+    if flow.is_translated() || headers.quote.is_some() || !headers.is_trackable() {
+        return Ok(());
+    }
+    let tuple = &headers.tuple;
+    let Some(frontend) = context.tables.frontend(&tuple.dst, tuple.dport, tuple.protocol.0) else { return Ok(()) };
+    context.observer.see(|| Step::Frontend { frontend });
+    if headers.part != Part::Whole {
+        return Err(DropReason::FragmentUnsupported.into());
+    }
+    if let Some(fault) = headers.fault {
+        return Err(fault.into());
+    }
+    let service = context.tables.service(frontend.service).ok_or(DropReason::Inconsistent)?;
+    let set = service.set(frontend.set);
+    // The hash picks among the backends as it names the flow: both are per flow and neither is an attacker's to foresee.
+    let Some(backend) = context.tables.pick(set, headers.hash) else {
+        context.observer.see(|| Step::NoBackend { service: frontend.service });
+        return Err(match set.when_empty {
+            WhenEmpty::Reject => reply::refuse(packet, DropReason::NoBackend, context),
+            WhenEmpty::Drop => DropReason::NoLocalBackend.into(),
+        });
+    };
+    context.observer.see(|| Step::Backend { service: frontend.service, backend });
+    if headers.protocol == Protocol::TCP && !may_begin(headers.tcp) {
+        return Err(DropReason::ConntrackInvalid.into());
+    }
+    if backend.addr.is_v4() != tuple.dst.is_v4() {
+        return Err(DropReason::Inconsistent.into());
+    }
+    flow.translated.dst = backend.addr;
+    flow.translated.dport = backend.port;
+    flow.known = Known::New { service: frontend.service, backend: backend.id };
+    Ok(())
+}

@@ -1,0 +1,93 @@
+//! Puts verdicts into effect: frames go to a tx ring, into the waiting room or back to the pool, and are booked.
+//!
+//! Beside `rx` the only stop that touches rings. Nothing leaves before [`flush`]: one kick a burst and interface.
+
+use std::sync::Arc;
+
+use millrace_tables::InterfaceId;
+use millrace_xsk::{Frame, TxOffload};
+
+use super::rewrite::partial;
+use crate::clock::Nanos;
+use crate::counters::{Counter, Place, place_of};
+use crate::driver::Queue;
+use crate::state::State;
+use crate::verdict::{DropReason, Verdict};
+
+/// Does with a frame what its verdict says. When the tx ring or the waiting room is full, or the checksum can't be completed, the verdict
+/// that is booked is the drop.
+pub(super) fn stage<Q: Queue>(from: InterfaceId, queues: &mut [Q], frame: Frame, verdict: Verdict, state: &mut State, now: Nanos) {
+    let refused = match verdict {
+        Verdict::Transmit { interface, offload } => send(interface, queues, frame, offload, state).err(),
+        Verdict::Reply(_) => send(from, queues, frame, TxOffload::None, state).err(),
+        Verdict::Hold { interface, neighbor } => {
+            let pushed = state.local.hold.push(interface, neighbor, from, frame, now);
+            pushed.err().map(|frame| (frame, DropReason::Unresolved.into()))
+        }
+        Verdict::Punt(_) | Verdict::Drop(_) => {
+            state.local.pool.put(frame);
+            None
+        }
+    };
+    let booked = refused.map_or(verdict, |(frame, verdict)| {
+        state.local.pool.put(frame);
+        verdict
+    });
+    state.counters.interface(from).add(place_of(&booked), 1);
+    send_requests(queues, state);
+}
+
+/// Stages a frame on an interface's queue.
+fn send<Q: Queue>(interface: InterfaceId, queues: &mut [Q], mut frame: Frame, offload: TxOffload, state: &mut State) -> Result<(), (Frame, Verdict)> {
+    let at = usize::from(interface.0);
+    let (Some(queue), Some(staged)) = (queues.get_mut(at), state.local.staged.get_mut(at)) else {
+        return Err((frame, DropReason::NoInterface.into()));
+    };
+    *staged = true;
+    let offload = match offload {
+        TxOffload::Checksum { start, offset } if !(queue.supports_checksum_offload() && is_for_the_kernel(offset)) => {
+            let umem = Arc::clone(state.local.pool.umem());
+            if let Err(verdict) = partial::finish(&umem, &mut frame, start, offset) {
+                return Err((frame, verdict));
+            }
+            TxOffload::None
+        }
+        offload => offload,
+    };
+    let bytes = frame.total_len() as u64;
+    match queue.transmit(frame, offload) {
+        Ok(()) => {
+            let counters = state.counters.interface(interface);
+            counters.add(Counter::Out.place(), 1);
+            counters.add(Counter::OutBytes.place(), bytes);
+            Ok(())
+        }
+        Err(frame) => Err((frame, DropReason::TxFull.into())),
+    }
+}
+
+/// The kernel completes sums; a CRC32c it does not know (`XDP_TXMD_FLAGS_CHECKSUM`).
+fn is_for_the_kernel(offset: u16) -> bool {
+    millrace_wire::Protocol::SCTP.checksum_offset() != Some(usize::from(offset))
+}
+
+/// Sends the requests that the line has asked for.
+fn send_requests<Q: Queue>(queues: &mut [Q], state: &mut State) {
+    while let Some((interface, frame)) = state.local.requests.pop() {
+        match send(interface, queues, frame, TxOffload::None, state) {
+            Ok(()) => state.counters.interface(interface).add(Counter::Originated.place(), 1),
+            // Not sent, so not counted; the neighbor is asked for again a second later.
+            Err((frame, _)) => state.local.pool.put(frame),
+        }
+    }
+}
+
+/// Sends what was staged and takes back what has left.
+pub(super) fn flush<Q: Queue>(queues: &mut [Q], state: &mut State) {
+    send_requests(queues, state);
+    for (queue, staged) in queues.iter_mut().zip(&mut state.local.staged) {
+        if std::mem::take(staged) {
+            queue.flush(&mut state.local.pool);
+        }
+    }
+}
