@@ -105,37 +105,46 @@ pub fn crc32c(bytes: &[u8]) -> u32 {
 /// The CRC after `old` was replaced by `new`, of the same length, with `after` bytes behind it; the rest of the packet isn't needed.
 ///
 /// A CRC is linear: the difference is that of `old ^ new` followed by zeros, and going over `n` zero bytes is a multiplication by x^8n modulo the
-/// polynomial, in log2(n) steps. Lengths that differ count up to the shorter. A CRC that was wrong stays wrong by as much.
+/// polynomial: one for each bit set in `n`, some 30 ns each. Computing anew is faster below about 250 bytes. Lengths that differ count up to the
+/// shorter. A CRC that was wrong stays wrong by as much.
 pub fn update(crc: u32, old: &[u8], new: &[u8], after: usize) -> u32 {
     let [t0, ..] = &TABLES;
-    let difference = old.iter().zip(new).fold(0u32, |crc, (old, new)| {
+    let mut difference = old.iter().zip(new).fold(0u32, |crc, (old, new)| {
         let [low, ..] = crc.to_le_bytes();
         crc >> 8 ^ look(t0, low ^ old ^ new)
     });
-    crc ^ multiply(difference, power(after))
+    let mut left = after;
+    while let Some(power) = POWERS.get(left.trailing_zeros() as usize) {
+        difference = multiply(difference, *power);
+        left &= left - 1;
+    }
+    crc ^ difference
 }
 
-/// x^8n modulo the polynomial.
-fn power(mut n: usize) -> u32 {
-    // Bit 31 is x^0 in the reversed order; x^8 is 8 bits below it.
-    let mut result = 1 << 31;
-    let mut square = 1 << 23;
-    while n != 0 {
-        if n & 1 != 0 {
-            result = multiply(result, square);
-        }
-        square = multiply(square, square);
-        n >>= 1;
+/// `POWERS[k]`: x^(8 * 2^k) modulo the polynomial, which goes over 2^k zero bytes. Bit 31 is x^0 in the reversed order.
+static POWERS: [u32; usize::BITS as usize] = powers();
+
+#[expect(
+    clippy::indexing_slicing,
+    reason = "evaluated when compiled; an index out of bounds doesn't compile"
+)]
+const fn powers() -> [u32; usize::BITS as usize] {
+    let mut powers = [1 << 23; usize::BITS as usize];
+    let mut bit = 1;
+    while bit < powers.len() {
+        powers[bit] = multiply(powers[bit - 1], powers[bit - 1]);
+        bit += 1;
     }
-    result
+    powers
 }
 
 /// The product modulo the polynomial, bits reversed.
-fn multiply(mut a: u32, b: u32) -> u32 {
+const fn multiply(mut a: u32, mut b: u32) -> u32 {
     let mut product = 0;
-    for bit in (0..32).rev() {
-        product ^= a & (b >> bit & 1).wrapping_neg();
+    while b != 0 {
+        product ^= a & (b >> 31).wrapping_neg();
         a = (a >> 1) ^ (POLYNOMIAL & (a & 1).wrapping_neg());
+        b <<= 1;
     }
     product
 }
