@@ -91,8 +91,13 @@ const RETRY: Duration = Duration::from_millis(5);
 pub(crate) fn bind(config: &SocketConfig, umem: &Arc<Umem>) -> Result<Bound, Error> {
     check(config)?;
     let begin = Instant::now();
+    let mut zero_copy = match config.mode {
+        Mode::Auto => None,
+        Mode::Copy => Some(false),
+        Mode::ZeroCopy => Some(true),
+    };
     loop {
-        match once(config, umem) {
+        match once(config, umem, &mut zero_copy) {
             Ok(bound) => return Ok(bound),
             Err(failure) if failure.is(libc::EBUSY) && begin.elapsed() < config.bind_deadline => {
                 std::thread::sleep(RETRY);
@@ -102,16 +107,27 @@ pub(crate) fn bind(config: &SocketConfig, umem: &Arc<Umem>) -> Result<Bound, Err
     }
 }
 
-/// One try, in the mode of the configuration. The list of donors is locked for its length, so that none closes.
-fn once(config: &SocketConfig, umem: &Arc<Umem>) -> Result<Bound, Failure> {
+/// One try. `zero_copy` is what is known of the driver, None before it was asked. The list of donors is locked
+/// meanwhile, so that none closes.
+fn once(
+    config: &SocketConfig,
+    umem: &Arc<Umem>,
+    zero_copy: &mut Option<bool>,
+) -> Result<Bound, Failure> {
     let mut donors = umem.donors.lock().unwrap_or_else(PoisonError::into_inner);
-    let bound = match config.mode {
-        Mode::ZeroCopy => attempt(config, umem, &donors, true)?,
-        Mode::Copy => attempt(config, umem, &donors, false)?,
-        Mode::Auto => match attempt(config, umem, &donors, true) {
-            Err(failure) if !failure.is(libc::EBUSY) => attempt(config, umem, &donors, false)?,
-            result => result?,
-        },
+    if zero_copy.is_none() {
+        *zero_copy = Some(has_zero_copy(config, umem, &donors)?);
+    }
+    let bound = match attempt(config, umem, &donors, *zero_copy == Some(true), Extent::Whole) {
+        Err(failure)
+            if config.mode == Mode::Auto
+                && *zero_copy == Some(true)
+                && !failure.is(libc::EBUSY) =>
+        {
+            *zero_copy = Some(false);
+            attempt(config, umem, &donors, false, Extent::Whole)?
+        }
+        result => result?,
     };
     donors.push(Donor {
         fd: bound.fd.as_raw_fd(),
@@ -124,29 +140,55 @@ fn once(config: &SocketConfig, umem: &Arc<Umem>) -> Result<Bound, Failure> {
     Ok(bound)
 }
 
+/// Asks the driver for zero-copy with one page of the UMEM: registering all of a large one pins it page by page,
+/// which takes tens of milliseconds, for every veth in vain. Where the driver has zero-copy, the queue is busy for a
+/// moment afterwards. An earlier zero-copy socket makes the question needless: sharing with it costs nothing to try.
+fn has_zero_copy(config: &SocketConfig, umem: &Umem, donors: &[Donor]) -> Result<bool, Failure> {
+    if donor(config, donors, true).is_some() {
+        return Ok(true);
+    }
+    match attempt(config, umem, donors, true, Extent::Page) {
+        Ok(_) => Ok(true),
+        Err(failure) if failure.is(libc::EBUSY) => Err(failure),
+        Err(_) => Ok(false),
+    }
+}
+
+/// How much of the UMEM to register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    Whole,
+    Page,
+}
+
+fn donor<'a>(config: &SocketConfig, donors: &'a [Donor], zero_copy: bool) -> Option<&'a Donor> {
+    donors.iter().find(|donor| {
+        donor.zero_copy == zero_copy
+            && donor.need_wakeup == config.need_wakeup
+            && donor.multi_buffer == config.multi_buffer
+    })
+}
+
 fn attempt(
     config: &SocketConfig,
     umem: &Umem,
     donors: &[Donor],
     zero_copy: bool,
+    extent: Extent,
 ) -> Result<Bound, Failure> {
     let same_queue =
-        |donor: &&Donor| donor.interface == config.interface.index() && donor.queue == config.queue;
-    if donors.iter().any(|donor| same_queue(&donor)) {
+        |donor: &Donor| donor.interface == config.interface.index() && donor.queue == config.queue;
+    if donors.iter().any(same_queue) {
         // The kernel would take it for a second socket on the same rings, and answer EINVAL.
         return Err(Failure {
             step: Step::Bind,
             source: io::Error::from_raw_os_error(libc::EBUSY),
         });
     }
-    let donor = donors.iter().find(|donor| {
-        donor.zero_copy == zero_copy
-            && donor.need_wakeup == config.need_wakeup
-            && donor.multi_buffer == config.multi_buffer
-    });
+    let donor = donor(config, donors, zero_copy);
     let fd = syscall::socket().map_err(Step::Socket.failed())?;
     if donor.is_none() {
-        register(fd.as_fd(), umem).map_err(Step::Umem.failed())?;
+        register(fd.as_fd(), umem, extent).map_err(Step::Umem.failed())?;
     }
     let rings = map_rings(fd.as_fd(), config).map_err(Step::Ring.failed())?;
     busy_poll(fd.as_fd(), config).map_err(Step::BusyPoll.failed())?;
@@ -158,10 +200,11 @@ fn attempt(
 }
 
 /// Registers the UMEM: the kernel pins its pages.
-fn register(fd: BorrowedFd<'_>, umem: &Umem) -> io::Result<()> {
+fn register(fd: BorrowedFd<'_>, umem: &Umem, extent: Extent) -> io::Result<()> {
+    let whole = u64::from(umem.frames()) * u64::from(umem.chunk_size());
     let registration = libc::xdp_umem_reg {
         addr: umem.base().as_ptr() as u64,
-        len: u64::from(umem.frames()) * u64::from(umem.chunk_size()),
+        len: if extent == Extent::Page { whole.min(4096) } else { whole },
         chunk_size: umem.chunk_size(),
         headroom: umem.headroom(),
         flags: if umem.has_tx_metadata() { libc::XDP_UMEM_TX_METADATA_LEN } else { 0 },
@@ -267,6 +310,12 @@ fn check(config: &SocketConfig) -> Result<(), Error> {
             ));
         }
     }
+    if !(32..=sizes.tx).contains(&config.tx_budget) {
+        return refuse(format!(
+            "tx budget {}; it is from 32 to the tx ring's {}",
+            config.tx_budget, sizes.tx
+        ));
+    }
     Ok(())
 }
 
@@ -318,5 +367,97 @@ impl Step {
             Step::BusyPoll => "setting busy-poll options",
             Step::Bind => "binding an AF_XDP socket",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{interface::Interface, pool::Pool, umem::UmemConfig};
+
+    fn message(step: Step, errno: i32, change: impl FnOnce(&mut SocketConfig)) -> String {
+        let (umem, frames) = Umem::new(&UmemConfig { frames: 2, ..UmemConfig::default() }).unwrap();
+        let _pool = Pool::new(&umem, frames);
+        let mut config = SocketConfig {
+            multi_buffer: false,
+            ..SocketConfig::new(Interface::named("lo").unwrap(), 3)
+        };
+        change(&mut config);
+        let failure = Failure { step, source: io::Error::from_raw_os_error(errno) };
+        explain(&config, &umem, failure, Duration::from_millis(2500)).to_string()
+    }
+
+    #[test]
+    fn every_errno_has_a_message_of_its_own_that_says_what_to_change() {
+        let same = |_: &mut SocketConfig| {};
+        let zero_copy = |config: &mut SocketConfig| config.mode = Mode::ZeroCopy;
+        let multi_buffer = |config: &mut SocketConfig| config.multi_buffer = true;
+        for (said, expected) in [
+            (
+                message(Step::Socket, libc::EPERM, same),
+                "opening an AF_XDP socket: permission denied; run as root or grant CAP_NET_RAW",
+            ),
+            (
+                message(Step::Socket, libc::EAFNOSUPPORT, same),
+                "the kernel has no AF_XDP sockets; it must be built with CONFIG_XDP_SOCKETS",
+            ),
+            (
+                message(Step::BusyPoll, libc::EPERM, same),
+                "setting busy-poll options: permission denied; run as root or grant CAP_NET_ADMIN",
+            ),
+            (
+                message(Step::Umem, libc::ENOBUFS, same),
+                "UMEM of 8192 bytes exceeds the locked-memory limit of this process (RLIMIT_MEMLOCK); raise it",
+            ),
+            (message(Step::Umem, libc::ENOMEM, same), "UMEM of 8192 bytes: no memory for it"),
+            (
+                message(Step::Umem, libc::EINVAL, same),
+                "UMEM with TX metadata: the kernel refused it (EINVAL)",
+            ),
+            (
+                message(Step::Bind, libc::EBUSY, same),
+                "lo queue 3 is in use by another AF_XDP socket, and still was after 2.5 s; stop",
+            ),
+            (
+                message(Step::Bind, libc::EOPNOTSUPP, zero_copy),
+                "lo: its driver has no zero-copy mode for AF_XDP (veth never has); use copy mode",
+            ),
+            (
+                message(Step::Bind, libc::EINVAL, multi_buffer),
+                "lo: multi-buffer (XDP_USE_SG) is refused; it needs Linux 6.6",
+            ),
+            (
+                message(Step::Bind, libc::EINVAL, same),
+                "binding an AF_XDP socket to lo queue 3: Invalid argument",
+            ),
+            (message(Step::Bind, libc::ENETDOWN, same), "lo is down; `ip link set lo up`"),
+            (message(Step::Bind, libc::ENODEV, same), "interface lo: there is none"),
+            (
+                message(Step::Ring, libc::ENOMEM, same),
+                "making and mapping the rings for lo queue 3: Cannot allocate memory",
+            ),
+        ] {
+            assert!(said.starts_with(expected), "said: {said}\nexpected: {expected}");
+        }
+    }
+
+    #[test]
+    fn sizes_the_kernel_would_refuse_are_refused_with_what_to_change() {
+        let (umem, frames) = Umem::new(&UmemConfig { frames: 2, ..UmemConfig::default() }).unwrap();
+        let _pool = Pool::new(&umem, frames);
+        let mut config = SocketConfig::new(Interface::named("lo").unwrap(), 0);
+        config.rings.rx = 1000;
+        let error = bind(&config, &umem).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "socket on lo queue 0: rx ring of 1000 entries; it takes a power of two from 32 to 1048576"
+        );
+        config.rings.rx = 1024;
+        config.tx_budget = 4096;
+        let error = bind(&config, &umem).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "socket on lo queue 0: tx budget 4096; it is from 32 to the tx ring's 2048"
+        );
     }
 }

@@ -54,3 +54,40 @@ impl Custody {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_chunk_comes_back_once_and_only_if_given(
+            steps in prop::collection::vec((any::<bool>(), 0..200_u64), 0..200),
+        ) {
+            let mut custody = Custody::new(130);
+            let mut model = BTreeSet::new();
+            for (give, chunk) in steps {
+                if give && chunk < 130 {
+                    if model.insert(chunk) {
+                        custody.give(chunk as u32);
+                    }
+                } else {
+                    prop_assert_eq!(custody.take(chunk), model.remove(&chunk));
+                }
+                prop_assert_eq!(custody.count() as usize, model.len());
+            }
+            let rest: Vec<u64> = custody.drain().map(u64::from).collect();
+            prop_assert_eq!(rest, model.into_iter().collect::<Vec<_>>());
+            prop_assert_eq!(custody.count(), 0);
+        }
+    }
+
+    #[test]
+    fn an_address_beyond_any_chunk_is_refused() {
+        assert!(!Custody::new(64).take(u64::MAX));
+    }
+}

@@ -17,6 +17,7 @@ mod syscall;
 mod mmap;
 pub mod umem;
 pub mod frame;
+pub mod chain;
 pub mod pool;
 mod custody;
 pub mod ring;

@@ -260,3 +260,143 @@ impl<T: Entry> Consumer<T> {
             .min(self.shared.size())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LAYOUT: Layout = Layout { producer: 0, consumer: 64, flags: 128, entries: 192 };
+
+    /// Both ends of a ring whose indices begin at `first`.
+    fn ring(size: u32, first: u32) -> (Producer<u64>, Consumer<u64>) {
+        let region = Arc::new(Region::plain(LAYOUT.bytes::<u64>(size)).unwrap());
+        let shared = Shared::<u64>::new(Arc::clone(&region), &LAYOUT, size).unwrap();
+        shared.producer().store(first, Ordering::Relaxed);
+        shared.consumer().store(first, Ordering::Relaxed);
+        let producer = Producer::new(Arc::clone(&region), &LAYOUT, size).unwrap();
+        (producer, Consumer::new(region, &LAYOUT, size).unwrap())
+    }
+
+    proptest! {
+        /// The model is a queue of what was submitted, and what is not submitted or released yet.
+        #[test]
+        fn behaves_like_a_bounded_queue_also_where_the_indices_wrap(
+            first in prop::sample::select(vec![0, u32::MAX - 3, u32::MAX - 40]),
+            steps in prop::collection::vec((0..4_u8, 0..12_u32), 0..200),
+        ) {
+            let (mut producer, mut consumer) = ring(8, first);
+            let (mut staged, mut queue, mut unreleased, mut next) = (0, VecDeque::new(), 0, 0_u64);
+            for (step, count) in steps {
+                match step {
+                    0 => {
+                        let room = 8 - staged - queue.len() - unreleased;
+                        let reserved = producer.reserve(count);
+                        prop_assert!(reserved as usize <= room);
+                        prop_assert!(reserved >= count || reserved as usize == room);
+                        for _ in 0..count.min(reserved) {
+                            producer.write(next);
+                            next += 1;
+                            staged += 1;
+                        }
+                    }
+                    1 => {
+                        prop_assert_eq!(producer.submit(), staged > 0);
+                        queue.extend(next - staged as u64..next);
+                        staged = 0;
+                    }
+                    2 => {
+                        let seen = consumer.peek();
+                        prop_assert!(seen as usize <= queue.len());
+                        prop_assert!(seen > 0 || queue.is_empty());
+                        for _ in 0..count.min(seen) {
+                            prop_assert_eq!(Some(consumer.read()), queue.pop_front());
+                            unreleased += 1;
+                        }
+                    }
+                    _ => {
+                        consumer.release();
+                        unreleased = 0;
+                    }
+                }
+                prop_assert_eq!(producer.occupied() as usize, staged + queue.len() + unreleased);
+            }
+        }
+    }
+
+    #[test]
+    fn every_entry_crosses_to_another_thread_once_and_in_order() {
+        const ENTRIES: u64 = 200_000;
+        let (mut producer, mut consumer) = ring(64, u32::MAX - 100);
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let mut next = 0;
+                while next < ENTRIES {
+                    for _ in 0..producer.reserve(16).min(16) {
+                        producer.write(next);
+                        next += 1;
+                    }
+                    producer.submit();
+                    std::thread::yield_now();
+                }
+            });
+            let mut expected = 0;
+            while expected < ENTRIES {
+                for _ in 0..consumer.peek() {
+                    assert_eq!(consumer.read(), expected);
+                    expected += 1;
+                }
+                consumer.release();
+                std::thread::yield_now();
+            }
+        });
+    }
+
+    #[test]
+    fn an_index_further_away_than_the_ring_is_long_counts_as_full() {
+        let (mut producer, mut consumer) = ring(8, 0);
+        producer.shared.producer().store(1000, Ordering::Relaxed);
+        assert_eq!(consumer.peek(), 8);
+        (0..8).for_each(|_| assert_eq!(consumer.read(), 0));
+        producer.shared.consumer().store(5000, Ordering::Relaxed);
+        producer.next = 9000;
+        assert_eq!(producer.reserve(1), 0);
+    }
+
+    #[test]
+    fn a_ring_in_use_is_taken_over_where_it_stands() {
+        let (mut producer, mut consumer) = ring(8, 0);
+        producer.write(1);
+        producer.write(2);
+        producer.submit();
+        assert_eq!((consumer.peek(), consumer.read()), (2, 1));
+        consumer.release();
+        let region = Arc::clone(&consumer.shared._region);
+        drop((producer, consumer));
+        let mut consumer = Consumer::<u64>::new(Arc::clone(&region), &LAYOUT, 8).unwrap();
+        let mut producer = Producer::<u64>::new(region, &LAYOUT, 8).unwrap();
+        assert_eq!(producer.reserve(8), 7);
+        producer.write(3);
+        producer.submit();
+        assert_eq!((consumer.peek(), consumer.read()), (1, 2));
+        assert_eq!((consumer.peek(), consumer.read()), (1, 3));
+    }
+
+    #[test]
+    fn a_layout_that_leaves_the_mapping_is_refused() {
+        let region = Arc::new(Region::plain(4096).unwrap());
+        for layout in [
+            Layout { producer: 4094, ..LAYOUT },
+            Layout { flags: u64::MAX, ..LAYOUT },
+            Layout { consumer: 65, ..LAYOUT },
+            Layout { entries: 4096, ..LAYOUT },
+            Layout { entries: 196, ..LAYOUT },
+        ] {
+            assert!(Shared::<u64>::new(Arc::clone(&region), &layout, 8).is_none(), "{layout:?}");
+        }
+        assert!(Shared::<u64>::new(Arc::clone(&region), &LAYOUT, 7).is_none());
+    }
+}

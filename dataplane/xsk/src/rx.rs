@@ -5,11 +5,7 @@
 //! to the fill ring. Leaves the bytes alone.
 
 use crate::{
-    custody::Custody,
-    frame::Frame,
-    if_xdp::Descriptor,
-    ring::Consumer,
-    umem::{Chain, Umem},
+    chain::Chain, custody::Custody, frame::Frame, if_xdp::Descriptor, ring::Consumer, umem::Umem,
 };
 
 /// Our end of an rx ring.

@@ -4,11 +4,12 @@
 //! gives a refused descriptor's chunk back (`xskq_cons_read_desc`). Leaves the kick to [`socket`](crate::socket).
 
 use crate::{
+    chain::Segment,
     custody::Custody,
     frame::Frame,
     if_xdp::{Descriptor, TxMetadata},
     ring::Producer,
-    umem::{Segment, Umem},
+    umem::Umem,
 };
 
 /// What the kernel is to do to a packet while sending it.

@@ -29,10 +29,9 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use crate::{
     bind::Donor,
     error::Error,
-    frame::{Frame, MAX_SEGMENTS},
+    frame::Frame,
     if_xdp::{TX_METADATA_LEN, TxMetadata, XDP_PACKET_HEADROOM},
     mmap::Region,
-    pool::Pool,
 };
 
 /// Size of the pages the UMEM is made of.
@@ -72,14 +71,6 @@ impl Default for UmemConfig {
     }
 }
 
-/// The following chunk of a chain: where the packet goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Segment {
-    pub(crate) chunk: u32,
-    pub(crate) start: u16,
-    pub(crate) len: u16,
-}
-
 /// The memory of all packets of a process (or of one NUMA node of it).
 #[derive(Debug)]
 pub struct Umem {
@@ -91,19 +82,11 @@ pub struct Umem {
     chunk_shift: u32,
     headroom: u32,
     metadata_len: u32,
-    /// For each chunk of a chain the one after it, packed by [`pack`]. Read and written only by who owns the chain,
+    /// For each chunk of a chain the one after it, packed by [`chain`](crate::chain). Read and written only by who owns the chain,
     /// so Relaxed is enough: a token that changes threads takes its ordering from what carried it.
-    links: Box<[AtomicU64]>,
+    pub(crate) links: Box<[AtomicU64]>,
     /// Sockets whose kernel-side registration a new socket can share.
     pub(crate) donors: Mutex<Vec<Donor>>,
-}
-
-fn pack(segment: Segment) -> u64 {
-    u64::from(segment.chunk) << 32 | u64::from(segment.start) << 16 | u64::from(segment.len)
-}
-
-fn unpack(link: u64) -> Segment {
-    Segment { chunk: (link >> 32) as u32, start: (link >> 16) as u16, len: link as u16 }
 }
 
 /// Ids are never used twice, or a frame that outlived its UMEM would be taken for one of its successor's.
@@ -226,24 +209,6 @@ impl Umem {
         }
     }
 
-    /// Every chunk's bytes of the packet, in order.
-    ///
-    /// # Panics
-    /// If the frame is of another UMEM.
-    pub fn segments<'a>(&'a self, frame: &'a Frame) -> Segments<'a> {
-        self.own(frame);
-        let first = Segment { chunk: frame.chunk, start: frame.start, len: frame.len };
-        Segments { umem: self, frame, next: first, left: frame.segments() }
-    }
-
-    /// Calls `each` with every chunk's bytes of the packet, in order.
-    ///
-    /// # Panics
-    /// If the frame is of another UMEM.
-    pub fn for_each_segment(&self, frame: &Frame, each: impl FnMut(&[u8])) {
-        self.segments(frame).for_each(each);
-    }
-
     /// Makes a one-chunk frame `len` bytes long; what it gains is whatever was in the chunk.
     ///
     /// False, and nothing changed, if the chunk is too small or the frame is a chain.
@@ -283,72 +248,6 @@ impl Umem {
         (u32::from(frame.start) - self.metadata_len.min(u32::from(frame.start))) as usize
     }
 
-    /// Cuts the packet to its first `len` bytes; chunks that hold none of them any more go to the pool.
-    ///
-    /// False, and nothing changed, if the packet is shorter.
-    #[must_use]
-    pub fn truncate(&self, frame: &mut Frame, len: usize, pool: &mut Pool) -> bool {
-        self.own(frame);
-        if len > frame.total_len() {
-            return false;
-        }
-        if frame.tail == 0 || len <= frame.len() {
-            frame.len = len as u16;
-            self.cut(frame, 0, 0, pool);
-            return true;
-        }
-        let mut extra = 0;
-        let mut left = len - frame.len();
-        let mut at = frame.chunk;
-        while left > 0 {
-            let mut link = self.link(at);
-            link.len = usize::from(link.len).min(left) as u16;
-            left -= usize::from(link.len);
-            self.set_link(at, link);
-            at = link.chunk;
-            extra += 1;
-        }
-        self.cut(frame, extra, (len - frame.len()) as u32, pool);
-        true
-    }
-
-    /// Keeps `extra` chunks after the first, holding `rest` bytes; gives the others to the pool.
-    fn cut(&self, frame: &mut Frame, extra: usize, rest: u32, pool: &mut Pool) {
-        let chunks = frame.segments() - 1;
-        let mut at = frame.chunk;
-        for index in 0..chunks {
-            let link = self.link(at);
-            if index >= extra {
-                pool.put(self.fresh(link.chunk));
-            }
-            at = link.chunk;
-        }
-        frame.tail = rest << 8 | extra as u32;
-    }
-
-    /// A new frame (a chain, if need be) with a copy of `packet`. None if the pool has not the chunks, or the packet
-    /// is longer than [`MAX_SEGMENTS`] of them hold.
-    pub fn store(&self, packet: &[u8], pool: &mut Pool) -> Option<Frame> {
-        let needed = packet.len().div_ceil(self.frame_capacity()).max(1);
-        if needed > MAX_SEGMENTS || needed > pool.len() {
-            return None;
-        }
-        let (first, rest) = packet.split_at(packet.len().min(self.frame_capacity()));
-        let mut chain = Chain::of(self.filled(first, pool)?);
-        for part in rest.chunks(self.frame_capacity()) {
-            let next = self.filled(part, pool)?;
-            let _ = chain.append(self, next);
-        }
-        Some(chain.into_frame())
-    }
-
-    fn filled(&self, part: &[u8], pool: &mut Pool) -> Option<Frame> {
-        let mut frame = pool.get()?;
-        frame.len = part.len() as u16;
-        self.bytes_mut(&mut frame).copy_from_slice(part);
-        Some(frame)
-    }
-
     /// Asks the processor to fetch the packet's first cache line; costs one instruction and no wait.
     #[inline]
     pub fn prefetch(&self, frame: &Frame) {
@@ -365,16 +264,16 @@ impl Umem {
     /// Panics unless the frame is of this UMEM. With that its chunk and range are in bounds: only this file and the
     /// rings make frames, and check when they do.
     #[inline]
-    fn own(&self, frame: &Frame) {
+    pub(crate) fn own(&self, frame: &Frame) {
         assert!(self.id == frame.umem, "frame of another UMEM");
     }
 
-    /// Address of a byte of a chunk. Callers pass a chunk below `frames`.
+    /// Address of a byte of a chunk: inside the mapping, or one past it, if `chunk < frames` and
+    /// `start <= chunk_size`, as in every frame.
     #[inline]
-    fn at(&self, chunk: u32, start: u16) -> *mut u8 {
+    pub(crate) fn at(&self, chunk: u32, start: u16) -> *mut u8 {
         let offset = ((chunk as usize) << self.chunk_shift) + usize::from(start);
-        // SAFETY: `chunk < frames` and `start <= chunk_size`, so the offset is inside the mapping or one past it.
-        unsafe { self.memory.base().as_ptr().add(offset) }
+        self.memory.base().as_ptr().wrapping_add(offset)
     }
 
     /// The token of a chunk, empty. The caller must know that no other token of it exists.
@@ -388,13 +287,8 @@ impl Umem {
     pub(crate) fn frame_at(&self, chunk: u32, start: u32, len: u32) -> Option<Frame> {
         let fits = chunk < self.frames
             && u64::from(start) + u64::from(len) <= u64::from(self.chunk_size());
-        fits.then_some(Frame {
-            umem: self.id,
-            chunk,
-            start: start as u16,
-            len: len as u16,
-            tail: 0,
-        })
+        // Not `then_some`, which would make the frame first.
+        fits.then(|| Frame { umem: self.id, chunk, start: start as u16, len: len as u16, tail: 0 })
     }
 
     #[inline]
@@ -414,16 +308,6 @@ impl Umem {
         (u64::from(chunk) << self.chunk_shift) + u64::from(start)
     }
 
-    #[inline]
-    pub(crate) fn link(&self, chunk: u32) -> Segment {
-        unpack(self.links[chunk as usize].load(Relaxed))
-    }
-
-    #[inline]
-    pub(crate) fn set_link(&self, chunk: u32, segment: Segment) {
-        self.links[chunk as usize].store(pack(segment), Relaxed);
-    }
-
     /// Writes a checksum request right before the packet. False if there is no room or no metadata in this UMEM.
     #[inline]
     pub(crate) fn write_metadata(&self, frame: &mut Frame, metadata: TxMetadata) -> bool {
@@ -436,68 +320,6 @@ impl Umem {
         // be unaligned, and the type is plain integers.
         unsafe { place.write_unaligned(metadata) };
         true
-    }
-}
-
-/// A packet being put together from chunks.
-#[derive(Debug)]
-pub(crate) struct Chain {
-    head: Frame,
-    last: u32,
-}
-
-impl Chain {
-    #[inline]
-    pub(crate) fn of(head: Frame) -> Chain {
-        let last = head.chunk;
-        Chain { head, last }
-    }
-
-    /// Adds a one-chunk frame at the end; gives it back if the chain is as long as a packet may be.
-    #[inline]
-    pub(crate) fn append(&mut self, umem: &Umem, next: Frame) -> Result<(), Frame> {
-        if self.head.segments() >= MAX_SEGMENTS {
-            return Err(next);
-        }
-        umem.set_link(self.last, Segment { chunk: next.chunk, start: next.start, len: next.len });
-        self.last = next.chunk;
-        self.head.tail += u32::from(next.len) << 8 | 1;
-        next.into_custody();
-        Ok(())
-    }
-
-    pub(crate) fn segments(&self) -> u32 {
-        self.head.segments() as u32
-    }
-
-    #[inline]
-    pub(crate) fn into_frame(self) -> Frame {
-        self.head
-    }
-}
-
-/// The chunks of one packet; see [`Umem::segments`].
-#[derive(Debug)]
-pub struct Segments<'a> {
-    umem: &'a Umem,
-    frame: &'a Frame,
-    next: Segment,
-    left: usize,
-}
-
-impl<'a> Iterator for Segments<'a> {
-    type Item = &'a [u8];
-
-    fn next(&mut self) -> Option<&'a [u8]> {
-        self.left = self.left.checked_sub(1)?;
-        let Segment { chunk, start, len } = self.next;
-        if self.left > 0 {
-            self.next = self.umem.link(chunk);
-        }
-        debug_assert!(self.umem.is_ours(self.frame));
-        // SAFETY: the segment is the frame's first or was linked by `Chain::append` from a frame of this UMEM, so it
-        // is in bounds; the chain's only token is borrowed for 'a.
-        Some(unsafe { std::slice::from_raw_parts(self.umem.at(chunk, start), usize::from(len)) })
     }
 }
 
@@ -545,5 +367,144 @@ fn no_memory(pages: PageSize, bytes: usize, source: io::Error) -> Error {
     match pages {
         PageSize::Small => Error::Memory { bytes, source },
         PageSize::Huge => Error::HugePages { pages: bytes >> 21, source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::pool::Pool;
+
+    fn small(tx_metadata: bool) -> (Arc<Umem>, Pool) {
+        let config = UmemConfig {
+            frames: 8,
+            chunk_size: 2048,
+            headroom: 64,
+            tx_metadata,
+            ..UmemConfig::default()
+        };
+        let (umem, frames) = Umem::new(&config).unwrap();
+        let pool = Pool::new(&umem, frames);
+        (umem, pool)
+    }
+
+    #[test]
+    fn a_fresh_frame_is_empty_and_starts_where_the_kernel_puts_packets() {
+        let (umem, mut pool) = small(true);
+        let frame = pool.get().unwrap();
+        assert_eq!((frame.len(), frame.total_len(), frame.segments()), (0, 0, 1));
+        assert_eq!(umem.room_before(&frame), 64 + 256 - 24);
+        assert_eq!(umem.frame_capacity(), 2048 - 64 - 256);
+        pool.put(frame);
+    }
+
+    #[test]
+    fn no_two_frames_share_a_byte() {
+        let (umem, mut pool) = small(false);
+        let mut frames: Vec<Frame> = std::iter::from_fn(|| pool.get()).collect();
+        for (index, frame) in frames.iter_mut().enumerate() {
+            assert!(umem.move_start(frame, -320));
+            assert!(umem.set_len(frame, 2048));
+            umem.bytes_mut(frame).fill(index as u8);
+        }
+        for (index, frame) in frames.iter().enumerate() {
+            assert!(umem.bytes(frame).iter().all(|byte| *byte == index as u8));
+        }
+        pool.extend(frames);
+    }
+
+    #[test]
+    #[should_panic(expected = "frame of another UMEM")]
+    fn a_frame_of_another_umem_is_refused() {
+        let (umem, _pool) = small(false);
+        let (_other, mut other_pool) = small(false);
+        let frame = other_pool.get().unwrap();
+        umem.bytes(&frame);
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "lost: put it into a Pool")]
+    fn a_dropped_frame_is_noticed() {
+        let (_umem, mut pool) = small(false);
+        drop(pool.get());
+    }
+
+    #[test]
+    fn configurations_the_kernel_would_refuse_are_refused_with_what_to_change() {
+        let good = UmemConfig::default();
+        for (config, expected) in [
+            (UmemConfig { frames: 0, ..good.clone() }, "UMEM: 0 frames; it needs at least one"),
+            (
+                UmemConfig { chunk_size: 1500, ..good.clone() },
+                "UMEM: chunk size 1500; the kernel takes 2048 or 4096",
+            ),
+            (
+                UmemConfig { headroom: 4000, ..good.clone() },
+                "UMEM: headroom 4000 leaves no room for a packet; at most 3752",
+            ),
+        ] {
+            assert_eq!(Umem::new(&config).unwrap_err().to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn missing_memory_says_how_much_and_what_to_do() {
+        let bytes = 1 << 30;
+        let source = || io::Error::from_raw_os_error(libc::ENOMEM);
+        let huge = no_memory(PageSize::Huge, bytes, source()).to_string();
+        assert!(
+            huge.contains("UMEM of 512 huge pages") && huge.contains("sysctl vm.nr_hugepages=512"),
+            "{huge}"
+        );
+        let small = no_memory(PageSize::Small, bytes, source()).to_string();
+        assert!(
+            small.contains("UMEM of 1073741824 bytes") && small.contains("use fewer frames"),
+            "{small}"
+        );
+    }
+
+    #[test]
+    fn the_memfd_can_not_change_its_size() {
+        let (umem, _pool) = small(false);
+        for size in [0, 1 << 20] {
+            assert_eq!(rustix::fs::ftruncate(umem.fd(), size), Err(rustix::io::Errno::PERM));
+        }
+    }
+
+    proptest! {
+        /// The model is a byte string with room before and after it.
+        #[test]
+        fn start_and_length_move_inside_the_chunk_only(
+            metadata: bool,
+            moves in prop::collection::vec((any::<bool>(), -2500_i32..2500), 1..20),
+        ) {
+            let (umem, mut pool) = small(metadata);
+            let mut frame = pool.get().unwrap();
+            let (mut start, mut len) = (320, 0);
+            let least = if metadata { 24 } else { 0 };
+            for (is_move, by) in moves {
+                if is_move {
+                    let fits = start + by >= least && len >= by;
+                    prop_assert_eq!(umem.move_start(&mut frame, by), fits);
+                    if fits {
+                        start += by;
+                        len -= by;
+                    }
+                } else {
+                    let fits = by >= 0 && start + by <= 2048;
+                    prop_assert_eq!(umem.set_len(&mut frame, by as u32 as usize), fits);
+                    if fits {
+                        len = by;
+                    }
+                }
+                prop_assert_eq!(umem.bytes(&frame).len(), len as usize);
+                prop_assert_eq!(umem.room_before(&frame), (start - least) as usize);
+                umem.bytes_mut(&mut frame).fill(1);
+            }
+            pool.put(frame);
+        }
     }
 }
