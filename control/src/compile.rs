@@ -161,7 +161,7 @@ impl Compiler {
     /// Rows of the affected keys with the frontends they really get.
     fn settle(&mut self, affected: BTreeSet<String>) -> Vec<Change> {
         let (mut removed, mut released, mut set) = (Vec::new(), Vec::new(), Vec::new());
-        let mut gained = BTreeSet::new();
+        let mut gained: BTreeSet<Place> = BTreeSet::new();
         for key in affected {
             let part = self
                 .owners
@@ -183,10 +183,10 @@ impl Compiler {
                 continue;
             }
             let places =
-                |spec: &ServiceSpec| spec.frontends.iter().map(place).collect::<BTreeSet<_>>();
+                |spec: &ServiceSpec| spec.frontends.iter().map(place).collect::<BTreeSet<Place>>();
             let (before, after) = (places(&old), places(&new));
             gained.extend(after.difference(&before));
-            let lost: Vec<_> = before.difference(&after).copied().collect();
+            let lost: Vec<Place> = before.difference(&after).copied().collect();
             if !lost.is_empty() {
                 released.push((key.clone(), old, lost));
             }
@@ -205,8 +205,10 @@ impl Compiler {
     }
 }
 
-/// What makes a frontend unique.
-fn place(frontend: &FrontendSpec) -> (Addr, u16, u8) {
+/// What makes a frontend unique: address, port (host order), IP protocol number.
+type Place = (Addr, u16, u8);
+
+fn place(frontend: &FrontendSpec) -> Place {
     (frontend.addr, frontend.port, frontend.protocol)
 }
 

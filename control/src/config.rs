@@ -93,18 +93,29 @@ pub struct Problem {
     at: At,
     field: String,
     why: String,
+    about_interfaces: bool,
 }
 
 impl Problem {
-    /// Of the entry `at`; `field` is empty when the entry as a whole is meant.
+    /// A fault of the entry `at`; `field` is empty when the entry as a whole is meant.
     pub fn new(at: At, field: impl Into<String>, why: impl Into<String>) -> Problem {
-        Problem { at, field: field.into(), why: why.into() }
+        Problem { at, field: field.into(), why: why.into(), about_interfaces: false }
+    }
+
+    /// The same, of a good entry that doesn't fit the engine's interfaces: other interfaces may mend it.
+    pub fn misfit(at: At, field: impl Into<String>, why: impl Into<String>) -> Problem {
+        Problem { about_interfaces: true, ..Problem::new(at, field, why) }
+    }
+
+    /// Whether it is a misfit.
+    pub fn is_about_interfaces(&self) -> bool {
+        self.about_interfaces
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Problem { at: At(at), field, why } = self;
+        let Problem { at: At(at), field, why, .. } = self;
         if field.is_empty() { write!(f, "{at}: {why}") } else { write!(f, "{at}: {field}: {why}") }
     }
 }

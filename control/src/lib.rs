@@ -22,6 +22,10 @@ pub mod world;
 pub mod compile;
 pub mod apply;
 pub mod config;
+pub mod engine_file;
+pub mod inbox;
+pub mod publish;
+pub mod run;
 
 pub use apply::apply;
 pub use compile::{Change, Compiler};

@@ -31,14 +31,14 @@ pub fn world(interfaces: Vec<InterfaceSpec>, config: &Config) -> (World, Vec<Pro
     for route in &config.routes {
         match resolve(&route.action, &world) {
             Ok(spec) => _ = configured.insert(route.prefix, spec),
-            Err((field, why)) => problems.push(Problem::new(route.at.clone(), field, why)),
+            Err((field, why)) => problems.push(Problem::misfit(route.at.clone(), field, why)),
         }
     }
     world.routes.extend(configured);
     for neighbor in &config.neighbors {
         match world.interface(&neighbor.interface).map(|spec| spec.id) {
             Some(id) => _ = world.neighbors.insert((id, neighbor.address), neighbor.mac),
-            None => problems.push(Problem::new(
+            None => problems.push(Problem::misfit(
                 neighbor.at.clone(),
                 "interface",
                 no_interface(&neighbor.interface, &world),

@@ -143,7 +143,7 @@ fn node_port_addresses(node: &Node, options: &NodeOptions) -> Vec<Addr> {
     let primary = chosen.is_empty() || chosen.contains(&NodePortAddresses::Primary);
     let inside = |addr: &Addr| {
         chosen.iter().any(
-            |item| matches!(item, NodePortAddresses::In(range) if range.contains(&(*addr).into())),
+            |item| matches!(item, NodePortAddresses::In(range) if range.contains(&std::net::IpAddr::from(*addr))),
         )
     };
     let mut addresses: Vec<Addr> = if primary { node.primary().collect() } else { Vec::new() };

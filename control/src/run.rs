@@ -1,0 +1,335 @@
+//! The control process: waits, looks, compiles, publishes.
+//!
+//! Decides the order at start: everything is read once before the engine is given anything, so that a restart never takes
+//! away what was there. One thread does all the work; watchers and the signal handler only say that something happened.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use millrace_tables::{InterfaceSpec, SegmentConfig, ServiceSpec};
+
+use crate::{
+    compile::{Compiler, Conflict, interfaces},
+    config::{Config, Problem as ConfigProblem},
+    inbox::{Event, Inbox, Outbox, inbox},
+    publish::Publisher,
+    reflect::{
+        files::{self, Files, Outcome},
+        watch,
+    },
+    store::Store,
+    world::World,
+};
+
+/// A file that is being written is looked at again after this long.
+const UNSETTLED: Duration = Duration::from_millis(100);
+/// Refused rows are tried again, and memory is freed, this often.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// What the process was asked to do, flags and file together.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Directory of manifests.
+    pub manifests: PathBuf,
+    /// The engine's socket.
+    pub engine: PathBuf,
+    /// The configuration file.
+    pub config_file: Option<PathBuf>,
+    /// Flags, which come before what the file says.
+    pub overrides: Overrides,
+    /// Of the tables segment.
+    pub segment: SegmentConfig,
+}
+
+/// Options that flags give and the configuration file may give too. An empty or absent one leaves the file's in force.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `--node`.
+    pub node: Option<String>,
+    /// `--nodeport-addresses` and `--service-cidr`.
+    pub cluster: crate::compile::node::NodeOptions,
+}
+
+impl Overrides {
+    /// Puts the flags into a configuration.
+    pub fn apply(&self, mut config: Config) -> Config {
+        config.node = self.node.clone().or(config.node);
+        if !self.cluster.nodeport_addresses.is_empty() {
+            config.nodeport_addresses.clone_from(&self.cluster.nodeport_addresses);
+        }
+        if !self.cluster.service_cidr.is_empty() {
+            config.service_cidr.clone_from(&self.cluster.service_cidr);
+        }
+        config
+    }
+}
+
+/// Why the process can't go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The manifests can't be read at all.
+    #[error(transparent)]
+    Manifests(#[from] files::Error),
+    /// The configuration file has faults at start.
+    #[error("{0}")]
+    Config(String),
+    /// The operating system.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Its answer.
+        source: io::Error,
+    },
+}
+
+/// The process, between two events.
+pub struct Control {
+    options: Options,
+    files: Files,
+    store: Store,
+    config: Config,
+    config_problems: BTreeSet<ConfigProblem>,
+    conflicts: BTreeSet<Conflict>,
+    interfaces: Vec<InterfaceSpec>,
+    compiler: Compiler,
+    publisher: Publisher,
+    unsettled: bool,
+    inbox: Inbox,
+}
+
+impl Control {
+    /// Reads everything once and starts watching. `outbox` is for the signal handler.
+    pub fn start(options: Options) -> Result<(Control, Outbox), RunError> {
+        let system = |what| move |source| RunError::System { what, source };
+        let (inbox, outbox) = inbox().map_err(system("eventfd"))?;
+        // Watching begins before the first look, so that no change falls between the two.
+        watch_dir(&options.manifests, &outbox, |paths| Some(Event::Manifests(paths)))
+            .map_err(system("watching the manifests"))?;
+        if let Some(path) = options.config_file.clone() {
+            let dir = path
+                .parent()
+                .filter(|dir| !dir.as_os_str().is_empty())
+                .unwrap_or(Path::new("."))
+                .to_owned();
+            watch_dir(&dir, &outbox, |_| Some(Event::Config))
+                .map_err(system("watching the configuration"))?;
+        }
+        let publisher = Publisher::new(&options.engine, options.segment.clone());
+        let mut control = Control {
+            files: Files::new(&options.manifests),
+            store: Store::new(),
+            config: Config::default(),
+            config_problems: BTreeSet::new(),
+            conflicts: BTreeSet::new(),
+            interfaces: Vec::new(),
+            compiler: Compiler::new(),
+            publisher,
+            unsettled: false,
+            inbox,
+            options,
+        };
+        control.read_config();
+        let outcome = control.files.look(&BTreeSet::new(), &mut control.store)?;
+        control.take(outcome);
+        tracing::info!(manifests = %control.options.manifests.display(), objects = control.store.rows().count(), "read");
+        Ok((control, outbox))
+    }
+
+    /// Runs until a stop event.
+    pub fn run(mut self) -> Result<(), RunError> {
+        while self.turn()? {}
+        Ok(())
+    }
+
+    /// One turn: waits for something, and deals with it. False when the process should end.
+    pub fn turn(&mut self) -> Result<bool, RunError> {
+        self.connect();
+        let mut limit = self.publisher.reconnect_in().unwrap_or(HOUSEKEEPING);
+        if self.unsettled {
+            limit = limit.min(UNSETTLED);
+        }
+        let waited = self.inbox.wait(self.publisher.socket(), limit);
+        let (events, readable) =
+            waited.map_err(|source| RunError::System { what: "poll", source })?;
+        if events.contains(&Event::Stop) {
+            return Ok(false);
+        }
+        if readable {
+            if let Err(error) = self.publisher.receive() {
+                tracing::warn!("{error}");
+            }
+        }
+        let quiet = events.is_empty();
+        let (mut look, mut config, mut hint) = (self.unsettled, false, BTreeSet::new());
+        for event in events {
+            match event {
+                Event::Manifests(paths) => {
+                    look = true;
+                    hint.extend(paths);
+                }
+                Event::Config => config = true,
+                Event::Stop => {}
+            }
+        }
+        if look {
+            self.look(&hint);
+        }
+        if config {
+            self.read_config();
+        }
+        if look || config || (quiet && self.publisher.has_refused_rows()) {
+            self.publish();
+        }
+        self.publisher.reclaim();
+        Ok(true)
+    }
+
+    fn connect(&mut self) {
+        if self.publisher.reconnect_in() != Some(Duration::ZERO) {
+            return;
+        }
+        match self.publisher.connect() {
+            Ok(interfaces) => {
+                tracing::info!(engine = %self.options.engine.display(), interfaces = interfaces.len(), "connected");
+                self.interfaces = interfaces;
+                // Compiled against its interfaces first, then all of it goes out as one generation.
+                self.compile();
+                let all = self.compiler.all();
+                self.hand_out(all);
+            }
+            Err(error) => tracing::debug!("{error}: trying again"),
+        }
+    }
+
+    fn look(&mut self, hint: &BTreeSet<PathBuf>) {
+        match self.files.look(hint, &mut self.store) {
+            Ok(outcome) => self.take(outcome),
+            // The directory may be replaced just now; what was read from it stays in force.
+            Err(error) => tracing::warn!("{error}: what was read before stays in force"),
+        }
+    }
+
+    fn take(&mut self, outcome: Outcome) {
+        for problem in &outcome.new {
+            tracing::warn!("{problem}");
+        }
+        for problem in &outcome.mended {
+            tracing::info!("no longer so: {problem}");
+        }
+        for notice in &outcome.notices {
+            tracing::info!("{notice}");
+        }
+        self.unsettled = outcome.unsettled;
+    }
+
+    fn read_config(&mut self) {
+        let Some(path) = &self.options.config_file else {
+            self.config = self.options.overrides.apply(Config::default());
+            return;
+        };
+        let (config, problems) = Config::read(path, &self.config);
+        self.config = self.options.overrides.apply(config);
+        self.say(problems, |problem| !problem.is_about_interfaces());
+    }
+
+    /// Logs the problems that are new; `of` tells which of the known ones this source speaks for.
+    fn say(&mut self, problems: Vec<ConfigProblem>, of: impl Fn(&ConfigProblem) -> bool) {
+        let now: BTreeSet<ConfigProblem> = problems.into_iter().collect();
+        for problem in now.difference(&self.config_problems) {
+            tracing::warn!("{problem}");
+        }
+        self.config_problems.retain(|problem| !of(problem));
+        self.config_problems.extend(now);
+    }
+
+    fn compile(&mut self) -> Vec<crate::Change> {
+        let (world, problems) = interfaces::world(self.interfaces.clone(), &self.config);
+        self.say(problems, ConfigProblem::is_about_interfaces);
+        let changes = self.compiler.update(&mut self.store, &world);
+        let conflicts: BTreeSet<Conflict> = self.compiler.conflicts().collect();
+        for Conflict { frontend: (addr, port, protocol), owner, refused } in
+            conflicts.difference(&self.conflicts)
+        {
+            tracing::warn!(
+                "service {refused}: {addr} port {port} protocol {protocol} belongs to service {owner}, which keeps it"
+            );
+        }
+        self.conflicts = conflicts;
+        changes
+    }
+
+    fn publish(&mut self) {
+        // Without an engine's interfaces there is nothing to compile against; the connection brings everything.
+        if self.publisher.is_connected() {
+            let changes = self.compile();
+            self.hand_out(changes);
+        }
+    }
+
+    fn hand_out(&mut self, changes: Vec<crate::Change>) {
+        let rows = changes.len();
+        match self.publisher.publish(changes) {
+            None => {}
+            Some(Ok(published)) => {
+                if rows > 0 {
+                    tracing::info!(generation = published.generation, rows, "published");
+                }
+                for row in &published.refused {
+                    tracing::error!("{}: will be tried again", row.error);
+                }
+            }
+            Some(Err(error)) => tracing::warn!("{error}"),
+        }
+    }
+}
+
+fn watch_dir(
+    dir: &Path,
+    outbox: &Outbox,
+    event: impl Fn(BTreeSet<PathBuf>) -> Option<Event> + Send + 'static,
+) -> io::Result<()> {
+    let outbox = outbox.clone();
+    watch::spawn(dir.to_owned(), move |paths| event(paths).is_none_or(|event| outbox.send(event)))
+}
+
+/// Compiles everything once, without an engine: what an image file holds.
+pub fn once(
+    manifests: &Path,
+    config: &Config,
+    interfaces: Vec<InterfaceSpec>,
+) -> Result<Once, RunError> {
+    let mut store = Store::new();
+    let problems = files::read_dir(manifests, &mut store)?;
+    let (world, config_problems) = interfaces::world(interfaces, config);
+    let mut compiler = Compiler::new();
+    compiler.update(&mut store, &world);
+    let problems = problems
+        .iter()
+        .map(ToString::to_string)
+        .chain(config_problems.iter().map(ToString::to_string))
+        .collect();
+    Ok(Once { compiler, world, problems })
+}
+
+/// What [`once`] brings.
+#[derive(Debug)]
+pub struct Once {
+    /// Holds the rows.
+    pub compiler: Compiler,
+    /// What they were compiled against.
+    pub world: World,
+    /// What is not in force.
+    pub problems: Vec<String>,
+}
+
+impl Once {
+    /// The service rows by key.
+    pub fn services(&self) -> &std::collections::BTreeMap<String, ServiceSpec> {
+        self.compiler.services()
+    }
+}
