@@ -90,10 +90,8 @@ fn forward(
     sent: &mut u64,
 ) {
     let mut burst = ArrayVec::<Frame, 64>::new();
+    from.refill(pool);
     *received += from.receive(&mut burst) as u64;
-    if !burst.is_empty() {
-        from.refill(pool);
-    }
     let to = to.unwrap_or(from);
     for mut frame in burst {
         if let Some(header) = to.umem().bytes_mut(&mut frame).first_chunk_mut::<12>() {

@@ -240,7 +240,12 @@ fn map_rings(fd: BorrowedFd<'_>, config: &SocketConfig) -> io::Result<Rings> {
     let (region, layout) =
         map::<Descriptor>(fd, libc::XDP_PGOFF_TX_RING as u64, &offsets.tx, sizes.tx)?;
     let ring = Producer::new(region, &layout, sizes.tx).ok_or_else(misplaced)?;
-    Ok(Rings { fill, completion, rx, tx: Tx { ring, multi_buffer: config.multi_buffer } })
+    Ok(Rings {
+        fill,
+        completion,
+        rx,
+        tx: Tx { ring, multi_buffer: config.multi_buffer, checksum: false },
+    })
 }
 
 fn map<T: Entry>(

@@ -206,7 +206,9 @@ impl Socket {
         busy_poll: bool,
         kernel: bool,
     ) -> Self {
-        let Bound { rings, fd, zero_copy } = bound;
+        let Bound { mut rings, fd, zero_copy } = bound;
+        // In zero-copy mode a driver without the offload ignores the request and sends the bad checksum.
+        rings.tx.checksum = umem.has_tx_metadata() && !zero_copy;
         Socket {
             fill_level: rings.fill.0.size(),
             rings,
@@ -234,7 +236,7 @@ impl Socket {
 
     /// Whether [`TxOffload::Checksum`] works here. In zero-copy mode it depends on the driver, which is not asked: no.
     pub fn has_checksum_offload(&self) -> bool {
-        self.umem.has_tx_metadata() && !self.zero_copy
+        self.rings.tx.checksum
     }
 
     /// Gives the kernel at most `frames` frames to receive into, at the next [`Socket::refill`]; the fill ring's size
@@ -277,7 +279,7 @@ impl Socket {
     /// # Errors
     /// Gives the frame back if the ring has no room, or if the packet can not be sent here: it is empty, a chain on a
     /// socket without multi-buffer, nearer to its chunk's start than the metadata is long, of another UMEM, or asks
-    /// for a checksum outside its first chunk or in a UMEM without metadata.
+    /// for a checksum outside its first chunk or where [`Socket::has_checksum_offload`] is false.
     #[inline]
     pub fn transmit(&mut self, frame: Frame, offload: TxOffload) -> Result<(), Frame> {
         self.rings.tx.push(&self.umem, &mut self.sending, frame, offload)
@@ -408,6 +410,16 @@ impl Socket {
         0
     }
 }
+
+/// A socket moves to its worker's thread; the UMEM is everybody's.
+const _: () = {
+    const fn is_send<T: Send>() {}
+    const fn is_shared<T: Send + Sync>() {}
+    is_send::<Socket>();
+    is_send::<Pool>();
+    is_shared::<Umem>();
+    is_shared::<Frame>();
+};
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {

@@ -63,6 +63,7 @@ pub fn pair(umem: &Arc<Umem>, sizes: RingSizes) -> (Socket, Kernel) {
         tx: Tx {
             ring: Producer::new(Arc::clone(&tx), &LAYOUT, sizes.tx).expect("a power of two"),
             multi_buffer: true,
+            checksum: false,
         },
     };
     let kernel = Kernel {

@@ -34,6 +34,8 @@ pub struct Tx {
     pub(crate) ring: Producer<Descriptor>,
     /// Whether a packet may take several descriptors.
     pub(crate) multi_buffer: bool,
+    /// Whether a packet may ask for its checksum.
+    pub(crate) checksum: bool,
 }
 
 impl Tx {
@@ -65,7 +67,10 @@ impl Tx {
                 csum_offset: offset,
                 ..TxMetadata::default()
             };
-            if field_end > frame.len() || !umem.write_metadata(&mut frame, request) {
+            if !self.checksum
+                || field_end > frame.len()
+                || !umem.write_metadata(&mut frame, request)
+            {
                 return Err(frame);
             }
             options = libc::XDP_TX_METADATA;
