@@ -119,6 +119,11 @@ impl Slots {
         self.count
     }
 
+    /// The state segment they are in.
+    pub fn segment(&self) -> &Arc<Segment> {
+        &self.segment
+    }
+
     /// The handle of reader `slot`. Each slot is for one reader; two handles on one would lift each other's pins.
     pub fn reader(&self, slot: usize) -> Option<ReaderEpoch> {
         (slot < self.count).then(|| ReaderEpoch {

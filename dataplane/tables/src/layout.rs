@@ -101,17 +101,20 @@ pub const fn layout_hash(description: &str) -> u64 {
     fnv(FNV_START, description.as_bytes())
 }
 
+#[cfg(not(loom))]
 /// A reference in the low half of a word, something else in the high half.
 pub(crate) const fn pack(low: Ref, high: u32) -> u64 {
     low.raw() as u64 | (high as u64) << 32
 }
 
+#[cfg(not(loom))]
 /// The reference in the low half of a word.
 #[inline]
 pub(crate) const fn low(word: u64) -> Ref {
     Ref::from_raw(word as u32)
 }
 
+#[cfg(not(loom))]
 /// The high half of a word.
 #[inline]
 pub(crate) const fn high(word: u64) -> u32 {

@@ -18,6 +18,8 @@ pub mod cold;
 #[cfg(not(loom))]
 pub mod fib;
 #[cfg(not(loom))]
+pub mod image;
+#[cfg(not(loom))]
 pub mod index;
 #[cfg(not(loom))]
 pub mod interface;

@@ -132,6 +132,11 @@ impl<'a> Snapshot<'a> {
         self.generation
     }
 
+    /// Its root record.
+    pub(crate) fn root(&self) -> Ref {
+        self.root
+    }
+
     #[inline]
     fn slot(&self, slot: usize) -> u64 {
         self.words.at(self.root, slot)

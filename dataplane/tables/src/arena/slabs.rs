@@ -9,7 +9,11 @@ use std::collections::BTreeSet;
 pub(super) const CLASSES: [u16; 14] = [1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64];
 
 /// Grains in a slab.
+#[cfg(not(loom))]
 pub(super) const SLAB_GRAINS: u32 = 1024;
+/// Fewer under loom, where every word is modelled.
+#[cfg(loom)]
+pub(super) const SLAB_GRAINS: u32 = 64;
 
 /// The class of a block of `grains`, if it is small enough to have one.
 pub(super) fn class_of(grains: u32) -> Option<usize> {
