@@ -7,6 +7,8 @@
 
 pub mod netns;
 pub mod peers;
+pub mod rig;
+pub mod updater;
 
 use std::time::{Duration, Instant};
 

@@ -1,0 +1,31 @@
+//! The path of a packet, from outside: a packet in, its verdict, the exact bytes that leave, and every counter.
+//!
+//! Packets are built with etherparse and dumb loops (`path/packets.rs`), so that nothing of the engine checks itself.
+
+#[path = "path/packets.rs"]
+mod packets;
+#[path = "path/states.rs"]
+mod states;
+#[path = "path/world.rs"]
+mod world;
+
+#[path = "path/arp.rs"]
+mod arp;
+#[path = "path/nd.rs"]
+mod nd;
+#[path = "path/waiting.rs"]
+mod waiting;
+#[path = "path/routing.rs"]
+mod routing;
+#[path = "path/parsing.rs"]
+mod parsing;
+#[path = "path/local.rs"]
+mod local;
+#[path = "path/services.rs"]
+mod services;
+#[path = "path/quotes.rs"]
+mod quotes;
+#[path = "path/checksums.rs"]
+mod checksums;
+#[path = "path/hostile.rs"]
+mod hostile;

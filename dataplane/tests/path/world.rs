@@ -1,0 +1,303 @@
+//! One engine in memory: two interfaces, the tables, one or two workers, and every counter watched.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use millrace_dataplane::clock::{Nanos, SECOND};
+use millrace_dataplane::counters::{COUNTERS, Kind, Ledger, describe};
+use millrace_dataplane::driver::memory::MemoryQueue;
+use millrace_dataplane::interface::{Interface, Interfaces};
+use millrace_dataplane::pipeline::{self, Local, Settings};
+use millrace_dataplane::state::State;
+use millrace_dataplane::trace::{Recorder, Step};
+use millrace_dataplane::verdict::Verdict;
+use millrace_tables::{
+    BackendSpec, FrontendKind, FrontendSpec, InterfaceId, InterfaceKind, NextHop, RouteSpec, SegmentConfig, ServiceSpec, SetChoice,
+    WhenEmpty, Writer,
+};
+use millrace_wire::{Addr, Mac};
+use millrace_xsk::{Pool, TxOffload, Umem, UmemConfig};
+
+use crate::packets::Link;
+
+pub const UP: u16 = 0;
+pub const DOWN: u16 = 1;
+pub const UP_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x10];
+pub const DOWN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x20];
+/// 10.0.1.2, 2001:db8:1::2: a client, and the router to all that is behind.
+pub const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 1, 2];
+/// 10.0.2.10, 2001:db8:2::10.
+pub const BACKEND_MAC: [u8; 6] = [2, 0, 0, 0, 2, 10];
+
+pub const VIP: &str = "172.30.0.41";
+pub const VIP6: &str = "fd00:30::41";
+pub const FRAMES: u32 = 512;
+
+/// What one call sent: interface, bytes, what is left to the queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sent {
+    pub interface: u16,
+    pub bytes: Vec<u8>,
+    pub offload: TxOffload,
+}
+
+pub struct Worker {
+    pub state: State,
+    pub queues: Vec<MemoryQueue>,
+    frames: usize,
+}
+
+pub struct World {
+    pub writer: Writer,
+    pub workers: Vec<Worker>,
+    pub now: Nanos,
+    pub steps: Vec<Step>,
+}
+
+pub fn addr(text: &str) -> Addr {
+    text.parse::<IpAddr>().unwrap().into()
+}
+
+/// From the client to us, and back.
+pub fn client_link() -> Link {
+    Link::new(CLIENT_MAC, UP_MAC)
+}
+
+pub fn to_client() -> Link {
+    Link::new(UP_MAC, CLIENT_MAC)
+}
+
+/// From the backend to us, and back.
+pub fn backend_link() -> Link {
+    Link::new(BACKEND_MAC, DOWN_MAC)
+}
+
+pub fn to_backend() -> Link {
+    Link::new(DOWN_MAC, BACKEND_MAC)
+}
+
+fn glean(interface: u16) -> RouteSpec {
+    RouteSpec::Forward(vec![(NextHop { interface: InterfaceId(interface), gateway: None }, 1)])
+}
+
+fn via(interface: u16, gateway: &str) -> RouteSpec {
+    RouteSpec::Forward(vec![(NextHop { interface: InterfaceId(interface), gateway: Some(addr(gateway)) }, 1)])
+}
+
+pub fn frontend(vip: &str, port: u16, protocol: u8) -> FrontendSpec {
+    FrontendSpec { addr: addr(vip), port, protocol, kind: FrontendKind::CLUSTER_IP, set: SetChoice::Cluster, flags: 0 }
+}
+
+pub fn service(name: &str, frontends: &[FrontendSpec], backends: &[(&str, u16)]) -> ServiceSpec {
+    let backend = |(ip, port): &(&str, u16)| BackendSpec {
+        addr: addr(ip),
+        port: *port,
+        name: format!("{ip}:{port}"),
+        weight: 1,
+        local: false,
+        terminating: false,
+        in_cluster: true,
+        in_local: false,
+    };
+    ServiceSpec {
+        name: name.to_owned(),
+        frontends: frontends.to_vec(),
+        backends: backends.iter().map(backend).collect(),
+        ..ServiceSpec::default()
+    }
+}
+
+impl World {
+    /// Both neighbors known, one worker, checksums complete.
+    pub fn new() -> World {
+        let mut world = World::unresolved(1, false, Settings::default());
+        world.learn();
+        world
+    }
+
+    /// As [`World::new`] with two workers over the same shared state.
+    pub fn two_workers() -> World {
+        let mut world = World::unresolved(2, false, Settings::default());
+        world.learn();
+        world
+    }
+
+    /// As [`World::new`], the interfaces being veths.
+    pub fn virtual_interfaces() -> World {
+        let mut world = World::unresolved(1, true, Settings::default());
+        world.learn();
+        world
+    }
+
+    /// Nobody is known.
+    pub fn unresolved(workers: usize, partial_checksums: bool, settings: Settings) -> World {
+        let interfaces = Interfaces::new(vec![
+            interface(UP, "up0", UP_MAC, 1500, &["10.0.1.1/24", "2001:db8:1::1/64"], partial_checksums),
+            interface(DOWN, "down0", DOWN_MAC, 1400, &["10.0.2.1/24", "2001:db8:2::1/64"], partial_checksums),
+        ]);
+        let interfaces = Arc::new(interfaces.unwrap());
+        let (umem, frames) = Umem::new(&UmemConfig { frames: FRAMES * workers as u32, ..UmemConfig::default() }).unwrap();
+        let mut all = Pool::new(&umem, frames);
+        let locals = (0..workers).map(|_| Local::new(all.split(FRAMES as usize), Arc::clone(&interfaces), settings)).collect();
+        let workers = crate::states::build(&interfaces, locals)
+            .into_iter()
+            .map(|state| Worker {
+                state,
+                queues: (0..2).map(|_| MemoryQueue::new(Arc::clone(&umem), 256)).collect(),
+                frames: FRAMES as usize,
+            })
+            .collect();
+        World { writer: tables(), workers, now: 100 * SECOND, steps: Vec::new() }
+    }
+
+    /// The client and the backend announce themselves by asking for us.
+    pub fn learn(&mut self) {
+        use crate::packets::{arp, nd, on};
+        for (interface, mac, ours, v4, v6, node) in [
+            (UP, CLIENT_MAC, "10.0.1.1", "10.0.1.2", "2001:db8:1::2", "2001:db8:1::1"),
+            (DOWN, BACKEND_MAC, "10.0.2.1", "10.0.2.10", "2001:db8:2::10", "2001:db8:2::1"),
+        ] {
+            let everyone = Link::new(mac, [0xff; 6]);
+            self.send(interface, &arp(&everyone, 1, (mac, v4), ([0; 6], ours)));
+            let group = Link::new(mac, [0x33, 0x33, 0xff, 0, 0, 1]);
+            self.send(interface, &on(&group, nd(v6, "ff02::1:ff00:1", 135, 0, node, Some((1, mac)))));
+        }
+    }
+
+    /// One packet through worker 0.
+    pub fn send(&mut self, interface: u16, bytes: &[u8]) -> Vec<Sent> {
+        self.send_all(0, interface, &[bytes.to_vec()])
+    }
+
+    /// A burst through one worker.
+    pub fn send_all(&mut self, worker: usize, interface: u16, packets: &[Vec<u8>]) -> Vec<Sent> {
+        let tables = self.writer.tables();
+        let one = &mut self.workers[worker];
+        for bytes in packets {
+            assert!(one.queues[usize::from(interface)].offer(&mut one.state.local.pool, bytes), "no frame for {} bytes", bytes.len());
+        }
+        let mut recorder = Recorder::default();
+        let id = InterfaceId(interface);
+        while pipeline::burst(id, &mut one.queues, tables.snapshot(), &mut one.state, self.now, &mut recorder) != 0 {}
+        self.steps = recorder.steps;
+        self.collect(worker)
+    }
+
+    /// Time passes; held frames are looked after.
+    pub fn tick(&mut self, passed: Nanos) -> Vec<Sent> {
+        self.now += passed;
+        let tables = self.writer.tables();
+        let one = &mut self.workers[0];
+        let mut recorder = Recorder::default();
+        pipeline::tick(&mut one.queues, tables.snapshot(), &mut one.state, self.now, &mut recorder);
+        self.steps = recorder.steps;
+        self.collect(0)
+    }
+
+    fn collect(&mut self, worker: usize) -> Vec<Sent> {
+        let one = &mut self.workers[worker];
+        let mut sent = Vec::new();
+        for interface in [UP, DOWN] {
+            let pool = &mut one.state.local.pool;
+            sent.extend(one.queues[usize::from(interface)].sent(pool).into_iter().map(|it| Sent { interface, bytes: it.bytes, offload: it.offload }));
+        }
+        self.check_books(worker);
+        sent
+    }
+
+    /// The ledger balances on every queue, and no frame is lost.
+    fn check_books(&self, worker: usize) {
+        let one = &self.workers[worker];
+        for interface in [UP, DOWN] {
+            let block = one.state.counters.interface(InterfaceId(interface));
+            let ledger = Ledger::read(|place| block.get(place));
+            assert_eq!(ledger.imbalance(), 0, "interface {interface}: {ledger:?}");
+        }
+        let in_flight: usize = one.queues.iter().map(MemoryQueue::in_flight).sum();
+        assert_eq!(one.state.local.pool.len() + in_flight + one.state.local.held(), one.frames, "a frame was lost");
+    }
+
+    /// The verdicts of the last call, in order.
+    pub fn verdicts(&self) -> Vec<Verdict> {
+        self.steps.iter().filter_map(|step| if let Step::Verdict(verdict) = step { Some(*verdict) } else { None }).collect()
+    }
+
+    /// All counters of all workers that are not zero, bytes aside: `"up0 rx_packets" → 3`.
+    pub fn counters(&self) -> BTreeMap<String, u64> {
+        let mut all = BTreeMap::new();
+        for one in &self.workers {
+            for (interface, name) in [(UP, "up0"), (DOWN, "down0")] {
+                let block = one.state.counters.interface(InterfaceId(interface));
+                for place in 0..COUNTERS {
+                    let row = describe(place).unwrap();
+                    if block.get(place) != 0 && !(row.kind == Kind::Counter && row.name.ends_with("bytes")) {
+                        *all.entry(format!("{name} {}", row.name)).or_default() += block.get(place);
+                    }
+                }
+            }
+        }
+        all
+    }
+
+    /// Sends one packet and asserts all that it did: the verdict, the bytes that left, and every counter. Each name in
+    /// `moved` stands for one step up; counters that are not named must not have moved.
+    #[track_caller]
+    pub fn expect(&mut self, interface: u16, bytes: &[u8], verdict: Verdict, leaves: &[(u16, Vec<u8>)], moved: &[&str]) {
+        let mut before = self.counters();
+        let sent = self.send(interface, bytes);
+        assert_eq!(self.verdicts(), [verdict], "{:#?}", self.steps);
+        let sent: Vec<_> = sent.into_iter().map(|it| (it.interface, it.bytes)).collect();
+        assert_eq!(hex(&sent), hex(leaves));
+        for name in moved {
+            *before.entry((*name).to_owned()).or_default() += 1;
+        }
+        assert_eq!(self.counters(), before, "counters");
+    }
+}
+
+/// Frames as a reader of a failed test wants them.
+fn hex(frames: &[(u16, Vec<u8>)]) -> Vec<String> {
+    let line = |(interface, bytes): &(u16, Vec<u8>)| {
+        let bytes: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{interface}: {}", bytes.join(" "))
+    };
+    frames.iter().map(line).collect()
+}
+
+fn interface(id: u16, name: &str, mac: [u8; 6], mtu: u32, addresses: &[&str], partial: bool) -> Interface {
+    let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
+    Interface::new(InterfaceId(id), name, Mac(mac), mtu, InterfaceKind::UPLINK, addresses, partial)
+}
+
+fn tables() -> Writer {
+    let mut writer = Writer::create(&SegmentConfig { bytes: 64 << 20, ..SegmentConfig::default() }).unwrap();
+    for (prefix, route) in [
+        ("10.0.1.0/24", glean(UP)),
+        ("10.0.2.0/24", glean(DOWN)),
+        ("10.0.1.1/32", RouteSpec::Local),
+        ("10.0.2.1/32", RouteSpec::Local),
+        ("2001:db8:1::/64", glean(UP)),
+        ("2001:db8:2::/64", glean(DOWN)),
+        ("2001:db8:1::1/128", RouteSpec::Local),
+        ("2001:db8:2::1/128", RouteSpec::Local),
+        ("198.51.100.0/24", via(UP, "10.0.1.2")),
+        ("2001:db8:100::/48", via(UP, "2001:db8:1::2")),
+        ("203.0.113.0/24", RouteSpec::Blackhole),
+        ("192.0.2.0/24", RouteSpec::Unreachable),
+        ("2001:db8:dead::/48", RouteSpec::Unreachable),
+    ] {
+        writer.set_route(prefix.parse().unwrap(), &route).unwrap();
+    }
+    let all = |vip| [frontend(vip, 80, 6), frontend(vip, 53, 17), frontend(vip, 9, 132)];
+    writer.set_service("default/web", &service("default/web:http", &all(VIP), &[("10.0.2.10", 8080)])).unwrap();
+    writer.set_service("default/web/6", &service("default/web:http", &all(VIP6), &[("2001:db8:2::10", 8080)])).unwrap();
+    let empty = |vip| [frontend(vip, 81, 6), frontend(vip, 81, 17), frontend(vip, 81, 132)];
+    writer.set_service("default/empty", &service("default/empty:http", &empty(VIP), &[])).unwrap();
+    writer.set_service("default/empty/6", &service("default/empty:http", &empty(VIP6), &[])).unwrap();
+    let mut silent = service("default/silent:http", &[frontend(VIP, 82, 6)], &[]);
+    silent.when_cluster_empty = WhenEmpty::Drop;
+    writer.set_service("default/silent", &silent).unwrap();
+    writer.publish().unwrap();
+    writer
+}
