@@ -1,0 +1,151 @@
+//! Routes and destinations like the Internet's, the same in every run: for the FIB's bench and its tests.
+//!
+//! Prefix lengths follow the global tables of 2025 as published on bgp.potaroo.net (IPv4) and by
+//! the APNIC CIDR reports (IPv6), rounded. Three quarters of the longer prefixes lie inside a shorter one, as more-specifics
+//! do; the rest anywhere in unicast space. Leaves are one of 64, not correlated with their neighbors' (real ones are,
+//! which compresses better).
+
+use std::collections::HashSet;
+
+/// (length, prefixes of 100,000).
+const V4: [(u8, u32); 17] = [
+    (8, 2),
+    (9, 2),
+    (10, 4),
+    (11, 10),
+    (12, 30),
+    (13, 60),
+    (14, 120),
+    (15, 210),
+    (16, 1380),
+    (17, 850),
+    (18, 1400),
+    (19, 2500),
+    (20, 4500),
+    (21, 5200),
+    (22, 11500),
+    (23, 10300),
+    (24, 61932),
+];
+
+/// (length, prefixes of 100,000).
+const V6: [(u8, u32); 24] = [
+    (20, 10),
+    (24, 20),
+    (28, 150),
+    (29, 2700),
+    (30, 260),
+    (31, 140),
+    (32, 12500),
+    (33, 1900),
+    (34, 1500),
+    (35, 1100),
+    (36, 5200),
+    (37, 500),
+    (38, 1200),
+    (39, 700),
+    (40, 9500),
+    (41, 600),
+    (42, 2200),
+    (43, 900),
+    (44, 10200),
+    (45, 1300),
+    (46, 3300),
+    (47, 2900),
+    (48, 41200),
+    (64, 20),
+];
+
+/// SplitMix64 (Steele et al., 2014).
+pub struct Random(pub u64);
+
+impl Random {
+    /// 64 random bits.
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `n`.
+    pub fn below(&mut self, n: usize) -> usize {
+        (u128::from(self.next()) * n as u128 >> 64) as usize
+    }
+
+    fn bits(&mut self) -> u128 {
+        u128::from(self.next()) << 64 | u128::from(self.next())
+    }
+}
+
+/// A route: address bits left-aligned in 128, prefix length, leaf 1 … 64.
+pub type Route = (u128, u8, u32);
+
+fn mask(len: u8) -> u128 {
+    u128::MAX.checked_shl(128 - u32::from(len)).unwrap_or(0)
+}
+
+/// `count` distinct routes in random order; IPv6 when `v6`.
+pub fn routes(count: usize, v6: bool, seed: u64) -> Vec<Route> {
+    let random = &mut Random(seed);
+    let lengths: &[(u8, u32)] = if v6 { &V6 } else { &V4 };
+    let longest_outer = if v6 { 36 } else { 21 };
+    let mut seen = HashSet::new();
+    let mut outer: Vec<(u128, u8)> = Vec::new();
+    let mut routes = Vec::with_capacity(count);
+    for &(len, share) in lengths {
+        let want = (count as u64 * u64::from(share) / 100_000).max(1);
+        // Short lengths have few prefixes: the tries are bounded.
+        let (mut made, mut tries) = (0, 0);
+        while made < want && tries < want * 20 && routes.len() < count {
+            tries += 1;
+            let inside = len > longest_outer && !outer.is_empty() && random.below(4) > 0;
+            let base = if inside { outer[random.below(outer.len())] } else { (0, 0) };
+            let mut bits = base.0 | random.bits() & !mask(base.1);
+            if !inside {
+                bits = unicast(bits, v6, random);
+            }
+            bits &= mask(len);
+            if seen.insert((bits, len)) {
+                routes.push((bits, len, 1 + random.below(64) as u32));
+                made += 1;
+            }
+        }
+        if len <= longest_outer {
+            outer = routes.iter().map(|&(bits, len, _)| (bits, len)).collect();
+        }
+    }
+    while routes.len() < count {
+        let bits = unicast(random.bits(), v6, random) & mask(if v6 { 48 } else { 24 });
+        if seen.insert((bits, if v6 { 48 } else { 24 })) {
+            routes.push((bits, if v6 { 48 } else { 24 }, 1 + random.below(64) as u32));
+        }
+    }
+    for index in (1..routes.len()).rev() {
+        routes.swap(index, random.below(index + 1));
+    }
+    routes
+}
+
+/// Moves an address into 1.0.0.0 … 223.255.255.255, or into 2000::/4's populated /16s.
+fn unicast(bits: u128, v6: bool, random: &mut Random) -> u128 {
+    if v6 {
+        let top: [u128; 8] = [0x2001, 0x2400, 0x2600, 0x2604, 0x2800, 0x2a00, 0x2a10, 0x2c0f];
+        bits & mask(16) ^ bits | top[random.below(8)] << 112
+    } else {
+        let first = 1 + random.below(223) as u128;
+        bits << 8 >> 8 | first << 120
+    }
+}
+
+/// `count` random addresses, each inside a random route.
+pub fn destinations(routes: &[Route], count: usize, seed: u64) -> Vec<u128> {
+    let random = &mut Random(seed);
+    (0..count)
+        .map(|_| {
+            let (bits, len, _) = routes[random.below(routes.len())];
+            bits | random.bits() & !mask(len)
+        })
+        .collect()
+}

@@ -1,0 +1,141 @@
+//! The FIB at full size: 1 M IPv4 and 200 k IPv6 routes, random destinations inside random routes.
+//!
+//! `cargo bench -p millrace-tables --bench fib [-- ROUTES]`. Each time is the minimum, median and maximum of 11 runs;
+//! `dir24-8` is the structure to beat, on the same routes and addresses (16-bit entries, 32 MiB and its second table).
+
+mod bgp;
+mod dir24;
+
+use bgp::Random;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use millrace_tables::{
+    arena::{Arena, Table},
+    fib::{Family, Fib, Key, lookup, lookup_many},
+    shm::{Seals, Segment},
+};
+use std::{hint::black_box, sync::Arc, time::Instant};
+
+/// Lookups in a run.
+const LOOKUPS: usize = 4_000_000;
+/// Runs of each measurement.
+const RUNS: usize = 11;
+/// Addresses given to a bulk lookup: a burst of packets.
+const BURST: usize = 64;
+
+fn net(family: Family, bits: u128, len: u8) -> IpNet {
+    match family {
+        Family::V4 => Ipv4Net::new_assert(((bits >> 96) as u32).into(), len).into(),
+        Family::V6 => Ipv6Net::new_assert(bits.into(), len).into(),
+    }
+}
+
+/// Prints what `run` takes for each of `count` things, in `unit`s of `scale` nanoseconds.
+fn report(what: &str, count: usize, unit: &str, scale: f64, mut run: impl FnMut()) {
+    let mut times: Vec<f64> = (0..RUNS)
+        .map(|_| {
+            let start = Instant::now();
+            run();
+            start.elapsed().as_nanos() as f64 / count as f64 / scale
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    println!(
+        "  {what:<34} {:8.2} {:8.2} {:8.2}  {unit}",
+        times[0],
+        times[RUNS / 2],
+        times[RUNS - 1]
+    );
+}
+
+fn bench<K: Key>(family: Family, count: usize, key: impl Fn(u128) -> K) {
+    let routes = bgp::routes(count, family == Family::V6, 1);
+    let arena_bytes = 1 << 30;
+    let segment = Segment::create("fib-bench", arena_bytes, Seals::OneWriter).expect("segment");
+    let mut arena = Arena::new(Arc::new(segment), 4096);
+    let mut fib = Fib::new(Table::Routes4);
+
+    let start = Instant::now();
+    for &(bits, len, leaf) in &routes {
+        fib.insert(&net(family, bits, len), leaf);
+    }
+    let root = fib.commit(&mut arena).expect("room");
+    let loaded = start.elapsed();
+    arena.commit(1);
+    let bytes = arena.usage().of(Table::Routes4) as f64;
+    println!("{family:?}: {} routes", routes.len());
+    println!(
+        "  loaded in {:.2} s, {:.2} M routes/s; {:.1} MB, {:.1} B a route",
+        loaded.as_secs_f64(),
+        routes.len() as f64 / loaded.as_secs_f64() / 1e6,
+        bytes / 1e6,
+        bytes / routes.len() as f64
+    );
+    println!("  {:<34} {:>8} {:>8} {:>8}", "", "min", "median", "max");
+
+    let keys: Vec<K> = bgp::destinations(&routes, LOOKUPS, 2).into_iter().map(key).collect();
+    let words = arena.words();
+    report("lookup, one at a time", LOOKUPS, "ns", 1.0, || {
+        for &key in &keys {
+            black_box(lookup(words, root, key));
+        }
+    });
+    let mut leaves = [0; BURST];
+    report("lookup_many, bursts of 64", LOOKUPS, "ns", 1.0, || {
+        for keys in keys.chunks_exact(BURST) {
+            lookup_many(words, root, keys, &mut leaves);
+            black_box(&leaves);
+        }
+    });
+
+    const CHANGES: usize = 20_000;
+    let mut generation = 1;
+    let random = &mut Random(3);
+    let mut publish = |fib: &mut Fib, arena: &mut Arena| {
+        black_box(fib.commit(arena).expect("room"));
+        generation += 1;
+        arena.commit(generation);
+        arena.reclaim(generation);
+    };
+    report("remove and publish", CHANGES, "µs", 1000.0, || {
+        for _ in 0..CHANGES {
+            let (bits, len, _) = routes[random.below(routes.len())];
+            fib.remove(&net(family, bits, len));
+            publish(&mut fib, &mut arena);
+        }
+    });
+    report("insert or replace, and publish", CHANGES, "µs", 1000.0, || {
+        for _ in 0..CHANGES {
+            let (bits, len, leaf) = routes[random.below(routes.len())];
+            fib.insert(&net(family, bits, len), 1 + leaf % 64);
+            publish(&mut fib, &mut arena);
+        }
+    });
+}
+
+fn baseline(count: usize) {
+    let routes = bgp::routes(count, false, 1);
+    let table = dir24::Dir24::build(&routes);
+    println!("dir24-8: {} routes, {:.1} MB", routes.len(), table.bytes() as f64 / 1e6);
+    let keys: Vec<u32> =
+        bgp::destinations(&routes, LOOKUPS, 2).iter().map(|bits| (bits >> 96) as u32).collect();
+    report("lookup, one at a time", LOOKUPS, "ns", 1.0, || {
+        for &key in &keys {
+            black_box(table.lookup(key));
+        }
+    });
+    let mut leaves = [0; BURST];
+    report("lookup_many, bursts of 64", LOOKUPS, "ns", 1.0, || {
+        for keys in keys.chunks_exact(BURST) {
+            table.lookup_many(keys, &mut leaves);
+            black_box(&leaves);
+        }
+    });
+}
+
+fn main() {
+    // cargo bench passes `--bench`.
+    let count = std::env::args().filter_map(|arg| arg.parse().ok()).next().unwrap_or(1_000_000);
+    bench(Family::V4, count, |bits| (bits >> 96) as u32);
+    bench(Family::V6, count / 5, |bits| bits);
+    baseline(count);
+}

@@ -1,0 +1,436 @@
+use super::{Family, Fib, Prefix, best, lookup, lookup_many, lookup4, lookup6, routes};
+use crate::{
+    arena::{Arena, Table},
+    shm::{Seals, Segment},
+    sync::Ordering,
+    words::Words,
+};
+use ipnet::{IpNet, Ipv6Net};
+use prefix_trie::PrefixMap;
+use proptest::prelude::*;
+use std::{collections::BTreeMap, sync::Arc};
+
+#[path = "../../benches/fib/bgp.rs"]
+mod bgp;
+
+fn arena(bytes: usize) -> Arena {
+    Arena::new(Arc::new(Segment::create("fib-test", bytes, Seals::OneWriter).unwrap()), 4096)
+}
+
+fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
+
+/// Looks `bits` (left-aligned) up in every way there is, and expects one answer.
+fn find(words: Words<'_>, root: u32, family: Family, bits: u128) -> u32 {
+    let mut many = [u32::MAX; 3];
+    let one = match family {
+        Family::V4 => {
+            let key = (bits >> 96) as u32;
+            lookup_many(words, root, &[key; 3], &mut many);
+            assert_eq!(lookup4(words, root, key), lookup(words, root, key));
+            lookup(words, root, key)
+        }
+        Family::V6 => {
+            lookup_many(words, root, &[bits; 3], &mut many);
+            assert_eq!(
+                lookup6(words, root, [(bits >> 64) as u64, bits as u64]),
+                lookup(words, root, bits)
+            );
+            lookup(words, root, bits)
+        }
+    };
+    assert_eq!(many, [one; 3]);
+    one
+}
+
+fn best_of(words: Words<'_>, root: u32, family: Family, bits: u128) -> Option<(IpNet, u32)> {
+    match family {
+        Family::V4 => best(words, root, (bits >> 96) as u32, family),
+        Family::V6 => best(words, root, bits, family),
+    }
+}
+
+/// The dumb model: all routes, searched one by one.
+type Model = BTreeMap<IpNet, u32>;
+
+fn scan(model: &Model, bits: u128) -> Option<(IpNet, u32)> {
+    let covers = |net: &IpNet| {
+        let prefix = Prefix::of(net);
+        (prefix.bits ^ bits).checked_shr(128 - u32::from(prefix.len)).unwrap_or(0) == 0
+    };
+    model
+        .iter()
+        .filter(|(net, _)| covers(net))
+        .max_by_key(|(net, _)| net.prefix_len())
+        .map(|(&net, &leaf)| (net, leaf))
+}
+
+/// Addresses where the answer could change: both ends of each prefix and their outer neighbors.
+fn edges(model: &Model, family: Family) -> Vec<u128> {
+    let step = 1 << (128 - u32::from(family.bits()));
+    let mut edges = vec![0, u128::MAX & !(step - 1)];
+    for net in model.keys() {
+        let Prefix { bits, len } = Prefix::of(net);
+        let last = bits | u128::MAX.checked_shr(len.into()).unwrap_or(0) & !(step - 1);
+        edges.extend([bits, bits.wrapping_sub(step), last, last.wrapping_add(step)]);
+    }
+    edges
+}
+
+fn check(words: Words<'_>, root: u32, family: Family, model: &Model) {
+    for bits in edges(model, family) {
+        let want = scan(model, bits);
+        assert_eq!(find(words, root, family, bits), want.map_or(0, |(_, leaf)| leaf), "{bits:#x}");
+        assert_eq!(best_of(words, root, family, bits), want, "{bits:#x}");
+    }
+    let listed: Model = routes(words, root, family).collect();
+    assert_eq!(routes(words, root, family).count(), model.len());
+    assert_eq!(&listed, model);
+}
+
+#[test]
+fn nothing_is_found_in_an_empty_fib() {
+    let mut arena = arena(1 << 20);
+    let mut fib = Fib::new(Table::Routes4);
+    let root = fib.commit(&mut arena).unwrap();
+    assert_eq!((root, fib.is_empty()), (0, true));
+    check(arena.words(), root, Family::V4, &Model::new());
+    check(arena.words(), root, Family::V6, &Model::new());
+}
+
+#[test]
+fn the_longest_prefix_wins_from_default_to_host_route() {
+    for (family, nets) in [
+        (
+            Family::V4,
+            &[
+                "0.0.0.0/0",
+                "10.0.0.0/8",
+                "10.0.0.0/9",
+                "10.1.0.0/18",
+                "10.1.2.0/24",
+                "10.1.2.3/32",
+                "10.1.2.2/32",
+                "10.1.2.0/30",
+                "255.255.255.255/32",
+                "0.0.0.0/1",
+                "0.0.0.0/32",
+            ][..],
+        ),
+        (
+            Family::V6,
+            &[
+                "::/0",
+                "2001:db8::/32",
+                "2001:db8::/18",
+                "2001:db8::/48",
+                "2001:db8:0:8000::/49",
+                "2001:db8::1/128",
+                "2001:db8::/127",
+                "ffff::/16",
+                "::/128",
+                "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128",
+                "8000::/1",
+            ],
+        ),
+    ] {
+        let mut arena = arena(1 << 20);
+        let mut fib = Fib::new(Table::Routes4);
+        let mut model = Model::new();
+        for (net, leaf) in nets.iter().map(|text| net(text).trunc()).zip(1..) {
+            assert_eq!(fib.insert(&net, leaf), None);
+            model.insert(net, leaf);
+            let root = fib.commit(&mut arena).unwrap();
+            check(arena.words(), root, family, &model);
+        }
+        for net in nets.iter().map(|text| net(text).trunc()) {
+            assert_eq!(fib.remove(&net), model.remove(&net));
+            assert_eq!(fib.remove(&net), None);
+            let root = fib.commit(&mut arena).unwrap();
+            check(arena.words(), root, family, &model);
+        }
+        assert_eq!(arena.usage().of(Table::Routes4), 0);
+    }
+}
+
+#[test]
+fn a_lonely_host_route_takes_two_direct_nodes_a_path_and_its_own() {
+    let mut arena = arena(1 << 20);
+    let mut fib = Fib::new(Table::Routes6);
+    fib.insert(&net("2001:db8::1/128"), 7);
+    let root = fib.commit(&mut arena).unwrap();
+    check(arena.words(), root, Family::V6, &Model::from([(net("2001:db8::1/128"), 7)]));
+    let direct = 2 * Arena::bytes_of(super::WIDE_WORDS);
+    assert!(arena.usage().of(Table::Routes6) - direct <= 128);
+}
+
+#[test]
+fn a_change_writes_its_own_path_and_nothing_else() {
+    let mut arena = arena(64 << 20);
+    let mut fib = Fib::new(Table::Routes4);
+    for (bits, len, leaf) in bgp::routes(50_000, false, 5) {
+        fib.insert(&Prefix { bits, len }.to_net(Family::V4), leaf);
+    }
+    fib.commit(&mut arena).unwrap();
+    arena.commit(1);
+    let before = arena.written();
+    fib.insert(&net("198.51.100.0/24"), 9);
+    fib.commit(&mut arena).unwrap();
+    let written = arena.written() - before;
+    assert!(written <= 2 * 2056 + 1024, "{written} bytes for one route among 50,000");
+}
+
+#[test]
+fn the_default_route_is_one_store_however_many_routes_there_are() {
+    let mut arena = arena(64 << 20);
+    let mut fib = Fib::new(Table::Routes6);
+    for (bits, len, leaf) in bgp::routes(20_000, true, 5) {
+        fib.insert(&Prefix { bits, len }.to_net(Family::V6), leaf);
+    }
+    fib.commit(&mut arena).unwrap();
+    arena.commit(1);
+    let before = arena.written();
+    fib.insert(&net("::/0"), 9);
+    let root = fib.commit(&mut arena).unwrap();
+    assert!(arena.written() - before <= 4096);
+    assert_eq!(find(arena.words(), root, Family::V6, 1), 9);
+}
+
+#[test]
+fn a_full_segment_refuses_and_goes_on_later() {
+    let mut arena = arena(4096 + (96 << 10));
+    let mut fib = Fib::new(Table::Routes4);
+    fib.insert(&net("10.0.0.0/8"), 1);
+    let root = fib.commit(&mut arena).unwrap();
+    arena.commit(1);
+    let mut model = Model::from([(net("10.0.0.0/8"), 1)]);
+    let old = model.clone();
+    for (bits, len, leaf) in bgp::routes(3000, false, 2) {
+        let net = Prefix { bits, len }.to_net(Family::V4);
+        fib.insert(&net, leaf);
+        model.insert(net, leaf);
+    }
+    assert!(fib.commit(&mut arena).is_err());
+    assert!(fib.commit(&mut arena).is_err());
+    check(arena.words(), root, Family::V4, &old);
+    let keep = model.keys().copied().take(10).collect::<Vec<_>>();
+    for net in model.keys().filter(|net| !keep.contains(net)) {
+        fib.remove(net);
+    }
+    model.retain(|net, _| keep.contains(net));
+    let root = fib.commit(&mut arena).unwrap();
+    check(arena.words(), root, Family::V4, &model);
+    for net in keep {
+        fib.remove(&net);
+    }
+    fib.commit(&mut arena).unwrap();
+    arena.commit(2);
+    arena.reclaim(2);
+    assert_eq!((arena.usage().of(Table::Routes4), arena.usage().retired), (0, 0));
+}
+
+/// Prefixes that meet: few addresses, all lengths.
+fn prefix(family: Family) -> impl Strategy<Value = IpNet> {
+    let ends = prop::sample::select(vec![
+        0u128,
+        1,
+        2,
+        0xff,
+        0x8000,
+        u128::MAX,
+        1 << 96,
+        3 << 109,
+        5 << 91,
+        1 << 110,
+    ]);
+    let bits = (ends.clone(), ends, any::<u8>(), 0u32..120)
+        .prop_map(|(a, b, byte, shift)| a ^ b.rotate_left(64) ^ u128::from(byte) << shift);
+    let len = prop_oneof![
+        0..=family.bits(),
+        prop::sample::select(vec![0, 1, 8, 9, 10, 18, 19, 24, 25, 30, 31, 32]),
+        Just(family.bits()),
+    ];
+    (bits, len).prop_map(move |(bits, len)| Prefix { bits, len }.to_net(family))
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Insert(IpNet, u32),
+    Remove(usize),
+    Commit,
+    Publish,
+}
+
+fn op(family: Family) -> impl Strategy<Value = Op> {
+    prop_oneof![
+        5 => (prefix(family), 1u32..6).prop_map(|(net, leaf)| Op::Insert(net, leaf)),
+        3 => any::<usize>().prop_map(Op::Remove),
+        1 => Just(Op::Commit),
+        1 => Just(Op::Publish),
+    ]
+}
+
+/// Runs `ops` against the model; every published root is read again at the end, as a pinned reader would.
+fn run(family: Family, ops: Vec<Op>) {
+    let mut arena = arena(8 << 20);
+    let mut fib = Fib::new(Table::Routes4);
+    let mut model = Model::new();
+    let mut published = Vec::new();
+    for op in ops {
+        match op {
+            Op::Insert(net, leaf) => {
+                assert_eq!(fib.get(&net), model.get(&net).copied());
+                assert_eq!(fib.insert(&net, leaf), model.insert(net, leaf));
+            }
+            Op::Remove(index) => {
+                let Some(&net) = model.keys().nth(index % model.len().max(1)) else { continue };
+                assert_eq!(fib.remove(&net), model.remove(&net));
+            }
+            Op::Commit => {
+                let root = fib.commit(&mut arena).unwrap();
+                check(arena.words(), root, family, &model);
+            }
+            Op::Publish => {
+                let root = fib.commit(&mut arena).unwrap();
+                published.push((root, model.clone()));
+                arena.commit(published.len() as u64);
+            }
+        }
+        assert_eq!(fib.len(), model.len());
+    }
+    let root = fib.commit(&mut arena).unwrap();
+    let last = published.len() as u64 + 1;
+    arena.commit(last);
+    for (root, model) in &published {
+        check(arena.words(), *root, family, model);
+    }
+    arena.reclaim(last);
+    check(arena.words(), root, family, &model);
+    for net in model.keys() {
+        fib.remove(net);
+    }
+    assert_eq!(fib.commit(&mut arena).unwrap(), 0);
+    arena.commit(last + 1);
+    arena.reclaim(last + 1);
+    assert_eq!((arena.usage().of(Table::Routes4), arena.usage().retired), (0, 0), "blocks leak");
+}
+
+proptest! {
+    #[test]
+    fn any_changes_leave_what_a_linear_scan_finds_ipv4(ops in prop::collection::vec(op(Family::V4), 1..60)) {
+        run(Family::V4, ops);
+    }
+
+    #[test]
+    fn any_changes_leave_what_a_linear_scan_finds_ipv6(ops in prop::collection::vec(op(Family::V6), 1..60)) {
+        run(Family::V6, ops);
+    }
+
+    #[test]
+    fn corrupt_words_answer_something_and_end(
+        nets in prop::collection::vec((prefix(Family::V4), prefix(Family::V6)), 1..30),
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u64>()), 1..60),
+        addrs in prop::collection::vec(any::<u128>(), 10),
+    ) {
+        let mut arena = arena(256 << 10);
+        let mut fibs = [Fib::new(Table::Routes4), Fib::new(Table::Routes6)];
+        for (v4, v6) in &nets {
+            fibs[0].insert(v4, 3);
+            fibs[1].insert(v6, 3);
+        }
+        let roots = fibs.each_mut().map(|fib| fib.commit(&mut arena).unwrap());
+        let segment = arena.segment().clone();
+        let live: Vec<_> = segment.words().iter().filter(|word| word.load(Ordering::Relaxed) != 0).collect();
+        for (index, bits) in &flips {
+            // Half of the flips keep the word's upper bits, where an entry says that it is a block.
+            let bits = if bits % 2 == 0 { *bits } else { bits & 0xff_0000_00ff };
+            index.get(&live).fetch_xor(bits, Ordering::Relaxed);
+        }
+        for root in [roots[0], roots[1], flips[0].1 as u32, u32::MAX, u32::MAX << 30] {
+            for &bits in addrs.iter().chain(&nets.iter().map(|net| Prefix::of(&net.1).bits).collect::<Vec<_>>()) {
+                for family in [Family::V4, Family::V6] {
+                    find(arena.words(), root, family, bits);
+                    best_of(arena.words(), root, family, bits);
+                }
+            }
+            prop_assert!(routes(arena.words(), root, Family::V4).count() <= segment.words().len() * 2);
+            prop_assert!(routes(arena.words(), root, Family::V6).count() <= segment.words().len() * 2);
+        }
+    }
+}
+
+#[test]
+fn blocks_that_lead_to_themselves_end() {
+    let arena = arena(64 << 10);
+    let words = arena.segment().words();
+    // Word 0 of every place is a bitmap of 64 runs, and a path of any length; every entry is a block.
+    for entry in [0xc000_0100_u32, 0x8000_0100, 0xffff_ffff, 0x8000_0001] {
+        for word in words {
+            word.store(u64::from(entry) << 32 | u64::from(entry), Ordering::Relaxed);
+        }
+        assert_eq!(lookup(arena.words(), entry, 5u32), 0);
+        assert_eq!(lookup(arena.words(), entry, 5u128), 0);
+        assert!(routes(arena.words(), entry, Family::V6).count() <= words.len() * 2);
+    }
+}
+
+/// Compares `lookups` of `count` BGP-like prefixes with prefix-trie, before and after a tenth of them change; at `most`
+/// bytes a route.
+fn against_prefix_trie(family: Family, count: usize, lookups: usize, most: f64) {
+    let table = bgp::routes(count, family == Family::V6, 42);
+    let mut arena = arena(1 << 30);
+    let mut fib = Fib::new(Table::Routes4);
+    // Its keys are left-aligned like ours, so one type serves both families.
+    let key = |bits: u128, len| Ipv6Net::new_assert(bits.into(), len);
+    let mut oracle = PrefixMap::<Ipv6Net, u32>::new();
+    for &(bits, len, leaf) in &table {
+        let net = Prefix { bits, len }.to_net(family);
+        assert_eq!(fib.insert(&net, leaf), oracle.insert(key(bits, len), leaf));
+    }
+    let ends = u128::MAX << (128 - u32::from(family.bits()));
+    for round in 0..2 {
+        let root = fib.commit(&mut arena).unwrap();
+        arena.commit(round);
+        arena.reclaim(round);
+        let anywhere = bgp::Random(round).next();
+        for (index, bits) in bgp::destinations(&table, lookups / 2, round).into_iter().enumerate() {
+            // A quarter of the addresses anywhere: mostly unrouted, or caught by short prefixes.
+            let bits =
+                if index % 4 == 0 { bits ^ u128::from(anywhere) << (index % 100) } else { bits };
+            let host = Prefix { bits, len: family.bits() }.to_net(family);
+            let want =
+                oracle.get_lpm(&key(bits & ends, family.bits())).map_or(0, |(_, &leaf)| leaf);
+            let got = match family {
+                Family::V4 => lookup(arena.words(), root, (bits >> 96) as u32),
+                Family::V6 => lookup(arena.words(), root, bits),
+            };
+            assert_eq!(got, want, "{host} in round {round}");
+        }
+        let step = 10;
+        for &(bits, len, leaf) in table.iter().skip(round as usize).step_by(step) {
+            let net = Prefix { bits, len }.to_net(family);
+            if leaf % 2 == 0 {
+                assert_eq!(fib.remove(&net), oracle.remove(&key(bits, len)));
+            } else {
+                assert_eq!(fib.insert(&net, leaf + 100), oracle.insert(key(bits, len), leaf + 100));
+            }
+        }
+    }
+    let usage = arena.usage().of(Table::Routes4);
+    let per_route = usage as f64 / table.len() as f64;
+    assert!(per_route <= most, "{per_route:.1} bytes a route");
+}
+
+#[test]
+fn a_million_lookups_agree_with_prefix_trie() {
+    against_prefix_trie(Family::V4, 100_000, 500_000, 48.0);
+    against_prefix_trie(Family::V6, 100_000, 500_000, 64.0);
+}
+
+#[test]
+#[ignore = "minutes in debug builds: cargo test --release -p millrace-tables -- --ignored prefix_trie"]
+fn ten_million_lookups_on_full_tables_agree_with_prefix_trie() {
+    against_prefix_trie(Family::V4, 1_000_000, 10_000_000, 16.0);
+    against_prefix_trie(Family::V6, 200_000, 10_000_000, 40.0);
+}
