@@ -1,13 +1,17 @@
-//! A mapped piece of memory that is unmapped when its last owner goes.
+//! Memory: the memfd of a UMEM, and mappings that are unmapped when their last owner goes.
 //!
 //! Decides: that every mapping is shared, readable and writable, and faulted in at once. Needs an fd or nothing.
 //! Rings must be unmapped for their socket to go: the mapping holds the socket open, and with it the queue.
 
 use std::{
     io,
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     ptr::NonNull,
 };
+
+use rustix::fs::{MemfdFlags, SealFlags};
+
+use crate::{error::Error, umem::PageSize};
 
 /// A shared mapping of `len` bytes, page-aligned.
 #[derive(Debug)]
@@ -60,5 +64,28 @@ impl Drop for Region {
     fn drop(&mut self) {
         // SAFETY: exactly the range that `map` got; whoever held pointers into it held this Region too.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}
+
+/// A memfd of `bytes`, which nobody can make smaller (a reader would be killed) or larger.
+pub(crate) fn make_memory(pages: PageSize, bytes: usize) -> Result<OwnedFd, Error> {
+    let mut flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    if pages == PageSize::Huge {
+        flags |= MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
+    }
+    let make = || {
+        let fd = rustix::fs::memfd_create(c"millrace-umem", flags)?;
+        rustix::fs::ftruncate(&fd, bytes as u64)?;
+        rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        Ok(fd)
+    };
+    make().map_err(|source: rustix::io::Errno| no_memory(pages, bytes, source.into()))
+}
+
+/// Why there is no memory, by the pages it should be of.
+pub(crate) fn no_memory(pages: PageSize, bytes: usize, source: io::Error) -> Error {
+    match pages {
+        PageSize::Small => Error::Memory { bytes, source },
+        PageSize::Huge => Error::HugePages { pages: bytes >> 21, source },
     }
 }

@@ -11,11 +11,10 @@
 //!                     ... [metadata] ^ start: moves back to prepend, forward to strip
 //! ```
 //!
-//! The metadata is the [`TX_METADATA_LEN`] bytes right before `start`, wherever that is; with it, `start` never comes
+//! The metadata is the 24 bytes (`struct xsk_tx_metadata`) right before `start`, wherever that is; with it, `start` never comes
 //! nearer than that to the chunk's first byte.
 
 use std::{
-    io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     ptr::NonNull,
     sync::{
@@ -24,14 +23,12 @@ use std::{
     },
 };
 
-use rustix::fs::{MemfdFlags, SealFlags};
-
 use crate::{
     bind::Donor,
     error::Error,
     frame::Frame,
     if_xdp::{TX_METADATA_LEN, TxMetadata, XDP_PACKET_HEADROOM},
-    mmap::Region,
+    mmap::{Region, make_memory, no_memory},
 };
 
 /// Size of the pages the UMEM is made of.
@@ -72,7 +69,6 @@ impl Default for UmemConfig {
 }
 
 /// The memory of all packets of a process (or of one NUMA node of it).
-#[derive(Debug)]
 pub struct Umem {
     /// Distinguishes the frames of this UMEM from those of any other of this process.
     id: u32,
@@ -87,6 +83,12 @@ pub struct Umem {
     pub(crate) links: Box<[AtomicU64]>,
     /// Sockets whose kernel-side registration a new socket can share.
     pub(crate) donors: Mutex<Vec<Donor>>,
+}
+
+impl std::fmt::Debug for Umem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Umem {} of {} x {} bytes", self.id, self.frames, self.chunk_size())
+    }
 }
 
 /// Ids are never used twice, or a frame that outlived its UMEM would be taken for one of its successor's.
@@ -348,28 +350,6 @@ fn check(config: &UmemConfig) -> Result<usize, Error> {
     Ok(bytes.next_multiple_of(page) as usize)
 }
 
-/// A memfd of `bytes`, which nobody can make smaller (a reader would be killed) or larger.
-fn make_memory(pages: PageSize, bytes: usize) -> Result<OwnedFd, Error> {
-    let mut flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    if pages == PageSize::Huge {
-        flags |= MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
-    }
-    let make = || {
-        let fd = rustix::fs::memfd_create(c"millrace-umem", flags)?;
-        rustix::fs::ftruncate(&fd, bytes as u64)?;
-        rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
-        Ok(fd)
-    };
-    make().map_err(|source: rustix::io::Errno| no_memory(pages, bytes, source.into()))
-}
-
-fn no_memory(pages: PageSize, bytes: usize, source: io::Error) -> Error {
-    match pages {
-        PageSize::Small => Error::Memory { bytes, source },
-        PageSize::Huge => Error::HugePages { pages: bytes >> 21, source },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -453,7 +433,7 @@ mod tests {
     #[test]
     fn missing_memory_says_how_much_and_what_to_do() {
         let bytes = 1 << 30;
-        let source = || io::Error::from_raw_os_error(libc::ENOMEM);
+        let source = || std::io::Error::from_raw_os_error(libc::ENOMEM);
         let huge = no_memory(PageSize::Huge, bytes, source()).to_string();
         assert!(
             huge.contains("UMEM of 512 huge pages") && huge.contains("sysctl vm.nr_hugepages=512"),

@@ -264,12 +264,9 @@ fn a_burst_larger_than_one_send_call_takes_leaves_whole() {
             let frame = umem.store(&udp_packet_with_pseudo_sum(&[index]), &mut pool).unwrap();
             socket.transmit(frame, TxOffload::Checksum { start: 34, offset: 6 }).unwrap();
         }
-        let begin = Instant::now();
-        // A busy machine may not take it all at once; what is left goes with the next flush.
-        while socket.holdings().tx > 0 {
-            socket.flush();
-            assert!(begin.elapsed() < Duration::from_secs(5), "the tx ring does not empty");
-        }
+        // Nothing on the way holds fewer than 128, so the one flush must send all.
+        socket.flush();
+        assert_eq!(socket.holdings().tx, 0);
         let mut received = Vec::<u8>::new();
         while received.len() < 128 {
             let mut buffer = [0; 64];
