@@ -267,7 +267,14 @@ mod tests {
                 assert_eq!(Delta::of_word(word, word).apply(check), check, "{word:#x}");
             }
         }
-        assert_eq!(Delta::NONE.apply(0xffff), 0x0000);
+    }
+
+    #[test]
+    fn a_checksum_of_ones_counts_as_the_zero_it_equals() {
+        for bits in 0..=u16::MAX {
+            let delta = Delta::from_bits(bits);
+            assert_eq!(delta.apply(0xffff), delta.apply(0x0000), "{bits:#x}");
+        }
     }
 
     #[test]

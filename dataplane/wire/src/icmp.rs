@@ -17,7 +17,7 @@ pub struct Type(pub u8);
 impl Type {
     /// Answer to an echo request.
     pub const ECHO_REPLY: Self = Self(0);
-    /// Destination unreachable; see [`unreachable`].
+    /// Destination unreachable; see [`mod@unreachable`].
     pub const DEST_UNREACHABLE: Self = Self(3);
     /// Source quench (deprecated, RFC 6633).
     pub const SOURCE_QUENCH: Self = Self(4);

@@ -14,7 +14,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 pub struct Type(pub u8);
 
 impl Type {
-    /// Destination unreachable; see [`unreachable`].
+    /// Destination unreachable; see [`mod@unreachable`].
     pub const DEST_UNREACHABLE: Self = Self(1);
     /// Packet too big for the next link; the MTU is in the header.
     pub const PACKET_TOO_BIG: Self = Self(2);

@@ -95,6 +95,7 @@ pub fn walk(next_header: Protocol, payload: &[u8]) -> Result<Chain, ExtError> {
     let mut chain =
         Chain { protocol: next_header, offset: 0, fragment: None, routing_segments_left: None };
     for count in 0..=MAX_HEADERS {
+        // Fails when the last header's length went beyond the end.
         let rest = payload.get(chain.offset..).ok_or(ExtError::Truncated)?;
         match chain.protocol {
             Protocol::HOP_BY_HOP
@@ -136,9 +137,6 @@ pub fn walk(next_header: Protocol, payload: &[u8]) -> Result<Chain, ExtError> {
                 } else {
                     (usize::from(len) + 1) * 8
                 };
-                if rest.len() < bytes {
-                    return Err(ExtError::Truncated);
-                }
                 if chain.protocol == Protocol::ROUTING {
                     chain.routing_segments_left =
                         chain.routing_segments_left.max(Some(segments_left));

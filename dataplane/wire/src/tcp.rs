@@ -157,9 +157,6 @@ impl Header {
     #[inline]
     pub fn parse(bytes: &[u8]) -> Result<(&Self, &[u8], &[u8]), Error> {
         let (header, _) = Self::view(bytes)?;
-        if header.header_len() < Self::LEN {
-            return Err(Error::HeaderLength);
-        }
         let (head, payload) =
             bytes.split_at_checked(header.header_len()).ok_or(Error::Truncated)?;
         let options = head.get(Self::LEN..).ok_or(Error::HeaderLength)?;
