@@ -256,8 +256,8 @@ impl Config {
             return refuse("[conntrack] entries", format!("{conntrack_entries} is not between 1024 and 16777216"));
         }
         let neighbor_entries = file.neighbors.entries.unwrap_or(4096);
-        if !(64..=1 << 20).contains(&neighbor_entries) {
-            return refuse("[neighbors] entries", format!("{neighbor_entries} is not between 64 and 1048576"));
+        if !(16..=65_535).contains(&neighbor_entries) {
+            return refuse("[neighbors] entries", format!("{neighbor_entries} is not between 16 and 65535"));
         }
         let icmp_errors_per_second = file.limits.icmp_errors_per_second.unwrap_or(1000);
         Ok(Self {

@@ -22,3 +22,13 @@ pub mod counters;
 pub mod interface;
 
 pub mod driver;
+pub mod netdev;
+pub mod steer;
+
+pub mod live;
+pub mod boot;
+pub mod worker;
+pub mod housekeeping;
+pub mod server;
+pub mod engine;
+pub mod replay;

@@ -24,7 +24,7 @@ pub struct Namespace {
 impl Namespace {
     /// Makes one whose name no other run has.
     pub fn create(role: &str) -> Result<Self, String> {
-        let name = format!("mr-perf-{}-{role}", std::process::id());
+        let name = format!("millrace-perf-{}-{role}", std::process::id());
         ip(&format!("netns add {name}"))?;
         let namespace = Self { name };
         namespace.ip("link set lo up")?;

@@ -279,7 +279,7 @@ addresses = ["10.0.2.1/24"]
     fs::write(
         folder.join("control.toml"),
         format!(
-            r#"socket = "{socket}"
+            r#"engine = "{socket}"
 [[neighbor]]
 interface = "out0"
 address = "10.0.2.2"

@@ -32,6 +32,8 @@ pub struct Flags(pub u8);
 impl Flags {
     /// What a TCP flow begins with.
     pub const SYN: Self = Self(0x02);
+    /// What a TCP server answers with.
+    pub const SYN_ACK: Self = Self(0x12);
     const NAMES: [(&'static str, u8); 6] =
         [("FIN", 0x01), ("SYN", 0x02), ("RST", 0x04), ("PSH", 0x08), ("ACK", 0x10), ("URG", 0x20)];
 

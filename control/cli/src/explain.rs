@@ -1,0 +1,357 @@
+//! `millrace explain`: what would happen to a packet, and why.
+//!
+//! Offline, objects from files (or a script) are compiled into tables by control's own code and packets
+//! run through the engine's own pipeline in this process ([`sandbox`]). Live, the same pipeline runs on a
+//! running engine's tables and a copy of nothing else: it sees no flow of the engine and leaves none behind.
+
+mod answer;
+mod flow;
+mod narrate;
+mod packet;
+mod sandbox;
+mod script;
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{BufRead, BufReader, IsTerminal, Write};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use millrace_control::compile::node::NodeOptions;
+use millrace_control::{Compiler, Refusal, Store, World, apply, compile, config, engine_file, reflect};
+use millrace_tables::writer::Readers;
+use millrace_tables::{InterfaceSpec, SegmentConfig, Tables, Writer};
+use serde_json::{Value, json};
+
+use crate::live;
+use answer::Answer;
+use flow::{Ask, BadLine};
+use sandbox::Sandbox;
+use script::{Line, Show};
+
+/// What can be asked.
+#[derive(Args)]
+pub struct Options {
+    /// PROTOCOL SOURCE:PORT DESTINATION:PORT, such as: tcp 203.0.113.2:40000 172.30.0.41:80
+    #[arg(num_args = 3, value_names = ["PROTOCOL", "SOURCE", "DESTINATION"], conflicts_with_all = ["flows", "script"])]
+    flow: Vec<String>,
+    /// Where it enters: uplink, uplink:NAME, host, pod:NAMESPACE/NAME or interface:NAME
+    #[arg(long, requires = "flow")]
+    from: Option<String>,
+    /// Kubernetes objects as YAML or JSON files; without, a running engine is asked
+    #[arg(long, value_name = "DIR")]
+    manifests: Option<PathBuf>,
+    /// The engine's configuration, whose interfaces packets enter and leave by
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Control's configuration, for its routes and neighbors
+    #[arg(long, value_name = "FILE", requires = "config")]
+    control_config: Option<PathBuf>,
+    /// The Node object whose packets are explained, instead of --config
+    #[arg(long, value_name = "NAME", conflicts_with = "config")]
+    node: Option<String>,
+    #[command(flatten)]
+    options: NodeOptions,
+    /// One flow a line, as JSON; - reads standard input
+    #[arg(long, value_name = "FILE.jsonl", conflicts_with = "script")]
+    flows: Option<PathBuf>,
+    /// A history, line by line on one engine: objects, delete, flow, advance, show; - reads standard input
+    #[arg(long, value_name = "FILE.jsonl")]
+    script: Option<PathBuf>,
+    /// Print JSON also on a terminal
+    #[arg(long)]
+    json: bool,
+}
+
+/// Answers everything asked. False if a line could not be answered.
+pub fn run(options: &Options, socket: &Path) -> Result<bool, String> {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let offline = options.manifests.is_some() || options.script.is_some() || options.config.is_some();
+    if !offline && options.node.is_some() {
+        return Err("--node needs --manifests DIR or --script FILE, where the Node object is".into());
+    }
+    let mut source = if offline { Source::files(options)? } else { Source::live(socket)? };
+    if let Some(path) = &options.script {
+        return history(path, options, &mut source, &mut out);
+    }
+    if let Some(path) = &options.flows {
+        let mut good = true;
+        for line in lines(path)? {
+            let answer = match Ask::parse(&line?) {
+                Ok(ask) => source.fresh_answer(&ask)?,
+                Err(bad) => refuse(bad),
+            };
+            good &= print(&mut out, &answer)?;
+        }
+        return Ok(good);
+    }
+    let [protocol, src, dst] = options.flow.as_slice() else {
+        return Err("nothing was asked: give PROTOCOL SOURCE DESTINATION, --flows FILE or --script FILE (see --help)".into());
+    };
+    let answer = match flow::from_words(protocol, src, dst, options.from.as_deref()) {
+        Ok(flow) => source.fresh_answer(&Ask::Forward(flow))?,
+        Err(error) => refuse(BadLine { id: Value::Null, error }),
+    };
+    if options.json || !std::io::stdout().is_terminal() {
+        return print(&mut out, &answer);
+    }
+    out.write_all(readable(&answer).as_bytes()).map_err(|e| e.to_string())?;
+    Ok(matches!(answer, Answer::Outcomes { .. }))
+}
+
+fn refuse(bad: BadLine) -> Answer {
+    Answer::Error { id: bad.id, error: bad.error }
+}
+
+/// Prints one line. False for an error.
+fn print(out: &mut impl Write, answer: &Answer) -> Result<bool, String> {
+    write_line(out, answer)?;
+    Ok(matches!(answer, Answer::Outcomes { .. }))
+}
+
+fn write_line(out: &mut impl Write, value: &impl serde::Serialize) -> Result<(), String> {
+    let line = serde_json::to_string(value).map_err(|e| e.to_string())?;
+    // Who reads answers one by one does not wait for a buffer to fill.
+    writeln!(out, "{line}").and_then(|()| out.flush()).map_err(|e| e.to_string())
+}
+
+/// The lines of a file that are not blank.
+fn lines(path: &Path) -> Result<impl Iterator<Item = Result<String, String>>, String> {
+    let name = path.display().to_string();
+    let reader: Box<dyn BufRead> = if path == Path::new("-") {
+        Box::new(std::io::stdin().lock())
+    } else {
+        Box::new(BufReader::new(File::open(path).map_err(|e| format!("{name}: {e}"))?))
+    };
+    let lines = reader.lines().map(move |line| line.map_err(|e| format!("{name}: {e}")));
+    Ok(lines.filter(|line| !line.as_ref().is_ok_and(|text| text.trim().is_empty())))
+}
+
+fn readable(answer: &Answer) -> String {
+    let mut text = String::new();
+    // Writing into a String cannot fail.
+    let _ = match answer {
+        Answer::Error { error, .. } => writeln!(text, "{error}"),
+        Answer::Outcomes { outcomes, steps, generation, .. } => {
+            for step in steps {
+                let _ = writeln!(text, "{:<10} {}", step.stop, step.said);
+            }
+            for outcome in outcomes {
+                let _ = write!(text, "\n{}", outcome.verdict);
+                let parts = [
+                    ("", outcome.reply.map(str::to_owned)),
+                    ("", outcome.reason.clone()),
+                    ("by ", outcome.by.clone()),
+                    ("service ", outcome.service.clone()),
+                    ("to ", outcome.dst.clone()),
+                    ("from ", outcome.src.clone()),
+                    ("out of ", outcome.out.clone()),
+                    ("via ", outcome.next_hop.clone()),
+                ];
+                for (label, value) in parts {
+                    let _ = value.map(|value| write!(text, "  {label}{value}"));
+                }
+            }
+            writeln!(text, "\n(tables of generation {generation})")
+        }
+    };
+    text
+}
+
+/// Where the tables come from.
+enum Source<'a> {
+    /// Compiled here.
+    Files(Box<Files<'a>>),
+    /// A running engine's.
+    Live { tables: Arc<Tables>, interfaces: Vec<InterfaceSpec>, _session: live::Engine },
+}
+
+struct Files<'a> {
+    options: &'a Options,
+    store: Store,
+    compiler: Compiler,
+    writer: Writer,
+    world: World,
+    tables: Arc<Tables>,
+}
+
+impl<'a> Source<'a> {
+    fn files(options: &'a Options) -> Result<Self, String> {
+        if options.config.is_none() && options.node.is_none() {
+            return Err("say whose packets these are: --node NAME, or --config with the engine's configuration".into());
+        }
+        let mut store = Store::new();
+        if let Some(dir) = &options.manifests {
+            let problems = reflect::files::read_dir(dir, &mut store).map_err(|e| e.to_string())?;
+            for problem in problems {
+                eprintln!("millrace: {problem}");
+            }
+        }
+        let config = SegmentConfig { seed: Some(0), ..SegmentConfig::default() };
+        let mut writer = Writer::create(&config).map_err(|e| e.to_string())?;
+        writer.set_readers(Readers::Nobody);
+        let tables = writer.tables();
+        let (compiler, world) = (Compiler::new(), World::default());
+        let mut files = Files { options, store, compiler, writer, world, tables };
+        // A script may bring the Node itself.
+        match files.compile() {
+            Err(_) if options.script.is_some() => {}
+            result => result?,
+        }
+        Ok(Self::Files(Box::new(files)))
+    }
+
+    fn live(socket: &Path) -> Result<Self, String> {
+        let engine = live::Engine::open(socket)?;
+        let tables = Arc::clone(&engine.tables);
+        let interfaces = tables.snapshot().interfaces().map(|row| InterfaceSpec {
+            id: row.id,
+            kind: row.kind,
+            mac: row.mac,
+            mtu: row.mtu,
+            name: row.name,
+            addresses: row.addresses,
+        });
+        Ok(Self::Live { interfaces: interfaces.collect(), tables, _session: engine })
+    }
+
+    fn tables(&self) -> &Arc<Tables> {
+        match self {
+            Self::Files(files) => &files.tables,
+            Self::Live { tables, .. } => tables,
+        }
+    }
+
+    fn sandbox(&self, flows: u32) -> Result<Sandbox, String> {
+        let sandbox = match self {
+            Self::Files(files) => Sandbox::new(files.world.interfaces.values(), flows)?,
+            Self::Live { interfaces, .. } => Sandbox::new(interfaces.iter(), flows)?,
+        };
+        sandbox.sync_neighbors(self.tables())?;
+        Ok(sandbox)
+    }
+
+    /// Answers on an engine that has seen nothing, so that lines don't depend on one another.
+    fn fresh_answer(&mut self, ask: &Ask) -> Result<Answer, String> {
+        let flows = match ask {
+            Ask::Forward(flow) => flow.count,
+            Ask::Reverse { .. } => 1,
+        };
+        Ok(self.sandbox(flows)?.answer(ask, self.tables()))
+    }
+}
+
+impl Files<'_> {
+    /// Brings the tables up to date with the store.
+    fn compile(&mut self) -> Result<(), String> {
+        let world = match (&self.options.node, &self.options.config) {
+            (Some(node), _) => compile::node::world(&self.store, node, &self.options.options, Some(&self.world))
+                .map_err(|e| e.to_string())?,
+            (None, Some(path)) => self.router_world(path)?,
+            (None, None) => return Err("neither --node nor --config".into()),
+        };
+        let changes = self.compiler.update(&mut self.store, &world);
+        self.world = world;
+        for error in apply(&mut self.writer, changes) {
+            eprintln!("millrace: {}", error.error);
+        }
+        self.writer.publish().map(drop).map_err(|e| e.to_string())
+    }
+
+    fn router_world(&self, path: &Path) -> Result<World, String> {
+        let interfaces = engine_file::interfaces(path).map_err(|e| e.to_string())?;
+        let options = &self.options.options;
+        let empty = config::Config {
+            nodeport_addresses: options.nodeport_addresses.clone(),
+            service_cidr: options.service_cidr.clone(),
+            ..config::Config::default()
+        };
+        let (config, problems) = match &self.options.control_config {
+            Some(path) => config::Config::read(path, &empty),
+            None => (empty, Vec::new()),
+        };
+        let (world, more) = compile::interfaces::world(interfaces, &config);
+        for problem in problems.iter().chain(&more) {
+            eprintln!("millrace: {problem}");
+        }
+        Ok(world)
+    }
+}
+
+/// Runs a script, line by line on one engine.
+fn history(path: &Path, options: &Options, source: &mut Source<'_>, out: &mut impl Write) -> Result<bool, String> {
+    let mut sandbox = source.sandbox(1)?;
+    let mut good = true;
+    for line in lines(path)? {
+        match Line::parse(&line?) {
+            Err(bad) => good &= print(out, &refuse(bad))?,
+            Ok(Line::Flow(ask)) => {
+                let answer = sandbox.answer(&ask, source.tables());
+                good &= print(out, &answer)?;
+            }
+            Ok(Line::Advance(by)) => sandbox.advance(by),
+            Ok(Line::Show(Show::Frontends)) => write_line(out, &frontends(source.tables()))?,
+            Ok(Line::Show(Show::Conntrack)) => write_line(out, &connections(&sandbox)?)?,
+            Ok(Line::Objects(objects)) => {
+                let Source::Files(files) = source else { return Err("a running engine's objects are its own".into()) };
+                let refused: Vec<Refusal> = objects.into_iter().flat_map(|o| files.store.apply_json(o)).collect();
+                for refusal in &refused {
+                    write_line(out, &json!({ "refused": refusal }))?;
+                }
+                good &= refused.is_empty();
+                update(files, &mut sandbox, options)?;
+            }
+            Ok(Line::Delete(gone)) => {
+                let Source::Files(files) = source else { return Err("a running engine's objects are its own".into()) };
+                for object in gone {
+                    files.store.delete_named(&object.kind, &object.namespace, &object.name);
+                }
+                update(files, &mut sandbox, options)?;
+            }
+        }
+    }
+    Ok(good)
+}
+
+fn update(files: &mut Files<'_>, sandbox: &mut Sandbox, options: &Options) -> Result<(), String> {
+    let before = files.world.interfaces.clone();
+    match files.compile() {
+        // The Node has not come yet: nothing is in force until it does.
+        Err(_) if options.node.as_deref().is_some_and(|node| files.store.node(node).is_none()) => return Ok(()),
+        result => result?,
+    }
+    if files.world.interfaces != before {
+        sandbox.set_interfaces(files.world.interfaces.values())?;
+    }
+    sandbox.sync_neighbors(&files.tables)
+}
+
+/// `{"frontends":[…]}`, sorted.
+fn frontends(tables: &Tables) -> Value {
+    let snapshot = tables.snapshot();
+    let mut rows: Vec<_> = crate::show::services::rows(snapshot)
+        .into_iter()
+        .map(|row| {
+            let address: IpAddr = row.address;
+            let key = (row.service.clone(), row.kind, address, row.port, row.protocol);
+            let value = json!({
+                "service": row.service, "type": row.kind, "address": address, "port": row.port,
+                "protocol": row.protocol, "backends": row.backends,
+            });
+            (key, value)
+        })
+        .collect();
+    rows.sort_by(|(a, _), (b, _)| a.cmp(b));
+    json!({ "frontends": rows.into_iter().map(|(_, value)| value).collect::<Vec<_>>() })
+}
+
+/// `{"conntrack":[…]}`, in the order of their first packets.
+fn connections(sandbox: &Sandbox) -> Result<Value, String> {
+    let table = sandbox.segment().view().conntrack().map_err(|e| e.to_string())?;
+    let mut flows: Vec<_> = table.flows(sandbox.now()).collect();
+    flows.sort_by_key(|flow| (std::cmp::Reverse(flow.age), flow.original.sport));
+    let rows = flows.iter().map(crate::show::conntrack::row).collect::<Vec<_>>();
+    Ok(json!({ "conntrack": rows }))
+}

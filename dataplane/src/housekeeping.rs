@@ -1,0 +1,161 @@
+//! The engine's one thread beside the workers: the socket, heartbeats, sweeps and ageing. Never in a packet's way.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use millrace_tables::session::Interface as Told;
+use millrace_tables::{Epochs, ReaderEpoch};
+use rustix::event::Timespec;
+use tracing::{error, info, warn};
+
+use crate::clock::{self, MILLISECOND, Nanos, SECOND};
+use crate::config::Config;
+use crate::engine::EngineError;
+use crate::interface::Interfaces;
+use crate::live::{Handle, Live};
+use crate::netdev::Netdev;
+use crate::server::{Facts, Server};
+use crate::state::conntrack::Conntrack;
+use crate::state::neighbor::Neighbors;
+use crate::state::segment::{Segment, Settings};
+use crate::steer::Steering;
+
+/// How long a turn waits for messages: an acknowledgement is late by this at most.
+const TURN: Nanos = MILLISECOND;
+/// The same while no generation is waited for.
+const QUIET_TURN: Nanos = 20 * MILLISECOND;
+/// How often the program's heartbeat is set; it goes stale after a second.
+const BEAT: Nanos = 100 * MILLISECOND;
+/// Conntrack entries that a turn looks at: a table of a million in about ten seconds.
+const SWEEP: u32 = 2048;
+
+/// What housekeeping keeps.
+pub struct Housekeeping {
+    server: Server,
+    steering: Vec<Steering>,
+    conntrack: Conntrack,
+    neighbors: Neighbors,
+    tables: Handle,
+    epoch: ReaderEpoch,
+    epochs: Epochs,
+    /// Bursts of each worker at the last beat.
+    bursts: Vec<Option<u64>>,
+    /// Generation whose static neighbors are in force.
+    synced: Option<u64>,
+    beaten: Nanos,
+    aged: Nanos,
+}
+
+impl Housekeeping {
+    /// Listens on the socket and is ready to turn.
+    pub fn new(
+        config: &Config,
+        interfaces: &Interfaces,
+        netdevs: &[Netdev],
+        shared: &Segment,
+        live: &Arc<Live>,
+    ) -> Result<Self, EngineError> {
+        let workers = config.cpus.len();
+        let mut slots = (workers..shared.slots().count()).filter_map(|slot| shared.slots().reader(slot));
+        let epoch = slots.next().ok_or(EngineError::Slots)?;
+        let told = interfaces.iter().map(|interface| Told {
+            id: interface.id.0,
+            name: interface.name.clone(),
+            mac: interface.mac,
+            mtu: interface.mtu,
+            addresses: interface.addresses.clone(),
+            kind: interface.kind.name().to_owned(),
+            index: netdevs.get(usize::from(interface.id.0)).map_or(0, |netdev| netdev.index),
+        });
+        let facts = Facts {
+            interfaces: told.collect(),
+            workers: u16::try_from(workers).unwrap_or(u16::MAX),
+            state: shared.fd().as_fd().try_clone_to_owned().map_err(EngineError::Io)?,
+            epochs: shared.slots().epochs(),
+        };
+        let settings = Settings::of(&shared.view().sizes());
+        let mut conntrack = shared.conntrack(workers, &settings)?;
+        conntrack.idle();
+        Ok(Self {
+            server: Server::listen(&config.socket, facts, Arc::clone(live), slots.collect())?,
+            steering: Vec::new(),
+            conntrack,
+            neighbors: shared.neighbors(&settings)?,
+            tables: live.handle(),
+            epoch,
+            epochs: shared.slots().epochs(),
+            bursts: vec![None; workers],
+            synced: None,
+            beaten: 0,
+            aged: 0,
+        })
+    }
+
+    /// Keeps these programs beating; those kept before are detached.
+    pub fn steer(&mut self, steering: Vec<Steering>) {
+        self.steering = steering;
+        self.beaten = 0;
+    }
+
+    /// Serves the socket for a moment, and does what is due.
+    pub fn turn(&mut self) {
+        let wait = if self.server.awaits_workers() { TURN } else { QUIET_TURN };
+        self.server.turn(Timespec { tv_sec: 0, tv_nsec: wait as i64 });
+        self.server.acknowledge();
+        self.sync_neighbors();
+        let now = clock::now();
+        self.conntrack.sweep(SWEEP, now);
+        self.conntrack.idle();
+        if now.saturating_sub(self.beaten) >= BEAT {
+            self.beaten = now;
+            self.beat();
+        }
+        if now.saturating_sub(self.aged) >= SECOND {
+            self.aged = now;
+            self.neighbors.age(now);
+        }
+    }
+
+    /// Puts the static neighbors of a new generation in force.
+    pub fn sync_neighbors(&mut self) {
+        let tables = self.epoch.enter(self.tables.tables());
+        if self.synced != Some(tables.generation()) {
+            let wanted = tables.static_neighbors().map(|row| (row.interface, row.addr, row.mac));
+            let missed = self.neighbors.sync_static(wanted, clock::now());
+            if missed > 0 {
+                warn!(missed, "static neighbors that got no row: [neighbors] entries is too small");
+            }
+            self.synced = Some(tables.generation());
+        }
+        self.epoch.idle();
+    }
+
+    /// Tells the programs that the workers are alive: each has turned since the last beat, or sleeps.
+    fn beat(&mut self) {
+        for (worker, before) in self.bursts.iter_mut().enumerate() {
+            let bursts = self.epochs.bursts(worker);
+            let sleeps = self.epochs.generation(worker).is_none();
+            let stuck = !sleeps && bursts == *before;
+            *before = bursts;
+            if stuck {
+                error!(worker, "does not turn: no heartbeat, so that its packets go to the kernel");
+                return;
+            }
+        }
+        for steering in &mut self.steering {
+            if let Err(why) = steering.beat() {
+                error!(%why, "no heartbeat");
+            }
+        }
+    }
+}
+
+impl Drop for Housekeeping {
+    fn drop(&mut self) {
+        for steering in &self.steering {
+            if let Ok(of) = steering.statistics() {
+                info!(redirected = of.redirected, passed = of.passed, stale = of.stale, "steering ends");
+            }
+        }
+    }
+}

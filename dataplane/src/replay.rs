@@ -1,0 +1,92 @@
+//! The engine on captures: frames in the order of their times, packet time for a clock, and an end.
+//!
+//! One worker and no thread, no socket, no randomness: the same files and tables give the same bytes.
+
+use std::sync::Arc;
+
+use millrace_tables::InterfaceId;
+use millrace_xsk::{PageSize, Pool, Umem, UmemConfig};
+use tracing::info;
+
+use crate::clock::{Nanos, SECOND};
+use crate::config::{Config, Driver, Pages};
+use crate::counters::Ledger;
+use crate::driver::Queue;
+use crate::driver::pcap::PcapQueue;
+use crate::engine::{EngineError, first_tables, interfaces, settings};
+use crate::pipeline::{self, Local};
+use crate::state::State;
+use crate::state::segment::{Segment, Settings as StateSettings, Sizes};
+use crate::trace::Silent;
+
+/// Engine time at the first frame: later than any timer could mistake for "never".
+const START: Nanos = 1000 * SECOND;
+/// The key of the hash tables, the same in every run.
+const SEED: [u64; 2] = [0, 0];
+
+/// Carries every frame of the captures, then returns the ledger.
+pub fn run(config: &Config) -> Result<Ledger, EngineError> {
+    let interfaces = interfaces(config, |_, driver| match driver {
+        Driver::Pcap { mac, mtu, .. } => (*mac, u32::from(*mtu), true),
+        Driver::Xsk { .. } => (millrace_wire::Mac::ZERO, 0, false),
+    });
+    let tables = first_tables(config, &interfaces)?;
+    let sizes = Sizes {
+        workers: 1,
+        interfaces: interfaces.len(),
+        conntrack_entries: config.conntrack_entries,
+        neighbor_entries: config.neighbor_entries,
+    };
+    let segment = Segment::create(&sizes, SEED)?;
+    let state_settings = StateSettings::of(&sizes);
+    let (umem, frames) = Umem::new(&UmemConfig {
+        frames: config.frames,
+        chunk_size: config.chunk,
+        pages: match config.pages {
+            Pages::Small => PageSize::Small,
+            Pages::Huge => PageSize::Huge,
+        },
+        ..UmemConfig::default()
+    })?;
+    let mut queues = Vec::new();
+    for interface in &config.interfaces {
+        let Driver::Pcap { read, write, .. } = &interface.driver else { continue };
+        queues.push(PcapQueue::open(Arc::clone(&umem), read.as_deref(), write.as_deref())?);
+    }
+    let local = Local::new(Pool::new(&umem, frames), Arc::clone(&interfaces), settings(config));
+    let mut state = State::new(&segment, 0, &state_settings, local)?;
+    let snapshot = tables.snapshot();
+    let neighbors = segment.neighbors(&state_settings)?;
+    neighbors.sync_static(snapshot.static_neighbors().map(|row| (row.interface, row.addr, row.mac)), START);
+
+    let first = queues.iter().filter_map(PcapQueue::next_time).min().unwrap_or(0);
+    let (mut file_now, mut aged) = (first, START);
+    while let Some(next) = queues.iter().filter_map(PcapQueue::next_time).min() {
+        file_now = file_now.max(next);
+        let now = START.saturating_add(file_now - first);
+        queues.iter_mut().for_each(|queue| queue.set_now(file_now));
+        if now - aged >= SECOND {
+            aged = now;
+            neighbors.age(now);
+        }
+        pipeline::tick(&mut queues, snapshot, &mut state, now, &mut Silent);
+        for index in 0..queues.len() {
+            // Frame by frame, and after each what it set free: the order in the files does not depend on burst sizes.
+            while pipeline::burst(InterfaceId(index as u16), &mut queues, snapshot, &mut state, now, &mut Silent) > 0 {
+                pipeline::tick(&mut queues, snapshot, &mut state, now, &mut Silent);
+                state.quiesce();
+            }
+        }
+    }
+    let ledger = (0..interfaces.len()).fold(Ledger::default(), |sum, index| {
+        let block = state.counters.interface(InterfaceId(index as u16));
+        sum.and(Ledger::read(|place| block.get(place)))
+    });
+    let invalid: u64 = queues.iter().map(|queue| queue.statistics().rx_invalid).sum();
+    for queue in queues {
+        queue.finish()?;
+    }
+    let Ledger { rx, tx, replies, punts, held, drops } = ledger;
+    info!(rx, tx, replies, punts, held, drops, invalid, generation = snapshot.generation(), "end of input");
+    Ok(ledger)
+}
