@@ -1,0 +1,164 @@
+//! Inserts, lookups, removals and reuse of one small table under loom, which tries all interleavings and
+//! all values that relaxed loads may give (with at most [`PREEMPTIONS`] preemptions).
+//!
+//! Keys hash with the fixed seed, so a model's tuples can be chosen to meet in one bucket.
+
+use super::*;
+use crate::flow::Direction;
+use crate::state::word::model::Cells;
+use loom::thread;
+use millrace_wire::{Addr, Protocol};
+
+const PREEMPTIONS: usize = 3;
+
+fn model(body: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(PREEMPTIONS);
+    builder.max_branches = 20_000;
+    builder.check(body);
+}
+
+fn table(capacity: u32, handles: usize) -> Table<Cells> {
+    let layout = Layout::of(capacity, handles);
+    let [index, rows, pool] = [layout.index, layout.rows, layout.pool].map(Cells::new);
+    let table = Table::new(index, rows, pool, capacity, handles).unwrap();
+    table.initialize();
+    table
+}
+
+fn handle(table: &Table<Cells>, number: usize) -> Conntrack<Cells> {
+    let limits = Limits { half_open: 1000 };
+    Conntrack::new(table.clone(), number, Seed::FIXED, Timeouts::default(), limits)
+}
+
+/// Flow `number`'s first tuple.
+fn original(number: u16) -> Tuple {
+    Tuple {
+        src: Addr::from_v4([10, 0, 0, 1]),
+        dst: Addr::from_v4([10, 9, 9, 9]),
+        sport: number,
+        dport: 80,
+        protocol: Protocol::UDP,
+    }
+}
+
+/// A flow to `backend`.
+fn flow(number: u16, backend: u8) -> NewFlow {
+    let mut reply = original(number).reversed();
+    reply.src = Addr::from_v4([10, 0, 1, backend]);
+    NewFlow { original: original(number), reply, service: None, backend: backend.into(), tcp: None }
+}
+
+fn find(table: &Table<Cells>, tuple: &Tuple) -> Option<Entry> {
+    table.find(tuple, Seed::FIXED.hash(tuple), 0)
+}
+
+/// What a lookup may give at any time: the entry that was asked for, whole, or none.
+fn check(table: &Table<Cells>, number: u16) -> Option<Entry> {
+    let found = find(table, &original(number))?;
+    assert_eq!(found.direction, Direction::Original);
+    let backend = u8::try_from(found.backend).unwrap();
+    assert_eq!(found.translated, flow(number, backend).reply.reversed(), "torn entry");
+    Some(found)
+}
+
+/// Two workers insert the same tuple with different backends: one entry, and both know it.
+#[test]
+fn two_inserts_of_one_tuple_end_with_one_entry() {
+    model(|| {
+        let table = table(16, 2);
+        let other = {
+            let mut conntrack = handle(&table, 1);
+            thread::spawn(move || (conntrack.create(&flow(7, 2), 0), conntrack))
+        };
+        let mut conntrack = handle(&table, 0);
+        let mine = conntrack.create(&flow(7, 1), 0);
+        let (theirs, _other) = other.join().unwrap();
+        let found = check(&table, 7).expect("one of them made it");
+        match (mine, theirs) {
+            (Ok(entry), Err(CreateError::Exists(same))) | (Err(CreateError::Exists(same)), Ok(entry)) => {
+                assert_eq!((entry.id, same.id), (found.id, found.id));
+            }
+            outcome => panic!("{outcome:?}"),
+        }
+        assert_eq!(table.totals().live, 1);
+        assert_eq!(table.flows(0).count(), 1);
+    });
+}
+
+/// Two flows want the same reply tuple (the same backend seen through the same SNAT port): one gets it.
+#[test]
+fn two_flows_never_share_a_reply_tuple() {
+    model(|| {
+        let table = table(16, 2);
+        let claim = |number: u16| NewFlow { reply: flow(1, 1).reply, ..flow(number, 1) };
+        let other = {
+            let mut conntrack = handle(&table, 1);
+            let new = claim(2);
+            thread::spawn(move || (conntrack.create(&new, 0), conntrack))
+        };
+        let mut conntrack = handle(&table, 0);
+        let mine = conntrack.create(&claim(1), 0);
+        let (theirs, _other) = other.join().unwrap();
+        let outcomes = [mine.is_ok(), theirs.is_ok()];
+        assert!(outcomes == [true, false] || outcomes == [false, true], "{mine:?} {theirs:?}");
+        for outcome in [mine, theirs] {
+            assert!(matches!(outcome, Ok(_) | Err(CreateError::ReplyTaken)), "{outcome:?}");
+        }
+        assert_eq!(table.flows(0).count(), 1);
+    });
+}
+
+/// A reader in a burst, while another thread removes the entry and fills its memory with another flow.
+#[test]
+fn an_entry_stays_whole_until_the_readers_burst_ends() {
+    model(|| {
+        let table = table(1, 2);
+        let mut writer = handle(&table, 1);
+        let first = writer.create(&flow(1, 1), 0).unwrap();
+        let reader = {
+            let table = table.clone();
+            let mut conntrack = handle(&table, 0);
+            thread::spawn(move || {
+                if let Some(found) = check(&table, 1) {
+                    assert_eq!(found.backend, 1);
+                    // Still in the burst: what the packet found may be written through.
+                    let _ = conntrack.touch(&found, None, 0);
+                }
+                conntrack.quiesce();
+                check(&table, 1);
+                check(&table, 2);
+                conntrack.idle();
+            })
+        };
+        assert!(writer.remove(&first));
+        writer.quiesce();
+        writer.quiesce();
+        let second = writer.create(&flow(2, 2), 0);
+        reader.join().unwrap();
+        match second {
+            Ok(_) => assert_eq!(check(&table, 2).unwrap().backend, 2),
+            Err(error) => assert_eq!(error, CreateError::Full, "the reader still held it back"),
+        }
+        assert_eq!(check(&table, 1), None);
+    });
+}
+
+/// Two threads remove one entry: one of them does.
+#[test]
+fn an_entry_is_removed_once() {
+    model(|| {
+        let table = table(16, 2);
+        let mut conntrack = handle(&table, 0);
+        let entry = conntrack.create(&flow(1, 1), 0).unwrap();
+        let other = {
+            let mut conntrack = handle(&table, 1);
+            thread::spawn(move || (conntrack.remove(&entry), conntrack))
+        };
+        let mine = conntrack.remove(&entry);
+        let (theirs, _other) = other.join().unwrap();
+        assert!(mine != theirs, "{mine} {theirs}");
+        assert_eq!(table.totals().live, 0);
+        assert_eq!(check(&table, 1), None);
+    });
+}

@@ -1,0 +1,347 @@
+//! The shared part of conntrack: what every worker, control and `millrace` see of it.
+//!
+//! Here is all that only reads: finding an entry, the flows for `show conntrack`, the totals; and
+//! [`Table::adopt`], by which a restarted engine takes over what its predecessor left.
+
+use super::entry::{
+    BACKEND, DECISION, Decision, KIND, Key, Keys, LIFE, Life, PROGRESS, Phase, ROW, Row, TIMES,
+    service,
+};
+use super::grace;
+use super::progress::{Progress, TICK, tick, ticks_since};
+use super::reserve::{rebuild, row, used};
+use super::tcp::TcpState;
+use crate::clock::Nanos;
+use crate::flow::{Direction, Seed, Tuple};
+use crate::state::index::{self, Candidate, Index};
+use crate::state::word::{Memory, Region, Word};
+use millrace_tables::ServiceId;
+use millrace_wire::Addr;
+
+/// Smallest and largest number of entries.
+pub const CAPACITY: std::ops::RangeInclusive<u32> = 1 << 10..=1 << 24;
+
+/// Words that a table takes, part by part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// The index: 8 bytes for each of 8/5 slots per key, two keys an entry.
+    pub index: usize,
+    /// The entries.
+    pub rows: usize,
+    /// Free lists, epochs, and a line per handle.
+    pub pool: usize,
+}
+
+impl Layout {
+    /// Of a table of `capacity` entries that `handles` threads may change.
+    pub fn of(capacity: u32, handles: usize) -> Self {
+        Self {
+            index: index::words_for(2 * capacity as usize),
+            rows: capacity as usize * ROW,
+            pool: grace::pool_words(handles),
+        }
+    }
+}
+
+/// What a packet finds. Good until the end of the burst it was found in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Names the entry.
+    pub id: EntryId,
+    /// Which way the packet goes.
+    pub direction: Direction,
+    /// How the packet has to look after NAT; its own tuple when there is none.
+    pub translated: Tuple,
+    /// New, until a packet of the other direction was seen.
+    pub status: Status,
+    /// The service whose frontend the flow came to.
+    pub service: Option<ServiceId>,
+    /// The backend chosen for it.
+    pub backend: u32,
+    /// Where packets of this direction leave.
+    pub decision: Decision,
+}
+
+/// An entry's place, and which use of that place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntryId {
+    pub(super) row: u32,
+    pub(super) version: u32,
+}
+
+/// Whether both ends take part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Only the original direction has been seen.
+    New,
+    /// Both have.
+    Established,
+}
+
+/// A tracked flow as it is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// As the first packet came.
+    pub original: Tuple,
+    /// As answers come.
+    pub reply: Tuple,
+    /// The service whose frontend it came to.
+    pub service: Option<ServiceId>,
+    /// The backend's id in the tables.
+    pub backend: u32,
+    /// TCP's state.
+    pub tcp: Option<TcpState>,
+    /// Whether answers were seen.
+    pub replied: bool,
+    /// Since its first packet, to an eighth of a second.
+    pub age: Nanos,
+    /// Since its last packet, to an eighth of a second.
+    pub idle: Nanos,
+    /// What is left of its timeout if no packet comes.
+    pub expires: Nanos,
+}
+
+impl Flow {
+    /// The backend's address and port, when the destination was translated.
+    pub fn backend_endpoint(&self) -> Option<(Addr, u16)> {
+        let reply = (self.reply.src, self.reply.sport);
+        (reply != (self.original.dst, self.original.dport)).then_some(reply)
+    }
+
+    /// Our address and port, when the source was translated.
+    pub fn snat(&self) -> Option<(Addr, u16)> {
+        let reply = (self.reply.dst, self.reply.dport);
+        (reply != (self.original.src, self.original.sport)).then_some(reply)
+    }
+}
+
+/// Totals of the table, summed over the handles (each of which counts for itself).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Entries in force.
+    pub live: u64,
+    /// Of these, TCP handshakes that aren't done.
+    pub half_open: u64,
+    /// Entries made since the engine started.
+    pub created: u64,
+    /// Entries removed because they were idle too long.
+    pub expired: u64,
+    /// New flows refused because there was no entry, or no place in the index.
+    pub full: u64,
+    /// Inserts taken back because another worker inserted the same tuple meanwhile.
+    pub raced: u64,
+}
+
+/// The counted words of a handle's line ([`grace::LINE`] words; word 0 is the epoch).
+pub(super) mod count {
+    pub(in super::super) const CREATED: usize = 1;
+    pub(in super::super) const REMOVED: usize = 2;
+    pub(in super::super) const HALF_OPENED: usize = 3;
+    pub(in super::super) const HALF_CLOSED: usize = 4;
+    pub(in super::super) const EXPIRED: usize = 5;
+    pub(in super::super) const FULL: usize = 6;
+    pub(in super::super) const RACED: usize = 7;
+}
+
+/// The shared memory of a conntrack table.
+#[derive(Clone, Debug)]
+pub struct Table<M: Memory = Region> {
+    pub(super) index: M,
+    pub(super) rows: M,
+    pub(super) pool: M,
+    pub(super) capacity: u32,
+}
+
+/// Whether the entry has been idle for longer than it may.
+#[inline]
+pub(super) fn is_expired<W: Word>(row: &Row<W>, now: u32) -> bool {
+    let timeout = Progress(row[PROGRESS].get()).timeout();
+    ticks_since(row[TIMES].get() as u32, now) >= timeout
+}
+
+impl<M: Memory> Table<M> {
+    /// A table over memory laid out by [`Layout::of`]; `None` if it is too short for that.
+    pub fn new(index: M, rows: M, pool: M, capacity: u32, handles: usize) -> Option<Self> {
+        let layout = Layout::of(capacity, handles);
+        let fits = index.words().len() == layout.index
+            && rows.words().len() == layout.rows
+            && pool.words().len() == layout.pool
+            && capacity > 0
+            && (capacity as usize) < index::MAX_ROWS;
+        fits.then_some(Self { index, rows, pool, capacity })
+    }
+
+    /// Makes the memory an empty table's. It must be all zero, and nobody else may use it yet.
+    pub fn initialize(&self) {
+        grace::reset(self.pool.words());
+    }
+
+    /// The number of entries it has room for.
+    pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    /// The candidates for a key that really have it, whatever their phase.
+    #[inline]
+    pub(super) fn matching<'a>(
+        &'a self,
+        key: &'a Key,
+        hash: u64,
+    ) -> impl Iterator<Item = (u32, Direction, &'a Row<M::Word>)> {
+        let rows = self.rows.words();
+        Index::new(self.index.words()).candidates(hash).filter_map(
+            move |Candidate { row: id, second }| {
+                M::Word::fence_acquire();
+                let direction = Direction::from_bit(second);
+                let row = row(rows, id)?;
+                key.matches(row, direction).then_some((id, direction, row))
+            },
+        )
+    }
+
+    /// The entry of a packet, if its flow is known and hasn't been idle for too long.
+    #[inline]
+    pub fn find(&self, tuple: &Tuple, hash: u64, now: Nanos) -> Option<Entry> {
+        let now = tick(now);
+        self.matching(&Key::of(tuple), hash).find_map(|(id, direction, row)| {
+            let life = Life(row[LIFE].get());
+            (life.phase() == Phase::Live && !is_expired(row, now))
+                .then(|| self.entry(id, direction, life, row))
+        })
+    }
+
+    #[inline]
+    pub(super) fn entry(
+        &self,
+        id: u32,
+        direction: Direction,
+        life: Life,
+        row: &Row<M::Word>,
+    ) -> Entry {
+        let replied = Progress(row[PROGRESS].get()).is_replied();
+        Entry {
+            id: EntryId { row: id, version: life.version() },
+            direction,
+            translated: Keys::read(row).tuple(direction.reversed()).reversed(),
+            status: if replied { Status::Established } else { Status::New },
+            service: service(row[KIND].get()),
+            backend: row[BACKEND].get() as u32,
+            decision: Decision(row[DECISION[direction.index()]].get()),
+        }
+    }
+
+    /// Starts loading the two buckets of `hash`.
+    #[inline]
+    pub fn prefetch(&self, hash: u64) {
+        for place in index::places(self.index.words(), hash) {
+            self.index.prefetch(place);
+        }
+    }
+
+    /// Reads the buckets of `hash`, and starts loading the entry that they name.
+    #[inline]
+    pub fn prefetch_entry(&self, hash: u64) {
+        if let Some(Candidate { row, .. }) = Index::new(self.index.words()).candidates(hash).next() {
+            let start = row as usize * ROW;
+            self.rows.prefetch(start);
+            self.rows.prefetch(start + ROW / 2);
+        }
+    }
+
+    /// All flows in force, in the order of their memory. On a read-only mapping of a running engine's
+    /// table, an entry that changes hands while it is read is left out; any bytes are survived.
+    pub fn flows(&self, now: Nanos) -> impl Iterator<Item = Flow> + '_ {
+        let now = tick(now);
+        let rows = self.rows.words();
+        (0..used(self.pool.words(), self.capacity)).filter_map(move |id| {
+            let row = row(rows, id)?;
+            let life = row[LIFE].get();
+            if Life(life).phase() != Phase::Live {
+                return None;
+            }
+            M::Word::fence_acquire();
+            let keys = Keys::read(row);
+            let progress = Progress(row[PROGRESS].get());
+            let times = row[TIMES].get();
+            let (kind, backend) = (row[KIND].get(), row[BACKEND].get());
+            M::Word::fence_acquire();
+            if row[LIFE].get() != life {
+                return None;
+            }
+            let idle = ticks_since(times as u32, now);
+            Some(Flow {
+                original: keys.tuple(Direction::Original),
+                reply: keys.tuple(Direction::Reply),
+                service: service(kind),
+                backend: backend as u32,
+                tcp: progress.tcp(),
+                replied: progress.is_replied(),
+                age: u64::from(ticks_since((times >> 32) as u32, now)) * TICK,
+                idle: u64::from(idle) * TICK,
+                expires: u64::from(progress.timeout().saturating_sub(idle)) * TICK,
+            })
+        })
+    }
+
+    /// The totals. Taken while workers run, the parts are of slightly different moments.
+    pub fn totals(&self) -> Totals {
+        let sum = |word: usize| {
+            grace::lines(self.pool.words())
+                .iter()
+                .fold(0u64, |sum, line| sum.wrapping_add(line[word].get()))
+        };
+        // A difference can be negative for a moment, when it was counted up here and down there.
+        let difference = |up, down| u64::try_from(sum(up).wrapping_sub(sum(down)) as i64).unwrap_or(0);
+        Totals {
+            live: difference(count::CREATED, count::REMOVED),
+            half_open: difference(count::HALF_OPENED, count::HALF_CLOSED),
+            created: sum(count::CREATED),
+            expired: sum(count::EXPIRED),
+            full: sum(count::FULL),
+            raced: sum(count::RACED),
+        }
+    }
+
+    /// Takes over a table whose users are all gone, however they went: entries in force stay, half-made and
+    /// half-removed ones are freed, the index is made anew. `seed` is the one the table was filled with.
+    /// Returns how many entries stayed. Takes about 0.2 s per million entries.
+    pub fn adopt(&self, seed: &Seed) -> u64 {
+        let (rows, pool) = (self.rows.words(), self.pool.words());
+        let index = Index::new(self.index.words());
+        index.clear();
+        let (mut live, mut half_open) = (0, 0);
+        for id in 0..used(pool, self.capacity) {
+            let Some(row) = row(rows, id) else { break };
+            let life = Life(row[LIFE].get());
+            if life.phase() != Phase::Live {
+                continue;
+            }
+            let keys = Keys::read(row);
+            let [original, reply] = [Direction::Original, Direction::Reply]
+                .map(|direction| seed.hash(&keys.tuple(direction)));
+            let placed = index.publish(original, id, false)
+                && (index.publish(reply, id, true) || {
+                    index.withdraw(original, id, false);
+                    false
+                });
+            if placed {
+                live += 1;
+                half_open += u64::from(Progress(row[PROGRESS].get()).is_half_open());
+            } else {
+                row[LIFE].set(life.to(Phase::Dead).0);
+            }
+        }
+        rebuild(rows, pool, self.capacity);
+        grace::reset(pool);
+        for (handle, line) in grace::lines(pool).iter().enumerate() {
+            for word in &line[1..] {
+                word.set(0);
+            }
+            if handle == 0 {
+                line[count::CREATED].set(live);
+                line[count::HALF_OPENED].set(half_open);
+            }
+        }
+        live
+    }
+}

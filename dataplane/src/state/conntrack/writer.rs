@@ -1,0 +1,223 @@
+//! Putting entries in and taking them out; the protocol at the top of `conntrack.rs`.
+
+use super::entry::{Contents, Key, Keys, LIFE, Life, PROGRESS, Phase};
+use super::progress::Progress;
+use super::reserve::{Reserve, row};
+use super::table::{Table, count, is_expired};
+use super::{CreateError, Entry, grace};
+use crate::flow::{Direction, Seed};
+use crate::state::index::Index;
+use crate::state::word::{Memory, Word};
+
+/// How often an insert meets a rival before it gives up.
+const ATTEMPTS: usize = 8;
+
+/// What a thread needs to change the table.
+#[derive(Debug)]
+pub(super) struct Writer {
+    seed: Seed,
+    handle: usize,
+    reserve: Reserve,
+}
+
+/// What stands in the way of an insert.
+enum Obstacle {
+    Fatal(CreateError),
+    /// Not decided yet: the rival we made way for, or none if one killed ours.
+    Pending(Option<Rival>),
+}
+
+/// One use of an entry's memory, pending.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Rival {
+    row: u32,
+    life: u64,
+}
+
+/// An insert's two keys and their hashes, original first.
+struct Pair {
+    keys: [Key; 2],
+    hashes: [u64; 2],
+}
+
+impl Pair {
+    fn of(keys: &Keys, seed: &Seed) -> Self {
+        let tuples = [Direction::Original, Direction::Reply].map(|direction| keys.tuple(direction));
+        Self {
+            keys: tuples.each_ref().map(Key::of),
+            hashes: tuples.each_ref().map(|tuple| seed.hash(tuple)),
+        }
+    }
+}
+
+impl Writer {
+    pub(super) fn new(capacity: u32, handle: usize, seed: Seed) -> Self {
+        Self { seed, handle, reserve: Reserve::new(capacity) }
+    }
+
+    /// Counts one in this handle's line: a load and a store, since nobody else writes it.
+    #[inline]
+    pub(super) fn count<M: Memory>(&self, table: &Table<M>, what: usize) {
+        if let Some(line) = grace::line(table.pool.words(), self.handle) {
+            line[what].set(line[what].get().wrapping_add(1));
+        }
+    }
+
+    #[inline]
+    pub(super) fn reclaim<M: Memory>(&mut self, table: &Table<M>) {
+        self.reserve.reclaim(&table.rows, &table.pool);
+    }
+
+    fn take<M: Memory>(&mut self, table: &Table<M>) -> Option<u32> {
+        self.reserve.take(&table.rows, &table.pool).or_else(|| {
+            // Perhaps what we took out ourselves is free by now.
+            self.reclaim(table);
+            self.reserve.take(&table.rows, &table.pool)
+        })
+    }
+
+    pub(super) fn create<M: Memory>(
+        &mut self,
+        table: &Table<M>,
+        contents: &Contents,
+    ) -> Result<Entry, CreateError> {
+        let pair = Pair::of(&contents.keys, &self.seed);
+        let mut stuck = None;
+        for _ in 0..ATTEMPTS {
+            // Before anything is written: most refusals end here, at no cost to others.
+            let outcome = self
+                .rivals(table, &pair, None, contents.tick, None)
+                .and_then(|()| self.insert(table, contents, &pair, stuck));
+            match outcome {
+                Ok(entry) => {
+                    self.count(table, count::CREATED);
+                    if contents.progress.is_half_open() {
+                        self.count(table, count::HALF_OPENED);
+                    }
+                    return Ok(entry);
+                }
+                Err(Obstacle::Fatal(error)) => {
+                    if error == CreateError::Full {
+                        self.count(table, count::FULL);
+                    }
+                    return Err(error);
+                }
+                Err(Obstacle::Pending(rival)) => {
+                    stuck = rival;
+                    self.count(table, count::RACED);
+                }
+            }
+        }
+        self.count(table, count::FULL);
+        Err(CreateError::Full)
+    }
+
+    /// One attempt. `stuck`: the rival that the last one made way for; it is not made way for again.
+    fn insert<M: Memory>(
+        &mut self,
+        table: &Table<M>,
+        contents: &Contents,
+        pair: &Pair,
+        stuck: Option<Rival>,
+    ) -> Result<Entry, Obstacle> {
+        const FULL: Obstacle = Obstacle::Fatal(CreateError::Full);
+        let id = self.take(table).ok_or(FULL)?;
+        let row = row(table.rows.words(), id).ok_or(FULL)?;
+        let index = Index::new(table.index.words());
+        let [original, reply] = pair.hashes;
+        let pending = Life(row[LIFE].get());
+        let live = pending.to(Phase::Live);
+        contents.write(row);
+        if !index.publish(original, id, false) {
+            self.reserve.untake(&table.rows, id);
+            return Err(FULL);
+        }
+        let outcome = if index.publish(reply, id, true) {
+            M::Word::fence_full();
+            self.rivals(table, pair, Some(id), contents.tick, stuck)
+        } else {
+            Err(FULL)
+        };
+        let outcome = outcome.and_then(|()| match row[LIFE].exchange(pending.0, live.0) {
+            Ok(_) => Ok(table.entry(id, Direction::Original, live, row)),
+            Err(_) => Err(Obstacle::Pending(None)),
+        });
+        if outcome.is_err() {
+            // A rival may have done this already: it is dead either way, and ours to clear away.
+            let _ = row[LIFE].exchange(pending.0, pending.to(Phase::Dead).0);
+            index.withdraw(original, id, false);
+            index.withdraw(reply, id, true);
+            self.reserve.retire(&table.rows, id);
+        }
+        outcome
+    }
+
+    /// Looks for other entries with one of these tuples, and removes those that are only leftovers.
+    fn rivals<M: Memory>(
+        &mut self,
+        table: &Table<M>,
+        pair: &Pair,
+        own: Option<u32>,
+        now: u32,
+        stuck: Option<Rival>,
+    ) -> Result<(), Obstacle> {
+        for (is_reply, (key, hash)) in [false, true].into_iter().zip(pair.keys.iter().zip(pair.hashes)) {
+            for (id, direction, row) in table.matching(key, hash) {
+                if own == Some(id) {
+                    continue;
+                }
+                let mut life = Life(row[LIFE].get());
+                if let (Phase::Pending, Some(own)) = (life.phase(), own) {
+                    let rival = Some(Rival { row: id, life: life.0 });
+                    if id < own && rival != stuck {
+                        return Err(Obstacle::Pending(rival));
+                    }
+                    match row[LIFE].exchange(life.0, life.to(Phase::Dead).0) {
+                        Ok(_) => continue,
+                        Err(now) => life = Life(now),
+                    }
+                }
+                if life.phase() != Phase::Live {
+                    continue;
+                }
+                if is_expired(row, now) {
+                    self.expire(table, id, life);
+                } else if is_reply {
+                    return Err(Obstacle::Fatal(CreateError::ReplyTaken));
+                } else {
+                    let entry = table.entry(id, direction, life, row);
+                    return Err(Obstacle::Fatal(CreateError::Exists(entry)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// [`Writer::take_out`] of an entry that was idle for too long.
+    pub(super) fn expire<M: Memory>(&mut self, table: &Table<M>, id: u32, life: Life) -> bool {
+        let expired = self.take_out(table, id, life);
+        if expired {
+            self.count(table, count::EXPIRED);
+        }
+        expired
+    }
+
+    /// `Live → Dead`, and out of the index. `false`: someone else did, or it is another use of the memory.
+    pub(super) fn take_out<M: Memory>(&mut self, table: &Table<M>, id: u32, life: Life) -> bool {
+        let Some(row) = row(table.rows.words(), id) else { return false };
+        if row[LIFE].exchange(life.0, life.to(Phase::Dead).0).is_err() {
+            return false;
+        }
+        // From here on no packet moves its state, so it is counted out of its class exactly once.
+        if Progress(row[PROGRESS].replace(0)).is_half_open() {
+            self.count(table, count::HALF_CLOSED);
+        }
+        let index = Index::new(table.index.words());
+        let Pair { hashes: [original, reply], .. } = Pair::of(&Keys::read(row), &self.seed);
+        index.withdraw(original, id, false);
+        index.withdraw(reply, id, true);
+        self.reserve.retire(&table.rows, id);
+        self.count(table, count::REMOVED);
+        true
+    }
+}

@@ -1,0 +1,134 @@
+//! The index of a table: from a hash to the few rows that may hold its key.
+//!
+//! Buckets of one cache line hold eight slots; each key has two buckets, and a new key goes to the
+//! emptier one. With five keys a bucket on average (which the table sizes keep to) a million inserts
+//! meet no pair of full buckets. A slot is one word: 32 bits of the hash as a tag, one bit for which
+//! of a row's two keys this is, and the row's number plus one; zero is an empty slot. So a lookup
+//! reads two lines and compares 16 tags; a key that isn't there is mistaken for one that may be in
+//! 1 of 2²⁸ lookups, and the row itself says no then.
+//!
+//! Readers never wait and never retry. Whoever publishes a key has written the row before
+//! ([`Index::publish`] releases); a reader calls `fence_acquire` before it reads a candidate's row.
+//! What it means that a row is there, and that a key is there only once, is left to the table.
+
+use super::word::Word;
+
+/// Slots in a bucket: one cache line ([`Word::SLOTS`]).
+const SLOTS: usize = 8;
+
+/// Average keys per bucket when a table is full.
+pub const KEYS_PER_BUCKET: usize = 5;
+
+/// Largest row number plus one: 31 bits of the slot.
+pub const MAX_ROWS: usize = (1 << 31) - 1;
+
+/// A view of an index's words.
+#[derive(Clone, Copy)]
+pub struct Index<'a, W> {
+    words: &'a [W],
+}
+
+/// What a tag match found: a row that may hold the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The row.
+    pub row: u32,
+    /// Which of its keys.
+    pub second: bool,
+}
+
+/// How many words the index of `keys` keys takes: a whole number of buckets, at least two.
+pub fn words_for(keys: usize) -> usize {
+    keys.div_ceil(KEYS_PER_BUCKET).max(2) * SLOTS
+}
+
+#[inline]
+fn slot(hash: u64, row: u32, second: bool) -> u64 {
+    tag(hash) << 32 | u64::from(second) << 31 | u64::from(row + 1)
+}
+
+/// 32 bits of the hash that don't choose the bucket (the product's high half depends on all bits).
+#[inline]
+fn tag(hash: u64) -> u64 {
+    hash.wrapping_mul(0x9fb2_1c65_1e98_df25) >> 32
+}
+
+#[inline]
+fn candidate(slot: u64) -> Option<Candidate> {
+    let row = (slot as u32 & 0x7fff_ffff).checked_sub(1)?;
+    Some(Candidate { row, second: slot & 1 << 31 != 0 })
+}
+
+/// First words of the two buckets of `hash` in an index of `words` words (two different ones).
+#[inline]
+pub fn places<W: Word>(words: &[W], hash: u64) -> [usize; 2] {
+    let buckets = (words.len() / W::SLOTS) as u64;
+    let first = ((hash >> 32) * buckets) >> 32;
+    let second = ((hash & 0xffff_ffff) * buckets) >> 32;
+    let second = if second != first {
+        second
+    } else if first + 1 < buckets {
+        first + 1
+    } else {
+        0
+    };
+    [first as usize * W::SLOTS, second as usize * W::SLOTS]
+}
+
+impl<'a, W: Word> Index<'a, W> {
+    /// An index over `words`, as many as [`words_for`] says.
+    #[inline]
+    pub fn new(words: &'a [W]) -> Self {
+        Self { words }
+    }
+
+    #[inline]
+    fn bucket(&self, place: usize) -> &'a [W] {
+        self.words.get(place..place + W::SLOTS).unwrap_or_default()
+    }
+
+    /// The rows that may hold the key, in the order of their slots.
+    #[inline]
+    pub fn candidates(&self, hash: u64) -> impl Iterator<Item = Candidate> + use<'a, W> {
+        let tag = tag(hash);
+        let [first, second] = places(self.words, hash);
+        let (first, second) = (self.bucket(first), self.bucket(second));
+        first.iter().chain(second).filter_map(move |word| {
+            let value = word.get();
+            if value >> 32 == tag { candidate(value) } else { None }
+        })
+    }
+
+    /// Makes a row findable by a key. `false`: both buckets are full.
+    pub fn publish(&self, hash: u64, row: u32, second: bool) -> bool {
+        let value = slot(hash, row, second);
+        let [a, b] = places(self.words, hash).map(|place| self.bucket(place));
+        let used = |bucket: &[W]| bucket.iter().filter(|word| word.get() != 0).count();
+        let order = if used(b) < used(a) { [b, a] } else { [a, b] };
+        order.iter().any(|bucket| {
+            bucket.iter().any(|word| word.get() == 0 && word.exchange(0, value).is_ok())
+        })
+    }
+
+    /// Takes back what [`Index::publish`] did; the caller is the only one who may for this row.
+    pub fn withdraw(&self, hash: u64, row: u32, second: bool) {
+        let value = slot(hash, row, second);
+        for bucket in places(self.words, hash).map(|place| self.bucket(place)) {
+            for word in bucket {
+                if word.get() == value {
+                    word.set_release(0);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Forgets all keys; for who rebuilds the index while nobody reads.
+    pub fn clear(&self) {
+        for word in self.words {
+            if word.get() != 0 {
+                word.set(0);
+            }
+        }
+    }
+}
