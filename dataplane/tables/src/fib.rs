@@ -11,12 +11,13 @@
 //!
 //! ```text
 //! entry (32 bits)   0: nothing   leaf: 1 … 2^31 - 1   block: 1 << 31 | path << 30 | Ref (29 bits)
-//! wide node         word 0: cold Ref | default leaf << 32 (the root's: what 0/0 says)   then 512 entries
-//! narrow node       word 0: bit i: slot i differs from slot i-1   then (u32) cold Ref, an entry for each run
+//! wide node         word 0: default leaf (the root's: what 0/0 says)   512 entries                 routes
+//! narrow node       word 0: bit i: slot i differs from slot i-1        an entry for each run       routes
 //! path              word 0: entry behind it | leaf otherwise << 32   1: bits compared   2, 3: what they have to be
-//! cold block        bit (1 << len | bits): a prefix of that many bits of the node is a route   then its leaves
+//! routes            bitmap: bit (1 << len | bits): that prefix of the node's bits is a route   leaves no entry shows
 //! ```
-//! The cold block holds the routes as they were set, for `show`; lookups never touch it.
+//! The routes are kept as they were set, for `show`: a route's leaf is the entry of a slot where none is longer; only when
+//! there is no such slot is the leaf written out. Lookups never touch them.
 //!
 //! Cost of an IPv4 lookup: the root (L1), an entry of 512 × 2 KiB, and for prefixes up to /24 one node of
 //! mostly one cache line. [`lookup_many`] overlaps the misses of 32 addresses. IPv6: the same, then about one
@@ -51,14 +52,10 @@ const WIDE_LEVELS: usize = 2;
 const WIDE_BITS: u32 = 9;
 /// Address bits of the other levels.
 const NARROW_BITS: u32 = 6;
-/// Words of a wide node.
-const WIDE_WORDS: usize = 1 + (1 << WIDE_BITS) / 2;
 /// Index, counted in u32, of the first entry of a wide node.
 const WIDE_ENTRIES: usize = 2;
-/// Index, counted in u32, of a narrow node's cold Ref.
-const NARROW_COLD: usize = 2;
 /// Index, counted in u32, of the first entry of a narrow node.
-const NARROW_ENTRIES: usize = 3;
+const NARROW_ENTRIES: usize = 2;
 /// Words of a path.
 const PATH_WORDS: usize = 4;
 
@@ -67,12 +64,17 @@ const fn bits_of(level: usize) -> u32 {
     if level < WIDE_LEVELS { WIDE_BITS } else { NARROW_BITS }
 }
 
-/// Words of a narrow node of `runs` runs.
-const fn narrow_words(runs: usize) -> usize {
-    (NARROW_ENTRIES + runs).div_ceil(2)
+/// Words of a narrow node of `runs` runs, with `hidden` leaves of routes written out.
+const fn narrow_words(runs: usize, hidden: usize) -> usize {
+    (NARROW_ENTRIES + runs).div_ceil(2) + bitmap_words(WIDE_LEVELS) + hidden.div_ceil(2)
 }
 
-/// Words of the bitmap of a cold block of `level`.
+/// Words of a wide node, with `hidden` leaves of routes written out.
+const fn wide_words(level: usize, hidden: usize) -> usize {
+    (WIDE_ENTRIES + (1 << WIDE_BITS)) / 2 + bitmap_words(level) + hidden.div_ceil(2)
+}
+
+/// Words of the bitmap of the routes of a node at `level`.
 const fn bitmap_words(level: usize) -> usize {
     (2 << bits_of(level)) / 64
 }
@@ -181,7 +183,7 @@ fn path_bits(words: Words<'_>, at: Ref) -> (u32, u128) {
 #[inline]
 fn finish(words: Words<'_>, root: u32, entry: u32) -> u32 {
     match entry {
-        0 if root & NODE != 0 => (words.at(target(root), 0) >> 32) as u32 & MAX_LEAF,
+        0 if root & NODE != 0 => words.at(target(root), 0) as u32 & MAX_LEAF,
         // A way longer than the address: the words are corrupt.
         _ if entry & NODE != 0 => 0,
         _ => entry,
@@ -207,7 +209,7 @@ fn lookup_batch<K: Key>(words: Words<'_>, root: u32, keys: &[K], entries: &mut [
     if root & NODE == 0 {
         return;
     }
-    let [Some(first), ..] = [keys.first()] else { return };
+    let Some(first) = keys.first() else { return };
     let mut rest = [first.after(WIDE_BITS); BATCH];
     for ((entry, key), rest) in entries.iter_mut().zip(keys).zip(&mut rest) {
         *entry = words.u32_at(target(root), WIDE_ENTRIES + key.top(WIDE_BITS));

@@ -1,9 +1,9 @@
 //! Routes and destinations like the Internet's, the same in every run: for the FIB's bench and its tests.
 //!
-//! Prefix lengths follow the global tables of 2025 as published on bgp.potaroo.net (IPv4) and by
-//! the APNIC CIDR reports (IPv6), rounded. Three quarters of the longer prefixes lie inside a shorter one, as more-specifics
-//! do; the rest anywhere in unicast space. Leaves are one of 64, not correlated with their neighbors' (real ones are,
-//! which compresses better).
+//! Prefix lengths follow the global tables of 2025 as published on bgp.potaroo.net, rounded. Longer prefixes come as
+//! they do there: networks announce runs of adjacent more-specifics, mostly inside a block of their own, some networks far
+//! more than others, often but not always with the same next hop. The clustering is set so that 1 M IPv4 routes need about as
+//! many 6-bit nodes below /18 a route as the tables measured for poptrie (41 k for 531 k routes).
 
 use std::collections::HashSet;
 
@@ -90,9 +90,10 @@ fn mask(len: u8) -> u128 {
 pub fn routes(count: usize, v6: bool, seed: u64) -> Vec<Route> {
     let random = &mut Random(seed);
     let lengths: &[(u8, u32)] = if v6 { &V6 } else { &V4 };
-    let longest_outer = if v6 { 36 } else { 21 };
+    // Blocks that networks hold: prefixes of these lengths.
+    let blocks_until = if v6 { 36 } else { 20 };
     let mut seen = HashSet::new();
-    let mut outer: Vec<(u128, u8)> = Vec::new();
+    let mut blocks: Vec<(u128, u8)> = Vec::new();
     let mut routes = Vec::with_capacity(count);
     for &(len, share) in lengths {
         let want = (count as u64 * u64::from(share) / 100_000).max(1);
@@ -100,32 +101,44 @@ pub fn routes(count: usize, v6: bool, seed: u64) -> Vec<Route> {
         let (mut made, mut tries) = (0, 0);
         while made < want && tries < want * 20 && routes.len() < count {
             tries += 1;
-            let inside = len > longest_outer && !outer.is_empty() && random.below(4) > 0;
-            let base = if inside { outer[random.below(outer.len())] } else { (0, 0) };
-            let mut bits = base.0 | random.bits() & !mask(base.1);
-            if !inside {
-                bits = unicast(bits, v6, random);
-            }
+            let (mut bits, run) = if len > blocks_until && random.below(16) > 0 {
+                // The square makes some blocks much busier than others.
+                let chosen = random.below(blocks.len()) * random.below(blocks.len()) / blocks.len();
+                let (base, base_len) = blocks[chosen];
+                (base | random.bits() & !mask(base_len), 1 + random.below(16))
+            } else {
+                let bits = random.bits();
+                (unicast(bits, v6, random), 1)
+            };
             bits &= mask(len);
-            if seen.insert((bits, len)) {
-                routes.push((bits, len, 1 + random.below(64) as u32));
-                made += 1;
+            let mut leaf = 1 + random.below(64) as u32;
+            for _ in 0..run {
+                if made == want || routes.len() == count {
+                    break;
+                }
+                if seen.insert((bits, len)) {
+                    routes.push((bits, len, leaf));
+                    made += 1;
+                }
+                bits = bits.wrapping_add(1 << (128 - u32::from(len)));
+                if random.below(2) > 0 {
+                    leaf = 1 + random.below(64) as u32;
+                }
             }
         }
-        if len <= longest_outer {
-            outer = routes.iter().map(|&(bits, len, _)| (bits, len)).collect();
+        if len <= blocks_until {
+            blocks = routes.iter().map(|&(bits, len, _)| (bits, len)).collect();
+            shuffle(&mut blocks, random);
         }
     }
-    while routes.len() < count {
-        let bits = unicast(random.bits(), v6, random) & mask(if v6 { 48 } else { 24 });
-        if seen.insert((bits, if v6 { 48 } else { 24 })) {
-            routes.push((bits, if v6 { 48 } else { 24 }, 1 + random.below(64) as u32));
-        }
-    }
-    for index in (1..routes.len()).rev() {
-        routes.swap(index, random.below(index + 1));
-    }
+    shuffle(&mut routes, random);
     routes
+}
+
+fn shuffle<T>(items: &mut [T], random: &mut Random) {
+    for index in (1..items.len()).rev() {
+        items.swap(index, random.below(index + 1));
+    }
 }
 
 /// Moves an address into 1.0.0.0 … 223.255.255.255, or into 2000::/4's populated /16s.

@@ -1,13 +1,13 @@
 //! The routes as they were set, read back from the trie: for `show`, `explain` and tests.
 //!
-//! A FIB of pushed-down leaves forgets its prefixes; each node's cold block keeps them. Cost: reading every block.
-//! On corrupt words the walk visits no more bytes than the segment has, and yields whatever they say.
+//! A FIB of pushed-down leaves forgets its prefixes; the bitmap at the end of each node keeps them. Cost: reading every
+//! block. On corrupt words the walk reads no more words than the segment has, and yields whatever they say.
 
 use super::{
-    Family, Key, NARROW_BITS, NARROW_COLD, NARROW_ENTRIES, NODE, PATH, Prefix, WIDE_BITS,
-    WIDE_ENTRIES, bitmap_words, path_bits, step, target, up_to,
+    Family, Key, NARROW_BITS, NARROW_ENTRIES, NODE, PATH, Prefix, WIDE_BITS, WIDE_ENTRIES, WIDE_LEVELS,
+    bitmap_words, narrow_words, path_bits, step, target, up_to, wide_words,
 };
-use crate::words::{Ref, Words};
+use crate::words::Words;
 use ipnet::IpNet;
 
 /// Iterates over the routes below a root, in no particular order.
@@ -19,42 +19,6 @@ pub struct Routes<'a> {
     found: Vec<(IpNet, u32)>,
     /// Words it may still read.
     budget: usize,
-}
-
-/// A block, and the address bits that lead to it.
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    entry: u32,
-    bits: u128,
-    depth: u32,
-}
-
-impl Place {
-    fn level(self) -> usize {
-        match self.depth {
-            0 => 0,
-            WIDE_BITS => 1,
-            _ => 2,
-        }
-    }
-
-    fn width(self) -> u32 {
-        if self.level() < 2 { WIDE_BITS } else { NARROW_BITS }
-    }
-
-    /// One level on, behind `slot`.
-    fn below(self, entry: u32, slot: usize) -> Self {
-        let depth = self.depth + self.width();
-        let bits =
-            self.bits | (slot as u128).checked_shl(128u32.saturating_sub(depth)).unwrap_or(0);
-        Self { entry, bits, depth }
-    }
-
-    /// Where its routes are; [`Ref::NULL`] when it has none.
-    fn cold(self, words: Words<'_>) -> Ref {
-        let index = if self.level() < 2 { 0 } else { NARROW_COLD };
-        Ref::from_raw(words.u32_at(target(self.entry), index))
-    }
 }
 
 /// All routes below `root` (see [`super::Fib::commit`]).
@@ -77,86 +41,131 @@ impl Iterator for Routes<'_> {
 }
 
 impl Routes<'_> {
-    /// Reads one block; false when there was more to read than a sound segment has.
-    fn spend(&mut self, words: usize) -> bool {
-        let enough = self.budget >= words;
-        self.budget = self.budget.saturating_sub(words);
-        if !enough {
-            self.to_visit.clear();
-        }
-        enough
-    }
-
     fn visit(&mut self, place: Place) {
-        if place.depth >= self.family.bits().into() || !self.spend(2) {
+        if place.depth >= self.family.bits().into() {
             return;
         }
-        let at = target(place.entry);
+        let Some(left) = self.budget.checked_sub(place.words(self.words)) else {
+            // More to read than a sound segment has.
+            self.to_visit.clear();
+            return;
+        };
+        self.budget = left;
         if place.entry & PATH != 0 {
-            let (len, bits) = path_bits(self.words, at);
-            let next = Place {
-                entry: self.words.at(at, 0) as u32,
-                bits: place.bits | bits.checked_shr(place.depth).unwrap_or(0),
-                depth: place.depth + len,
-            };
-            // A path of no bits would lead in circles.
-            if len > 0 && next.entry & NODE != 0 {
-                self.to_visit.push(next);
-            }
+            self.to_visit.extend(place.behind_path(self.words));
             return;
         }
-        let cold = place.cold(self.words);
-        if !cold.is_null() {
-            self.read_cold(place, cold);
+        let slots = place.slots(self.words);
+        let positions = place.positions(self.words);
+        let leaves = place.leaves(self.words, &slots, &positions);
+        for (&position, leaf) in positions.iter().zip(leaves).rev() {
+            self.found.extend(place.prefix(position, self.family).map(|prefix| (prefix, leaf)));
         }
-        if place.level() < 2 {
-            if !self.spend(1 << (WIDE_BITS - 1)) {
-                return;
-            }
-            for slot in (0..1 << WIDE_BITS).rev() {
-                let entry = self.words.u32_at(at, WIDE_ENTRIES + slot);
-                if entry & NODE != 0 {
-                    self.to_visit.push(place.below(entry, slot));
-                }
-            }
-            return;
-        }
-        let bitmap = self.words.at(at, 0);
-        for slot in (0..1 << NARROW_BITS).rev() {
-            if slot == 0 || bitmap >> slot & 1 != 0 {
-                let run = (bitmap & up_to(slot)).count_ones() as usize;
-                let entry = self.words.u32_at(at, NARROW_ENTRIES + run);
-                if entry & NODE != 0 {
-                    self.to_visit.push(place.below(entry, slot));
-                }
+        for (slot, &entry) in slots.iter().enumerate().rev() {
+            if entry & NODE != 0 {
+                self.to_visit.push(place.below(entry, slot));
             }
         }
-    }
-
-    fn read_cold(&mut self, place: Place, cold: Ref) {
-        let bitmap = bitmap_words(place.level());
-        let before = self.found.len();
-        let mut index = 2 * bitmap;
-        for word in 0..bitmap {
-            let mut bits = self.words.at(cold, word);
-            if !self.spend(1 + bits.count_ones() as usize / 2) {
-                return;
-            }
-            while bits != 0 {
-                let position = (word as u32 * 64 + bits.trailing_zeros()).max(1);
-                bits &= bits - 1;
-                let leaf = self.words.u32_at(cold, index);
-                index += 1;
-                let Some(prefix) = place.prefix(position, self.family) else { continue };
-                self.found.push((prefix, leaf));
-            }
-        }
-        self.found[before..].reverse();
     }
 }
 
+/// A block, and the address bits that lead to it.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    entry: u32,
+    bits: u128,
+    depth: u32,
+}
+
 impl Place {
-    /// The prefix at `position` (`1 << len | bits`) of this node, if the family has it.
+    fn level(self) -> usize {
+        match self.depth {
+            0 => 0,
+            WIDE_BITS => 1,
+            _ => WIDE_LEVELS,
+        }
+    }
+
+    fn is_wide(self) -> bool {
+        self.level() < WIDE_LEVELS
+    }
+
+    fn width(self) -> u32 {
+        if self.is_wide() { WIDE_BITS } else { NARROW_BITS }
+    }
+
+    /// Words of the block, hidden leaves left out: never none.
+    fn words(self, words: Words<'_>) -> usize {
+        if self.entry & PATH != 0 {
+            super::PATH_WORDS
+        } else if self.is_wide() {
+            wide_words(self.level(), 0)
+        } else {
+            narrow_words(self.runs(words), 0)
+        }
+    }
+
+    /// Runs of a narrow node.
+    fn runs(self, words: Words<'_>) -> usize {
+        (words.at(target(self.entry), 0) & !1).count_ones() as usize + 1
+    }
+
+    /// The entries of all slots.
+    fn slots(self, words: Words<'_>) -> Vec<u32> {
+        let at = target(self.entry);
+        let bitmap = words.at(at, 0);
+        let index = |slot| match self.is_wide() {
+            true => WIDE_ENTRIES + slot,
+            false => NARROW_ENTRIES + (bitmap & up_to(slot)).count_ones() as usize,
+        };
+        (0..1 << self.width()).map(|slot| words.u32_at(at, index(slot))).collect()
+    }
+
+    /// The routes of the node, as `1 << len | bits`, shorter ones first.
+    fn positions(self, words: Words<'_>) -> Vec<u32> {
+        let bitmap = bitmap_words(self.level());
+        let first = self.words(words) - bitmap;
+        (2..bitmap as u32 * 64)
+            // 1, the default route, is one of the root's alone.
+            .chain((self.depth == 0).then_some(1))
+            .filter(|position| {
+                let bits = words.at(target(self.entry), first + (position / 64) as usize);
+                bits >> (position % 64) & 1 != 0
+            })
+            .collect()
+    }
+
+    /// The leaves of `positions`.
+    fn leaves(self, words: Words<'_>, slots: &[u32], positions: &[u32]) -> Vec<u32> {
+        let mut leaves = vec![None; positions.len()];
+        // The longest route of each slot; longer ones come later.
+        let mut owners = vec![None; slots.len()];
+        for (index, position) in positions.iter().enumerate().filter(|(_, position)| **position > 1) {
+            let len = position.ilog2();
+            let first = ((position - (1 << len)) << (self.width() - len)) as usize;
+            owners[first..first + (1 << (self.width() - len))].fill(Some(index));
+        }
+        for (&entry, owner) in slots.iter().zip(owners) {
+            if let (0, Some(owner)) = (entry & NODE, owner) {
+                leaves[owner] = Some(entry);
+            }
+        }
+        let mut next = 2 * self.words(words);
+        let mut hidden = || {
+            next += 1;
+            words.u32_at(target(self.entry), next - 1)
+        };
+        positions
+            .iter()
+            .zip(leaves)
+            .map(|(position, leaf)| match position {
+                1 => words.at(target(self.entry), 0) as u32,
+                _ => leaf.unwrap_or_else(&mut hidden),
+            })
+            .collect()
+    }
+
+    /// The prefix at `position` of this node, if the family has it.
     fn prefix(self, position: u32, family: Family) -> Option<IpNet> {
         let len = position.ilog2();
         let depth = self.depth + len;
@@ -165,6 +174,22 @@ impl Place {
         }
         let own = u128::from(position - (1 << len)).checked_shl(128 - depth).unwrap_or(0);
         Some(Prefix { bits: self.bits | own, len: depth as u8 }.to_net(family))
+    }
+
+    /// One level on, behind `slot`.
+    fn below(self, entry: u32, slot: usize) -> Self {
+        let depth = self.depth + self.width();
+        let bits = self.bits | (slot as u128).checked_shl(128u32.saturating_sub(depth)).unwrap_or(0);
+        Self { entry, bits, depth }
+    }
+
+    /// The block that a path leads to. One of no bits would lead in circles.
+    fn behind_path(self, words: Words<'_>) -> Option<Self> {
+        let at = target(self.entry);
+        let (len, bits) = path_bits(words, at);
+        let entry = words.at(at, 0) as u32;
+        let bits = self.bits | bits.checked_shr(self.depth).unwrap_or(0);
+        (len > 0 && entry & NODE != 0).then_some(Self { entry, bits, depth: self.depth + len })
     }
 }
 
@@ -175,46 +200,27 @@ pub fn best<K: Key>(words: Words<'_>, root: u32, key: K, family: Family) -> Opti
     let mut best = None;
     while place.entry & NODE != 0 && place.depth < family.bits().into() {
         if place.entry & PATH != 0 {
-            let (len, bits) = path_bits(words, target(place.entry));
             let (entry, after) = step(words, place.entry, rest);
-            // A leaf behind a path is an outer route's, which has been seen.
-            if entry & NODE == 0 || len == 0 {
-                break;
+            // A leaf beside a path is an outer route's, which has been seen.
+            match place.behind_path(words) {
+                Some(behind) if entry & NODE != 0 => (place, rest) = (behind, after),
+                _ => break,
             }
-            let bits = place.bits | bits.checked_shr(place.depth).unwrap_or(0);
-            (place, rest) = (Place { entry, bits, depth: place.depth + len }, after);
             continue;
         }
-        let width = place.width();
-        let slot = rest.top(width);
-        let cold = place.cold(words);
-        if !cold.is_null() {
-            let longest = (0..=width)
-                .rev()
-                .map(|len| 1 << len | slot >> (width - len))
-                .find(|position| words.at(cold, position / 64) >> (position % 64) & 1 != 0);
-            if let Some(position) = longest {
-                let before: u32 = (0..=position / 64)
-                    .map(|word| {
-                        let bits = words.at(cold, word);
-                        let all = word < position / 64;
-                        (if all { bits } else { bits & up_to(position % 64) }).count_ones()
-                    })
-                    .sum();
-                let index = 2 * bitmap_words(place.level()) + before as usize - 1;
-                let leaf = words.u32_at(cold, index);
-                if let Some(prefix) = place.prefix(position as u32, family) {
-                    best = Some((prefix, leaf));
-                }
-            }
-        }
-        let entry = if place.level() < 2 {
-            words.u32_at(target(place.entry), WIDE_ENTRIES + slot)
-        } else {
-            step(words, place.entry, rest).0
+        let slot = rest.top(place.width());
+        let covers = |position: u32| {
+            let below = place.width() - position.ilog2();
+            (1 << place.width() | slot as u32) >> below == position
         };
-        place = place.below(entry, slot);
-        rest = rest.after(width);
+        let (slots, positions) = (place.slots(words), place.positions(words));
+        let routes = positions.iter().zip(place.leaves(words, &slots, &positions));
+        let longest = routes.filter(|(position, _)| covers(**position)).max_by_key(|route| *route.0);
+        if let Some((&position, leaf)) = longest {
+            best = place.prefix(position, family).map(|prefix| (prefix, leaf)).or(best);
+        }
+        rest = rest.after(place.width());
+        place = place.below(slots[slot], slot);
     }
     best
 }

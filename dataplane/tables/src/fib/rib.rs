@@ -4,15 +4,14 @@
 //! children. A change marks the way to its node; [`Fib::commit`] makes the blocks of marked nodes anew, lowest first,
 //! and drops the old ones, which readers of older generations go on using. Nothing else is copied.
 //!
-//! Cost of a change: a walk of the heap trie (one node a level), then one block a level: the two
-//! direct ones of 2 KiB each, and usually one of a cache line or two. A prefix shorter than a node's bits also remakes
-//! the nodes below it that showed its leaf. Many changes in one transaction share these blocks.
-//! Memory in the segment: about 4 bytes a run, 4 bytes a route (cold), 12 + 16 bytes a node.
-//! On the heap: 8 bytes a route, 112 bytes a node.
+//! Cost of a change: a walk of the heap trie (one node a level), a copy of the two direct nodes of 2 KiB with one
+//! entry patched, and usually one block of a cache line or two. A prefix shorter than a node's bits also remakes the nodes
+//! below it that showed its leaf. Many changes in one transaction share these blocks.
+//! Memory in the segment: 24 bytes a node, 4 bytes a run, 3 KiB a direct node. On the heap: 8 bytes a route, about 150 a node.
 
 use super::{
-    MAX_LEAF, NARROW_ENTRIES, NODE, PATH, PATH_WORDS, Prefix, REF, WIDE_LEVELS, WIDE_WORDS,
-    bitmap_words, bits_of, narrow_words,
+    MAX_LEAF, NARROW_ENTRIES, NODE, PATH, PATH_WORDS, Prefix, REF, WIDE_ENTRIES, WIDE_LEVELS, bits_of,
+    bitmap_words, narrow_words, wide_words,
 };
 use crate::{
     arena::{Arena, Table},
@@ -56,12 +55,12 @@ struct Node {
     routes: Vec<(u16, u32)>,
     /// By slot.
     children: Vec<Child>,
-    /// The routes differ from those in the cold block.
-    reroute: bool,
+    /// The routes, or which children there are, have changed since the block was made.
+    repaint: bool,
+    /// Slots of the marked children.
+    changed: Vec<u16>,
     block: Ref,
     block_words: usize,
-    cold: Ref,
-    cold_words: usize,
     /// What the parent has to include when it is a path.
     path: Path,
 }
@@ -118,7 +117,13 @@ impl Fib {
                 self.len += usize::from(old.is_none());
                 return old;
             }
-            child = child.node.child_mut((bits >> (128 - width)) as u16);
+            let slot = (bits >> (128 - width)) as u16;
+            let node = &mut *child.node;
+            let place = node.child(slot);
+            child = &mut node.children[place];
+            if !child.marked {
+                node.changed.push(slot);
+            }
             bits <<= width;
             len -= width;
             level += 1;
@@ -165,9 +170,8 @@ impl Fib {
         }
         if self.len == 0 {
             let top = &mut *self.top.node;
-            for (at, words) in top.take_blocks() {
-                arena.free(self.table, at, words);
-            }
+            let (at, words) = top.take_block();
+            arena.free(self.table, at, words);
             (self.top.marked, self.top.entry) = (false, 0);
         } else {
             Build { arena, table: self.table }.child(&mut self.top, 0, 0, false)?;
@@ -199,23 +203,27 @@ fn remove(
     if len <= width {
         let position = position(bits, len);
         let found = node.routes.binary_search_by_key(&position, |route| route.0).ok()?;
-        node.reroute = true;
+        node.repaint = true;
         return Some(node.routes.remove(found).1);
     }
     let slot = (bits >> (128 - width)) as u16;
     let found = node.children.binary_search_by_key(&slot, |child| child.slot).ok()?;
     let below = &mut node.children[found];
+    if !below.marked {
+        node.changed.push(slot);
+    }
     let old = remove(below, level + 1, bits << width, len - width, pending, dead);
     if below.node.routes.is_empty() && below.node.children.is_empty() {
-        dead.extend(below.node.take_blocks());
+        dead.push(below.node.take_block());
         node.children.remove(found);
+        node.repaint = true;
     }
     old
 }
 
 impl Node {
     fn set_route(&mut self, position: u16, leaf: u32) -> Option<u32> {
-        self.reroute = true;
+        self.repaint = true;
         match self.routes.binary_search_by_key(&position, |route| route.0) {
             Ok(found) => Some(std::mem::replace(&mut self.routes[found].1, leaf)),
             Err(place) => {
@@ -225,34 +233,28 @@ impl Node {
         }
     }
 
-    fn child_mut(&mut self, slot: u16) -> &mut Child {
-        let place = match self.children.binary_search_by_key(&slot, |child| child.slot) {
-            Ok(found) => found,
-            Err(place) => {
-                let child =
-                    Child { slot, marked: false, inherited: 0, entry: 0, node: Box::default() };
-                self.children.insert(place, child);
-                place
-            }
-        };
-        &mut self.children[place]
+    /// Where the child of `slot` is; made if there is none.
+    fn child(&mut self, slot: u16) -> usize {
+        self.children.binary_search_by_key(&slot, |child| child.slot).unwrap_or_else(|place| {
+            let node = Box::default();
+            let child = Child { slot, marked: false, inherited: 0, entry: 0, node };
+            self.children.insert(place, child);
+            self.repaint = true;
+            place
+        })
     }
 
-    /// About the bytes of its blocks.
+    /// About the bytes of its block.
     fn estimate(&self, level: usize) -> u64 {
-        let cold = bitmap_words(level) + self.routes.len() / 2 + 1;
-        let block = if level < WIDE_LEVELS {
-            WIDE_WORDS
+        Arena::bytes_of(if level < WIDE_LEVELS {
+            wide_words(level, self.routes.len())
         } else {
-            narrow_words((2 * (self.routes.len() + self.children.len()) + 3).min(64))
-        };
-        Arena::bytes_of(cold) + Arena::bytes_of(block)
+            narrow_words((2 * (self.routes.len() + self.children.len()) + 3).min(64), 0)
+        })
     }
 
-    fn take_blocks(&mut self) -> [(Ref, usize); 2] {
-        let blocks = [(self.block, self.block_words), (self.cold, self.cold_words)];
-        (self.block, self.cold) = (Ref::NULL, Ref::NULL);
-        blocks
+    fn take_block(&mut self) -> (Ref, usize) {
+        (std::mem::take(&mut self.block), self.block_words)
     }
 
     /// Whether it is nothing but the way to its one child.
@@ -260,14 +262,13 @@ impl Node {
         level >= WIDE_LEVELS && self.routes.is_empty() && self.children.len() == 1
     }
 
-    /// Gives each slot the leaf of its longest route, or `inherited`. The default route is not pushed
-    /// down (it would be in every node): readers find it in the root's header.
-    fn paint(&self, width: u32, inherited: u32, slots: &mut [u32]) {
-        slots.fill(inherited);
-        for &(position, leaf) in self.routes.iter().filter(|route| route.0 > 1) {
+    /// For each slot, 1 + the index of its longest route, or 0. The default route is not pushed down (it would be in
+    /// every node): readers find it in the root's header.
+    fn paint(&self, width: u32, owners: &mut [u16]) {
+        for (index, &(position, _)) in self.routes.iter().enumerate().filter(|(_, route)| route.0 > 1) {
             let len = position.ilog2();
             let first = usize::from(position - (1 << len)) << (width - len);
-            slots[first..first + (1 << (width - len))].fill(leaf);
+            owners[first..first + (1 << (width - len))].fill(index as u16 + 1);
         }
     }
 }
@@ -289,45 +290,64 @@ impl Build<'_> {
         within: bool,
     ) -> Result<(), Error> {
         let node = &mut *child.node;
-        if !child.marked
-            && child.inherited == inherited
-            && (child.entry == 0) == (within && node.is_way(level))
-        {
+        let same = child.inherited == inherited && (child.entry == 0) == (within && node.is_way(level));
+        if !child.marked && same {
             return Ok(());
-        }
-        if node.reroute {
-            self.cold(node, level)?;
         }
         child.entry = if node.is_way(level) {
             self.path(node, level, inherited, within)?
+        } else if level < WIDE_LEVELS && !node.repaint && same {
+            self.patch(node, level)?
         } else {
             self.slots(node, level, inherited)?
         };
+        node.changed.clear();
+        node.repaint = false;
         (child.marked, child.inherited) = (false, inherited);
         Ok(())
+    }
+
+    /// A wide node of which nothing has changed but blocks of children.
+    fn patch(&mut self, node: &mut Node, level: usize) -> Result<u32, Error> {
+        node.block = self.arena.own(self.table, node.block, node.block_words)?;
+        for &slot in &node.changed {
+            let Ok(found) = node.children.binary_search_by_key(&slot, |child| child.slot) else { continue };
+            let child = &mut node.children[found];
+            self.child(child, level + 1, child.inherited, false)?;
+            let index = WIDE_ENTRIES + usize::from(slot);
+            let (shift, pair) = (index % 2 * 32, self.arena.load(node.block, index / 2));
+            let pair = pair & !(u64::from(u32::MAX) << shift) | u64::from(child.entry) << shift;
+            self.arena.store(node.block, index / 2, pair);
+        }
+        Ok(NODE | node.block.raw())
     }
 
     /// A node's block of entries.
     fn slots(&mut self, node: &mut Node, level: usize, inherited: u32) -> Result<u32, Error> {
         let width = bits_of(level);
+        let mut owners = [0; MAX_SLOTS];
+        let owners = &mut owners[..1 << width];
+        node.paint(width, owners);
         let mut slots = [0; MAX_SLOTS];
         let slots = &mut slots[..1 << width];
-        node.paint(width, inherited, slots);
-        for child in &mut node.children {
-            let slot = &mut slots[usize::from(child.slot)];
-            self.child(child, level + 1, *slot, false)?;
-            *slot = child.entry;
-        }
-        if level < WIDE_LEVELS {
-            let default = match node.routes.first() {
-                Some(&(1, leaf)) => leaf,
-                _ => 0,
+        for (slot, &owner) in slots.iter_mut().zip(&*owners) {
+            *slot = match owner {
+                0 => inherited,
+                _ => node.routes[usize::from(owner) - 1].1,
             };
-            let at = self.block(node, WIDE_WORDS)?;
-            self.arena.store(at, 0, u64::from(node.cold.raw()) | u64::from(default) << 32);
-            for (word, pair) in slots.chunks_exact(2).enumerate() {
-                self.arena.store(at, 1 + word, u64::from(pair[0]) | u64::from(pair[1]) << 32);
-            }
+        }
+        for child in &mut node.children {
+            let place = usize::from(child.slot);
+            self.child(child, level + 1, slots[place], false)?;
+            (slots[place], owners[place]) = (child.entry, 0);
+        }
+        let hidden = hidden(&node.routes, owners);
+        if level < WIDE_LEVELS {
+            let at = self.block(node, wide_words(level, hidden.len()))?;
+            let default = node.routes.first().filter(|route| route.0 == 1).map_or(0, |route| route.1);
+            self.arena.store(at, 0, default.into());
+            self.store_pairs(at, WIDE_ENTRIES / 2, slots);
+            self.store_routes(at, wide_words(level, 0), level, node, &hidden);
             return Ok(NODE | at.raw());
         }
         // In place: `slots[..runs]` becomes the entries.
@@ -339,14 +359,31 @@ impl Build<'_> {
                 runs += 1;
             }
         }
-        let at = self.block(node, narrow_words(runs))?;
+        let at = self.block(node, narrow_words(runs, hidden.len()))?;
         self.arena.store(at, 0, bitmap);
-        self.arena.store(at, 1, u64::from(node.cold.raw()) | u64::from(slots[0]) << 32);
-        for (word, pair) in slots[1..runs].chunks(2).enumerate() {
-            let second = pair.get(1).copied().unwrap_or(0);
-            self.arena.store(at, 2 + word, u64::from(pair[0]) | u64::from(second) << 32);
-        }
+        self.store_pairs(at, NARROW_ENTRIES / 2, &slots[..runs]);
+        self.store_routes(at, narrow_words(runs, 0), level, node, &hidden);
         Ok(NODE | at.raw())
+    }
+
+    /// The routes as they were set, for `show`: the bitmap that ends before word `end`, and after it the `hidden` leaves.
+    fn store_routes(&mut self, at: Ref, end: usize, level: usize, node: &Node, hidden: &[u32]) {
+        let mut bitmap = [0u64; MAX_SLOTS * 2 / 64];
+        let bitmap = &mut bitmap[..bitmap_words(level)];
+        for &(position, _) in &node.routes {
+            bitmap[usize::from(position / 64)] |= 1 << (position % 64);
+        }
+        for (word, &bits) in bitmap.iter().enumerate() {
+            self.arena.store(at, end - bitmap.len() + word, bits);
+        }
+        self.store_pairs(at, end, hidden);
+    }
+
+    fn store_pairs(&mut self, at: Ref, first: usize, values: &[u32]) {
+        for (word, pair) in values.chunks(2).enumerate() {
+            let second = pair.get(1).copied().unwrap_or(0);
+            self.arena.store(at, first + word, u64::from(pair[0]) | u64::from(second) << 32);
+        }
     }
 
     /// A node that is nothing but a way: with its one child's, if that is one too.
@@ -372,7 +409,7 @@ impl Build<'_> {
         };
         let path = node.path;
         if within {
-            let [(at, words), _] = node.take_blocks();
+            let (at, words) = node.take_block();
             self.arena.free(self.table, at, words);
             return Ok(0);
         }
@@ -382,32 +419,6 @@ impl Build<'_> {
         self.arena.store(at, 2, (path.bits >> 64) as u64);
         self.arena.store(at, 3, path.bits as u64);
         Ok(NODE | PATH | at.raw())
-    }
-
-    /// The routes as they were set, for `show`.
-    fn cold(&mut self, node: &mut Node, level: usize) -> Result<(), Error> {
-        let bitmap = bitmap_words(level);
-        let words = bitmap + node.routes.len().div_ceil(2);
-        let at = if node.routes.is_empty() {
-            Ref::NULL
-        } else {
-            let at = self.arena.alloc(self.table, words)?;
-            let mut bits = [0u64; MAX_SLOTS * 2 / 64];
-            for &(position, _) in &node.routes {
-                bits[usize::from(position / 64)] |= 1 << (position % 64);
-            }
-            for (word, &bits) in bits[..bitmap].iter().enumerate() {
-                self.arena.store(at, word, bits);
-            }
-            for (word, pair) in node.routes.chunks(2).enumerate() {
-                let second = pair.get(1).map_or(0, |route| route.1);
-                self.arena.store(at, bitmap + word, u64::from(pair[0].1) | u64::from(second) << 32);
-            }
-            at
-        };
-        self.arena.free(self.table, node.cold, node.cold_words);
-        (node.cold, node.cold_words, node.reroute) = (at, words, false);
-        Ok(())
     }
 
     /// A block of `words` for `node` in the place of its old one.
@@ -423,4 +434,18 @@ impl Build<'_> {
     }
 }
 
-const _: () = assert!(NARROW_ENTRIES == 3, "`slots` writes the first entry beside the cold Ref");
+/// The leaves of the routes that no slot shows: `owners` are 1 + the indices of the routes that slots show. The default
+/// route is in the header.
+fn hidden(routes: &[(u16, u32)], owners: &[u16]) -> Vec<u32> {
+    let mut shown = [0u64; MAX_SLOTS * 2 / 64];
+    for &owner in owners.iter().filter(|&&owner| owner > 0) {
+        shown[usize::from(owner - 1) / 64] |= 1 << ((owner - 1) % 64);
+    }
+    let is_shown = |index: usize| shown[index / 64] >> (index % 64) & 1 != 0;
+    let of_route = |(index, route): (usize, &(u16, u32))| {
+        (route.0 > 1 && !is_shown(index)).then_some(route.1)
+    };
+    routes.iter().enumerate().filter_map(of_route).collect()
+}
+
+const _: () = assert!(NARROW_ENTRIES % 2 == 0 && WIDE_ENTRIES % 2 == 0, "entries begin with a word");

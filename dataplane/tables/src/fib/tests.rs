@@ -161,7 +161,7 @@ fn a_lonely_host_route_takes_two_direct_nodes_a_path_and_its_own() {
     fib.insert(&net("2001:db8::1/128"), 7);
     let root = fib.commit(&mut arena).unwrap();
     check(arena.words(), root, Family::V6, &Model::from([(net("2001:db8::1/128"), 7)]));
-    let direct = 2 * Arena::bytes_of(super::WIDE_WORDS);
+    let direct = 2 * Arena::bytes_of(super::wide_words(0, 0));
     assert!(arena.usage().of(Table::Routes6) - direct <= 128);
 }
 
