@@ -93,6 +93,8 @@ pub struct Files {
     /// Per object the files that hold it, good versions before kept ones; the first is in force.
     claims: BTreeMap<Key, BTreeSet<(Version, PathBuf)>>,
     reported: BTreeSet<Problem>,
+    /// Notices that have been given: each is given once.
+    noticed: BTreeSet<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -133,6 +135,7 @@ impl Files {
             files: BTreeMap::new(),
             claims: BTreeMap::new(),
             reported: BTreeSet::new(),
+            noticed: BTreeSet::new(),
         }
     }
 
@@ -171,7 +174,15 @@ impl Files {
             }
             let old = self.files.remove(&path).unwrap_or_default();
             self.unclaim(&path, &old, &mut touched);
-            let new = read(&path, stamp, old, store, &mut outcome.notices);
+            let mut notices = Vec::new();
+            let new = read(&path, stamp, old, store, &mut notices);
+            for (document, notice) in notices {
+                if self.noticed.insert(notice.clone()) {
+                    outcome
+                        .notices
+                        .push(format!("{}, document {document}: {notice}", path.display()));
+                }
+            }
             for (key, held) in &new.rows {
                 self.claims.entry(key.clone()).or_default().insert((held.version, path.clone()));
                 touched.insert(key.clone());
@@ -290,7 +301,7 @@ fn read(
     stamp: Option<Stamp>,
     mut old: File,
     store: &Store,
-    notices: &mut Vec<String>,
+    notices: &mut Vec<(usize, String)>,
 ) -> File {
     let mut new = File { stamp, ..File::default() };
     let problem = |document, line, refusal| Problem { file: path.into(), document, line, refusal };
@@ -354,20 +365,14 @@ fn read(
                             .iter()
                             .map(|refusal| problem(Some(number), None, refusal.clone())),
                     );
-                    if old.rows.get(&key).is_none_or(|held| held.row.notices != row.notices) {
-                        notices.extend(row.notices.iter().map(|notice| {
-                            format!("{}, document {number}: {notice}", path.display())
-                        }));
-                    }
+                    notices.extend(row.notices.iter().map(|notice| (number, notice.clone())));
                     new.rows.insert(key, Held { version: Version::Good, document: number, row });
                 }
                 Decoded::Refused(key, refusal) => {
                     broken.push((key, number));
                     new.problems.push(problem(Some(number), None, refusal));
                 }
-                Decoded::Ignored { notice } => {
-                    notices.push(format!("{}, document {number}: {notice}", path.display()))
-                }
+                Decoded::Ignored { notice } => notices.push((number, notice)),
             }
         }
     }
