@@ -289,3 +289,6 @@ impl Epochs {
             .then(|| Words(self.segment.words()).load(HEADER_WORDS + slot * SLOT_WORDS + offset))
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

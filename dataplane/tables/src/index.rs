@@ -137,12 +137,12 @@ impl Index {
             return Ok(old);
         }
         while !covers(self.height, index) {
-            let node = arena.alloc_zeroed(self.table, NODE_WORDS)?;
-            // An empty tree of height 0 has nothing to hang below the new node.
+            // An empty tree has nothing to hang below a new node.
             if !self.root.is_null() {
+                let node = arena.alloc_zeroed(self.table, NODE_WORDS)?;
                 arena.store(node, 0, u64::from(self.root.raw()));
+                self.root = node;
             }
-            self.root = node;
             self.height += 1;
         }
         self.root = self.change(arena, self.root, self.height - 1, index, record)?;
@@ -183,3 +183,6 @@ impl Index {
         Ok(node)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,7 @@
 //! All integers are native-endian words: a segment never leaves its machine except as an image file,
 //! whose magic then reads reversed and is refused.
 
+#[cfg(not(loom))]
 use crate::words::Ref;
 
 /// First word of a tables segment: "MILLRACE".

@@ -13,10 +13,10 @@
 //!
 //! Cost of a pick: one cache line of the table; a multiplication instead of a division by *m*.
 //! Cost of a build: *m* turns, *m* ln *m* probes at worst: 5 ms for *m* = 65537 and 1000 backends.
-//! Memory: 2 KiB up to 16 backends (4 bits a slot), 16 KiB up to 256, 128 KiB above.
+//! Memory: 1.5 KiB up to 10 backends and 2 KiB up to 16 (4 bits a slot), 16 KiB up to 256, 128 KiB above.
 //!
 //! Disruption: taking 1 of N backends moves at most 1/N + 2 % of the flows, as long as [`size`] stays the same;
-//! crossing 16 or 256 backends changes *m* and spreads new flows anew (conntrack keeps the established
+//! crossing 10, 16 or 256 backends changes *m* and spreads new flows anew (conntrack keeps the established
 //! ones where they are). Between 1 and 2 backends nothing but the share moves.
 
 use crate::words::{Ref, Words};
@@ -34,7 +34,8 @@ pub const fn size(backends: usize) -> usize {
     match backends {
         0 => 0,
         1 => 1,
-        2..=16 => 4093,
+        2..=10 => 3067,
+        11..=16 => 4093,
         17..=256 => 16381,
         _ => 65537,
     }

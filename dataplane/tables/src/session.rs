@@ -528,3 +528,6 @@ impl Drop for Listener {
         let _ = fs::remove_file(&self.path);
     }
 }
+
+#[cfg(test)]
+mod tests;

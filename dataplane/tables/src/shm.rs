@@ -194,3 +194,6 @@ impl Segment {
         &self.0
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

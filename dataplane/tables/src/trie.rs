@@ -372,3 +372,6 @@ impl<const K: usize, const V: usize> Trie<K, V> {
         self.leaf(arena, &entries).map(Some)
     }
 }
+
+#[cfg(test)]
+mod tests;

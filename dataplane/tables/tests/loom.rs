@@ -27,7 +27,7 @@ struct Writer {
 
 impl Writer {
     fn new() -> Self {
-        let segment = Arc::new(Segment::in_process(HEADER + 1024).unwrap());
+        let segment = Arc::new(Segment::in_process(HEADER + 2048).unwrap());
         let mut writer =
             Self { arena: Arena::new(segment, HEADER), root: Ref::NULL, child: Ref::NULL };
         writer.stage(1);

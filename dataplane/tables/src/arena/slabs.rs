@@ -6,14 +6,15 @@
 use std::collections::BTreeSet;
 
 /// Class sizes in grains of 16 bytes.
-pub(super) const CLASSES: [u16; 14] = [1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64];
+pub(super) const CLASSES: [u16; 18] =
+    [1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128];
 
 /// Grains in a slab.
 #[cfg(not(loom))]
 pub(super) const SLAB_GRAINS: u32 = 1024;
 /// Fewer under loom, where every word is modelled.
 #[cfg(loom)]
-pub(super) const SLAB_GRAINS: u32 = 64;
+pub(super) const SLAB_GRAINS: u32 = 128;
 
 /// The class of a block of `grains`, if it is small enough to have one.
 pub(super) fn class_of(grains: u32) -> Option<usize> {
@@ -158,11 +159,11 @@ mod tests {
 
     #[test]
     fn rounding_loses_at_most_a_fifth_from_64_bytes_on() {
-        for grains in 4..=64u32 {
+        for grains in 4..=128u32 {
             let size = u32::from(CLASSES[class_of(grains).unwrap()]);
             let lines = grains.next_multiple_of(4);
             assert!(size >= lines && (size - lines) * 5 <= size, "{grains} grains in {size}");
         }
-        assert_eq!(class_of(65), None);
+        assert_eq!(class_of(129), None);
     }
 }

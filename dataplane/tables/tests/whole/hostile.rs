@@ -1,0 +1,205 @@
+//! A reader of memory that anything may happen to: no panic, no endless loop.
+
+use crate::specs::{Random, backend, frontend, v4};
+use millrace_tables::{
+    InterfaceId, InterfaceKind, InterfaceSpec, NextHop, Route, RouteSpec, SegmentConfig, ServiceId,
+    ServiceSpec, Snapshot, Tables, Writer,
+};
+use millrace_wire::{Addr, Mac};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+};
+
+/// More than any iteration over a segment of 2 MiB may give: a few times its words.
+const LIMIT: usize = 16 << 20;
+
+fn filled() -> Writer {
+    let mut writer = Writer::create(&SegmentConfig {
+        bytes: 2 << 20,
+        seed: Some(1),
+        ..SegmentConfig::default()
+    })
+    .unwrap();
+    for number in 0..40 {
+        let mut spec =
+            ServiceSpec { name: format!("default/s{number}:http"), ..ServiceSpec::default() };
+        spec.frontends.push(frontend(v4(0xac1e_0000 + number / 2), 80 + number as u16));
+        let count = if number == 7 { 300 } else { number % 20 };
+        spec.backends =
+            (0..count).map(|i| backend(v4(0x0a00_0000 + i), 8080, format!("pod-{i}"))).collect();
+        writer.set_service(&spec.name.clone(), &spec).unwrap();
+    }
+    let hop =
+        |n: u32| NextHop { interface: InterfaceId(n as u16), gateway: Some(v4(0xc000_0201 + n)) };
+    for n in 0..60u32 {
+        let hops = (0..=n % 3).map(|i| (hop(i), 1 + n as u16)).collect();
+        writer
+            .set_route(
+                format!("10.{n}.0.0/{}", 16 + n % 17).parse().unwrap(),
+                &RouteSpec::Forward(hops),
+            )
+            .unwrap();
+    }
+    writer
+        .set_route(
+            "2001:db8::/32".parse().unwrap(),
+            &RouteSpec::Forward(vec![(NextHop { interface: InterfaceId(1), gateway: None }, 1)]),
+        )
+        .unwrap();
+    writer.set_route("2001:db8:1::/64".parse().unwrap(), &RouteSpec::Unreachable).unwrap();
+    writer.set_route("0.0.0.0/0".parse().unwrap(), &RouteSpec::Blackhole).unwrap();
+    for n in 0..30 {
+        writer
+            .set_neighbor(
+                InterfaceId(n % 3),
+                v4(0xc000_0210 + u32::from(n)),
+                Mac([2, 0, 0, 0, 0, n as u8]),
+            )
+            .unwrap();
+    }
+    for n in 0..4 {
+        writer
+            .set_interface(&InterfaceSpec {
+                id: InterfaceId(n),
+                kind: InterfaceKind::PORT,
+                mac: Mac([2, 0, 0, 0, 1, n as u8]),
+                mtu: 1500,
+                name: format!("eth{n}"),
+                addresses: vec![format!("192.0.{n}.1/24").parse().unwrap()],
+            })
+            .unwrap();
+    }
+    writer.publish().unwrap();
+    writer
+}
+
+fn bounded(what: &str, items: impl Iterator) -> usize {
+    let count = items.take(LIMIT + 1).count();
+    assert!(count <= LIMIT, "{what} does not end");
+    count
+}
+
+/// Everything a reader can ask, of addresses that are there and others. Returns how much it was told.
+fn ask(snapshot: Snapshot<'_>, random: &mut Random, cold: bool) -> usize {
+    let mut told = 0;
+    for n in 0..40u32 {
+        let addr = match n % 4 {
+            0 => v4(0xac1e_0000 + n / 2),
+            1 => v4(0x0a00_0000 | (random.next() as u32 >> 8)),
+            2 => Addr::from_bits(0x2001_0db8 << 96 | u128::from(random.next())),
+            _ => v4(0xc000_0210 + n),
+        };
+        let frontend = snapshot.frontend(&addr, 80 + n as u16, 6);
+        let id = frontend.map_or(ServiceId(n), |f| f.service);
+        told += usize::from(frontend.is_some()) + usize::from(snapshot.is_vip(&addr));
+        if let Some(service) = snapshot.service(id) {
+            for set in [&service.cluster, &service.local] {
+                told += usize::from(snapshot.pick(set, random.next()).is_some());
+                told += bounded("backends", snapshot.backends(set));
+            }
+        }
+        if let Some(Route::Forward(group)) = snapshot.route(&addr) {
+            told += usize::from(snapshot.next_hop(group, random.next()).is_some());
+            told += snapshot.next_hops(group).len();
+        }
+        told += usize::from(snapshot.best_route(&addr).is_some());
+        told += usize::from(snapshot.static_neighbor(InterfaceId(n as u16 % 3), &addr).is_some());
+        if n < 4 {
+            told += snapshot.interface(InterfaceId(n as u16)).map_or(0, |row| row.addresses.len());
+            told += snapshot.service_name(id).len() + snapshot.service_key(id).len();
+            told += usize::from(snapshot.backend_name(id, &addr, 8080).is_some());
+        }
+    }
+    if cold {
+        told += bounded("frontends", snapshot.frontends());
+        told += bounded("services", snapshot.services());
+        told += bounded("routes", snapshot.routes());
+        told += bounded("neighbors", snapshot.static_neighbors());
+        told += bounded("interfaces", snapshot.interfaces());
+    }
+    told
+}
+
+/// Stores into a word what a corrupting or malicious writer might.
+fn damage(words: &[AtomicU64], used: usize, random: &mut Random) {
+    let index = match random.below(8) {
+        0 => random.below(16),
+        1 => random.below(words.len()),
+        _ => random.below(used),
+    };
+    let value = match random.below(5) {
+        0 => random.next(),
+        1 => words[index].load(Relaxed) ^ 1 << random.below(64),
+        2 => words[random.below(used)].load(Relaxed),
+        3 => u64::MAX >> random.below(64),
+        // References to small offsets, such as nodes that lead back up.
+        _ => (random.next() % used as u64 / 2) | (random.next() % used as u64 / 2) << 32,
+    };
+    words[index].store(value, Relaxed);
+}
+
+/// Words up to the last that isn't zero.
+fn used(words: &[AtomicU64]) -> usize {
+    words.iter().rposition(|word| word.load(Relaxed) != 0).map_or(1, |last| last + 1)
+}
+
+#[test]
+fn an_honest_segment_tells_what_was_set() {
+    let writer = filled();
+    let tables = writer.tables();
+    let told = ask(tables.snapshot(), &mut Random(1), true);
+    assert!(told > 200, "the questions of this test have answers: {told}");
+}
+
+#[test]
+fn any_few_words_changed_leave_every_question_answerable() {
+    let writer = filled();
+    let tables = writer.tables();
+    let words = tables.snapshot().words();
+    let used = used(words);
+    let honest: Vec<u64> = words.iter().map(|word| word.load(Relaxed)).collect();
+    let mut random = Random(0x6d69_6c6c);
+    for round in 0..400 {
+        for _ in 0..1 << random.below(9) {
+            damage(words, used, &mut random);
+        }
+        ask(tables.snapshot(), &mut random, round % 4 == 0);
+        // Opening checks the header and no more: refused or not, it has to come back.
+        let _ = Tables::over(Arc::clone(tables.segment()));
+        for (word, value) in words.iter().zip(&honest) {
+            word.store(*value, Relaxed);
+        }
+    }
+}
+
+#[test]
+fn words_that_change_under_a_reader_leave_every_question_answerable() {
+    let writer = filled();
+    let tables = writer.tables();
+    let used = used(tables.snapshot().words());
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let words = tables.snapshot().words();
+            let honest: Vec<u64> = words.iter().map(|word| word.load(Relaxed)).collect();
+            let mut random = Random(42);
+            while !stop.load(Relaxed) {
+                for _ in 0..1000 {
+                    damage(words, used, &mut random);
+                    std::hint::spin_loop();
+                }
+                for (word, value) in words.iter().zip(&honest).take(used) {
+                    word.store(*value, Relaxed);
+                }
+                std::thread::yield_now();
+            }
+        });
+        let mut random = Random(43);
+        for round in 0..300 {
+            ask(tables.snapshot(), &mut random, round % 4 == 0);
+        }
+        stop.store(true, Relaxed);
+        writer.join().unwrap();
+    });
+}
