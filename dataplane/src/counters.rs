@@ -75,9 +75,12 @@ pub fn describe(place: usize) -> Option<Description> {
     let row = |kind, name, help| Some(Description { kind, name, help });
     if let Some(counter) = Counter::ALL.get(place) {
         row(Kind::Counter, counter.name(), counter.help())
-    } else if let Some(reply) = place.checked_sub(REPLIES).and_then(|index| ReplyKind::ALL.get(index)) {
+    } else if let Some(reply) =
+        place.checked_sub(REPLIES).and_then(|index| ReplyKind::ALL.get(index))
+    {
         row(Kind::Reply, reply.name(), reply.help())
-    } else if let Some(punt) = place.checked_sub(PUNTS).and_then(|index| PuntReason::ALL.get(index)) {
+    } else if let Some(punt) = place.checked_sub(PUNTS).and_then(|index| PuntReason::ALL.get(index))
+    {
         row(Kind::Punt, punt.name(), punt.help())
     } else {
         let reason = DropReason::ALL.get(place.checked_sub(DROPS)?)?;
@@ -155,7 +158,9 @@ impl Ledger {
 
     /// Received frames that nothing accounts for; negative when more are accounted for than were received. 0 between bursts.
     pub fn imbalance(&self) -> i64 {
-        let accounted = [self.tx, self.replies, self.punts, self.held, self.drops].into_iter().fold(0, u64::wrapping_add);
+        let accounted = [self.tx, self.replies, self.punts, self.held, self.drops]
+            .into_iter()
+            .fold(0, u64::wrapping_add);
         self.rx.wrapping_sub(accounted) as i64
     }
 }
@@ -167,7 +172,9 @@ mod tests {
     #[test]
     fn every_place_is_described_and_none_is_shared() {
         let mut seen = std::collections::HashSet::new();
-        let all = Counter::ALL.iter().map(|c| (c.place(), c.name()))
+        let all = Counter::ALL
+            .iter()
+            .map(|c| (c.place(), c.name()))
             .chain(ReplyKind::ALL.iter().map(|c| (c.place(), c.name())))
             .chain(PuntReason::ALL.iter().map(|c| (c.place(), c.name())))
             .chain(DropReason::ALL.iter().map(|c| (c.place(), c.name())));
@@ -183,14 +190,24 @@ mod tests {
     fn the_ledger_balances_when_each_frame_is_booked_once() {
         let mut block = [0u64; COUNTERS];
         for (n, place) in [
-            Counter::Tx.place(), Counter::Held.place(), ReplyKind::Echo.place(),
-            PuntReason::Multicast.place(), DropReason::Truncated.place(), DropReason::Inconsistent.place(),
-        ].into_iter().enumerate() {
+            Counter::Tx.place(),
+            Counter::Held.place(),
+            ReplyKind::Echo.place(),
+            PuntReason::Multicast.place(),
+            DropReason::Truncated.place(),
+            DropReason::Inconsistent.place(),
+        ]
+        .into_iter()
+        .enumerate()
+        {
             block[place] = n as u64 + 1;
             block[Counter::Rx.place()] += n as u64 + 1;
         }
         let ledger = Ledger::read(|place| block[place]);
-        assert_eq!((ledger.tx, ledger.held, ledger.replies, ledger.punts, ledger.drops), (1, 2, 3, 4, 11));
+        assert_eq!(
+            (ledger.tx, ledger.held, ledger.replies, ledger.punts, ledger.drops),
+            (1, 2, 3, 4, 11)
+        );
         assert_eq!(ledger.imbalance(), 0);
         block[Counter::Rx.place()] += 1;
         assert_eq!(Ledger::read(|place| block[place]).and(ledger).imbalance(), 1);

@@ -41,7 +41,16 @@ impl Interface {
         partial_checksums: bool,
     ) -> Interface {
         let link_local = link_local(mac);
-        Interface { id, name: name.to_owned(), mac, mtu, kind, addresses, partial_checksums, link_local }
+        Interface {
+            id,
+            name: name.to_owned(),
+            mac,
+            mtu,
+            kind,
+            addresses,
+            partial_checksums,
+            link_local,
+        }
     }
 
     /// Whether `addr` is ours on this interface.
@@ -52,7 +61,8 @@ impl Interface {
     /// Whether `addr` lies in a network that this interface is on, so that its station may be a neighbor here.
     pub fn is_on_link(&self, addr: &Addr) -> bool {
         let ip = addr.to_ip();
-        (addr.is_link_local() && !addr.is_v4()) || self.addresses.iter().any(|net| net.contains(&ip))
+        (addr.is_link_local() && !addr.is_v4())
+            || self.addresses.iter().any(|net| net.contains(&ip))
     }
 
     /// Whether `addr` is the broadcast address of a network that this interface is on (RFC 919; none in a /31 or /32).
@@ -93,7 +103,11 @@ impl Interfaces {
     /// # Errors
     /// The id of the first interface that stands elsewhere.
     pub fn new(list: Vec<Interface>) -> Result<Interfaces, InterfaceId> {
-        match list.iter().enumerate().find(|(index, interface)| usize::from(interface.id.0) != *index) {
+        match list
+            .iter()
+            .enumerate()
+            .find(|(index, interface)| usize::from(interface.id.0) != *index)
+        {
             Some((_, interface)) => Err(interface.id),
             None => Ok(Interfaces(list)),
         }
@@ -155,7 +169,11 @@ mod tests {
     }
 
     fn interface() -> Interface {
-        let addresses = vec!["10.0.1.1/24".parse().unwrap(), "10.9.0.0/31".parse().unwrap(), "2001:db8:1::1/64".parse().unwrap()];
+        let addresses = vec![
+            "10.0.1.1/24".parse().unwrap(),
+            "10.9.0.0/31".parse().unwrap(),
+            "2001:db8:1::1/64".parse().unwrap(),
+        ];
         let mac = Mac([0x02, 0, 0, 0, 0, 0x0a]);
         Interface::new(InterfaceId(0), "up0", mac, 1500, InterfaceKind::UPLINK, addresses, true)
     }
@@ -163,7 +181,11 @@ mod tests {
     #[test]
     fn owned_are_the_addresses_and_the_link_local_one() {
         let it = interface();
-        assert!(it.owns(&addr("10.0.1.1")) && it.owns(&addr("2001:db8:1::1")) && it.owns(&addr("fe80::ff:fe00:a")));
+        assert!(
+            it.owns(&addr("10.0.1.1"))
+                && it.owns(&addr("2001:db8:1::1"))
+                && it.owns(&addr("fe80::ff:fe00:a"))
+        );
         assert!(!it.owns(&addr("10.0.1.2")) && !it.owns(&addr("fe80::1")));
     }
 

@@ -88,7 +88,13 @@ pub struct Headers {
 impl Headers {
     /// The headers of an ARP packet at `l3`.
     pub(crate) fn arp(l3: u16, end: u32) -> Headers {
-        let tuple = Tuple { src: Addr::UNSPECIFIED_V4, dst: Addr::UNSPECIFIED_V4, sport: 0, dport: 0, protocol: Protocol(0) };
+        let tuple = Tuple {
+            src: Addr::UNSPECIFIED_V4,
+            dst: Addr::UNSPECIFIED_V4,
+            sport: 0,
+            dport: 0,
+            protocol: Protocol(0),
+        };
         Headers {
             tuple,
             hash: 0,
@@ -120,7 +126,9 @@ impl Headers {
 
     /// Whether the tuple names a flow that conntrack may know: it has ports.
     pub fn is_trackable(&self) -> bool {
-        self.tuple.protocol.has_ports() && self.part != Part::Later && (self.tuple.sport | self.tuple.dport) != 0
+        self.tuple.protocol.has_ports()
+            && self.part != Part::Later
+            && (self.tuple.sport | self.tuple.dport) != 0
     }
 }
 
@@ -243,7 +251,11 @@ impl<'a> Packet<'a, Headers> {
     }
 
     /// The same packet with its headers written. `rewrite` calls it when that is so.
-    pub(crate) fn rewritten(self, interface: InterfaceId, offload: TxOffload) -> Packet<'a, Rewritten> {
+    pub(crate) fn rewritten(
+        self,
+        interface: InterfaceId,
+        offload: TxOffload,
+    ) -> Packet<'a, Rewritten> {
         Packet { umem: self.umem, frame: self.frame, known: Rewritten { interface, offload } }
     }
 }
@@ -268,12 +280,22 @@ pub(crate) fn view_mut<T: View>(bytes: &mut [u8], offset: u16) -> Result<&mut T,
 }
 
 /// Calls `visit` with the bytes of a frame from offset `from` to offset `to`, chunk by chunk.
-pub(crate) fn range_of_segments(umem: &Umem, frame: &Frame, from: usize, to: usize, visit: &mut impl FnMut(&[u8])) {
+pub(crate) fn range_of_segments(
+    umem: &Umem,
+    frame: &Frame,
+    from: usize,
+    to: usize,
+    visit: &mut impl FnMut(&[u8]),
+) {
     let mut start = 0;
     umem.for_each_segment(frame, |segment| {
         let stop = start + segment.len();
         let (first, last) = (from.max(start), to.min(stop));
-        if let Some(bytes) = first.checked_sub(start).zip(last.checked_sub(start)).and_then(|(a, b)| segment.get(a..b)) {
+        if let Some(bytes) = first
+            .checked_sub(start)
+            .zip(last.checked_sub(start))
+            .and_then(|(a, b)| segment.get(a..b))
+        {
             visit(bytes);
         }
         start = stop;

@@ -48,8 +48,9 @@ pub fn burst<Q: Queue, O: Observer>(
     received
 }
 
-/// Sends on what waited for a neighbor that is known now, asks again for those that are not, and gives up on those that
-/// never answered. To be called once a turn; returns how many packets left the queue.
+/// Sends on what waited for a neighbor that is known now, asks again for those that are not, and gives up on those that never
+/// answered. Looks after every transmit queue. To be called once
+/// a turn; returns how many packets left the queue.
 pub fn tick<Q: Queue, O: Observer>(
     queues: &mut [Q],
     tables: Snapshot<'_>,
@@ -63,7 +64,7 @@ pub fn tick<Q: Queue, O: Observer>(
         run(from, frames, queues, tables, state, now, observer);
     }
     released += neighbor::give_up(queues, tables, state, now, observer);
-    tx::flush(queues, state);
+    tx::flush_all(queues, state);
     released
 }
 
@@ -115,7 +116,10 @@ pub fn forward<O: Observer>(packet: Packet<'_, Headers>, context: &mut Context<'
 ///    atomic read-modify-writes on the way.
 ///
 /// (1) is nearly all of the traffic that is translated, (3) that which is only routed.
-fn path<O: Observer>(packet: Packet<'_, Headers>, context: &mut Context<'_, O>) -> Result<Verdict, Verdict> {
+fn path<O: Observer>(
+    packet: Packet<'_, Headers>,
+    context: &mut Context<'_, O>,
+) -> Result<Verdict, Verdict> {
     let mut packet = neighbor::intercept(packet, context)?;
     let mut flow = conntrack::find(&packet, context)?;
     if let Some(adjacency) = conntrack::decided(&packet, &flow, context) {

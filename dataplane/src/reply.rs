@@ -35,7 +35,11 @@ pub(crate) type Bytes = ArrayVec<u8, MAX_ANSWER>;
 
 /// Refuses a flow as a host does on which nothing listens: RST for TCP, ICMP port unreachable for the rest. `otherwise` is
 /// the reason to drop when no answer is due or allowed.
-pub fn refuse<O: Observer>(packet: &mut Packet<'_, Headers>, otherwise: DropReason, context: &mut Context<'_, O>) -> Verdict {
+pub fn refuse<O: Observer>(
+    packet: &mut Packet<'_, Headers>,
+    otherwise: DropReason,
+    context: &mut Context<'_, O>,
+) -> Verdict {
     match packet.headers().protocol {
         Protocol::TCP => reset::reset(packet, otherwise, context),
         _ => error(packet, Problem::PortUnreachable, otherwise, context),
@@ -43,7 +47,12 @@ pub fn refuse<O: Observer>(packet: &mut Packet<'_, Headers>, otherwise: DropReas
 }
 
 /// A request for `neighbor`: to all stations, or to `known` alone. `None` without an address of ours to ask from.
-pub(crate) fn request(out: &Interface, neighbor: &Addr, known: Option<Mac>, tags: &[u8]) -> Option<Bytes> {
+pub(crate) fn request(
+    out: &Interface,
+    neighbor: &Addr,
+    known: Option<Mac>,
+    tags: &[u8],
+) -> Option<Bytes> {
     match neighbor.v4() {
         Some(target) => arp::request(out, target, known, tags),
         None => nd::request(out, neighbor, known, tags),
@@ -51,8 +60,17 @@ pub(crate) fn request(out: &Interface, neighbor: &Addr, known: Option<Mac>, tags
 }
 
 /// Puts `answer` in place of the packet.
-pub(crate) fn replace<O: Observer>(packet: &mut Packet<'_, Headers>, answer: &Bytes, kind: ReplyKind, context: &mut Context<'_, O>) -> Verdict {
-    if packet.replace(answer, &mut context.state.local.pool) { kind.into() } else { DropReason::NoRoom.into() }
+pub(crate) fn replace<O: Observer>(
+    packet: &mut Packet<'_, Headers>,
+    answer: &Bytes,
+    kind: ReplyKind,
+    context: &mut Context<'_, O>,
+) -> Verdict {
+    if packet.replace(answer, &mut context.state.local.pool) {
+        kind.into()
+    } else {
+        DropReason::NoRoom.into()
+    }
 }
 
 /// Whether an error may be sent about this packet: not about errors, groups or later fragments (RFC 1122 section 3.2.2,
@@ -63,7 +81,9 @@ fn may_complain(packet: &Packet<'_, Headers>) -> bool {
     let errs = match (headers.protocol, headers.network) {
         (Protocol::ICMP, Network::Ipv4) => icmp_type().is_none_or(|kind| !is_query(kind)),
         // Types below 128 are errors; a redirect is answered by nothing either.
-        (Protocol::ICMPV6, Network::Ipv6) => icmp_type().is_none_or(|kind| kind < 128 || kind == 137),
+        (Protocol::ICMPV6, Network::Ipv6) => {
+            icmp_type().is_none_or(|kind| kind < 128 || kind == 137)
+        }
         _ => false,
     };
     !errs && !headers.to_group && headers.part != Part::Later
@@ -82,7 +102,8 @@ fn link(packet: &Packet<'_, Headers>, src: Mac) -> Result<Bytes, Verdict> {
 
 /// The same, to another station.
 fn link_to(packet: &Packet<'_, Headers>, src: Mac, dst: Mac) -> Result<Bytes, Verdict> {
-    let tags = packet.bytes().get(12..usize::from(packet.headers().l3)).ok_or(DropReason::Truncated)?;
+    let tags =
+        packet.bytes().get(12..usize::from(packet.headers().l3)).ok_or(DropReason::Truncated)?;
     fresh_link(src, dst, tags).ok_or(DropReason::Truncated.into())
 }
 

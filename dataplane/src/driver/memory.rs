@@ -85,6 +85,14 @@ impl MemoryQueue {
     }
 }
 
+impl Drop for MemoryQueue {
+    /// Frames still in the lists end here, knowingly.
+    fn drop(&mut self) {
+        let outgoing = self.outgoing.drain(..).map(|(frame, _)| frame);
+        drop(Pool::new(&self.umem, self.incoming.drain(..).chain(outgoing).collect()));
+    }
+}
+
 impl Queue for MemoryQueue {
     fn receive(&mut self, _pool: &mut Pool, burst: &mut Burst) {
         while !burst.is_full() {

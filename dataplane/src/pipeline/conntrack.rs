@@ -15,7 +15,7 @@ use super::Context;
 use super::neighbor::Adjacency;
 use crate::flow::Tuple;
 use crate::packet::{Headers, Packet, Part};
-use crate::state::{CachedHop, CreateError, Entry, NewFlow, Touch};
+use crate::state::conntrack::{CachedHop, CreateError, Entry, NewFlow, Touch};
 use crate::trace::{Observer, Step};
 use crate::verdict::{DropReason, Verdict};
 
@@ -58,12 +58,19 @@ impl Flow {
 
     /// Where the packet goes, translated. `packet` is the flow's, or an ICMP error about it.
     pub fn destination(&self, packet: &Packet<'_, Headers>) -> Result<Addr, Verdict> {
-        if self.tuple.dst == self.translated.dst { packet.destination() } else { Ok(self.translated.dst) }
+        if self.tuple.dst == self.translated.dst {
+            packet.destination()
+        } else {
+            Ok(self.translated.dst)
+        }
     }
 }
 
 /// Looks the packet's flow up.
-pub fn find<O: Observer>(packet: &Packet<'_, Headers>, context: &mut Context<'_, O>) -> Result<Flow, Verdict> {
+pub fn find<O: Observer>(
+    packet: &Packet<'_, Headers>,
+    context: &mut Context<'_, O>,
+) -> Result<Flow, Verdict> {
     let headers = packet.headers();
     if !headers.is_trackable() {
         return Ok(Flow::untracked(headers.tuple));
@@ -93,9 +100,16 @@ pub fn find<O: Observer>(packet: &Packet<'_, Headers>, context: &mut Context<'_,
 
 /// The way out that the flow's entry holds, if the tables in force decided it and the neighbor is still known.
 #[inline]
-pub fn decided<O: Observer>(packet: &Packet<'_, Headers>, flow: &Flow, context: &mut Context<'_, O>) -> Option<Adjacency> {
+pub fn decided<O: Observer>(
+    packet: &Packet<'_, Headers>,
+    flow: &Flow,
+    context: &mut Context<'_, O>,
+) -> Option<Adjacency> {
     let Known::Found(entry) = &flow.known else { return None };
-    let adjacency = entry.decision.hop(context.tables.generation()).and_then(|hop| Adjacency::again(hop, context, packet));
+    let adjacency = entry
+        .decision
+        .hop(context.tables.generation())
+        .and_then(|hop| Adjacency::again(hop, context, packet));
     context.observer.see(|| Step::Tracked {
         direction: entry.direction,
         translated: entry.translated,
@@ -130,8 +144,11 @@ pub fn commit<O: Observer>(
         Known::Untracked => return Ok(true),
         Known::Found(entry) => entry,
         Known::New { service, backend } => {
-            let original = Choice { tuple: flow.tuple, hash: headers.hash, service, backend, headers };
-            let Some(entry) = create(&original, &mut flow.translated, context)? else { return Ok(false) };
+            let original =
+                Choice { tuple: flow.tuple, hash: headers.hash, service, backend, headers };
+            let Some(entry) = create(&original, &mut flow.translated, context)? else {
+                return Ok(false);
+            };
             let translated = flow.translated;
             context.observer.see(|| Step::Created { translated });
             flow.known = Known::Found(entry);
@@ -153,15 +170,17 @@ struct Choice<'a> {
 
 /// Inserts both tuples. When the reply's is another flow's already, the source port is changed until it is not
 /// (Linux' `nf_nat_l4proto_unique_tuple`), so that answers can be told apart. `None`: the flow is there already.
-fn create<O: Observer>(choice: &Choice<'_>, translated: &mut Tuple, context: &mut Context<'_, O>) -> Result<Option<Entry>, Verdict> {
+fn create<O: Observer>(
+    choice: &Choice<'_>,
+    translated: &mut Tuple,
+    context: &mut Context<'_, O>,
+) -> Result<Option<Entry>, Verdict> {
     let mut random = choice.hash | 1;
     for _ in 0..PORT_TRIES {
         let reply = translated.reversed();
         let new = NewFlow {
             original: choice.tuple,
-            original_hash: choice.hash,
             reply,
-            reply_hash: context.state.seed.hash(&reply),
             service: Some(choice.service),
             backend: choice.backend,
             tcp: (choice.headers.protocol == Protocol::TCP).then_some(choice.headers.tcp),
@@ -169,10 +188,14 @@ fn create<O: Observer>(choice: &Choice<'_>, translated: &mut Tuple, context: &mu
         match context.state.conntrack.create(&new, context.now) {
             Ok(entry) => return Ok(Some(entry)),
             Err(CreateError::Exists(_)) => return Ok(None),
-            Err(CreateError::Full | CreateError::HalfOpenFull) => return Err(DropReason::ConntrackFull.into()),
+            Err(CreateError::Full | CreateError::HalfOpenFull) => {
+                return Err(DropReason::ConntrackFull.into());
+            }
             Err(CreateError::ReplyTaken) => {
                 // Knuth's MMIX generator; its upper bits choose, so that the tries of one flow are spread over all ports.
-                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                random = random
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
                 translated.sport = (FIRST_PORT + (random >> 32) % (65_536 - FIRST_PORT)) as u16;
             }
         }

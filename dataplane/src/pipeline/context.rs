@@ -33,7 +33,12 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { errors_per_second: 1000, hold_per_neighbor: 16, hold_neighbors: 64, hold_timeout: 3 * SECOND }
+        Settings {
+            errors_per_second: 1000,
+            hold_per_neighbor: 16,
+            hold_neighbors: 64,
+            hold_timeout: 3 * SECOND,
+        }
     }
 }
 
@@ -79,6 +84,16 @@ impl Local {
     }
 }
 
+impl Drop for Local {
+    /// What waits goes back to the pool, so that no frame is lost with the worker.
+    fn drop(&mut self) {
+        let Local { pool, hold, requests, .. } = self;
+        hold.drain()
+            .chain(requests.drain(..).map(|(_, frame)| frame))
+            .for_each(|frame| pool.put(frame));
+    }
+}
+
 /// One packet's surroundings.
 pub struct Context<'a, O> {
     /// The tables, the same for all packets of the burst.
@@ -103,7 +118,13 @@ impl<O: Observer> Context<'_, O> {
 
     /// Asks by ARP or ND who `neighbor` is: all stations, or `known` alone to see that it is still there. The request carries the
     /// VLAN tags of the packet that needs the answer.
-    pub fn request(&mut self, interface: InterfaceId, neighbor: &Addr, known: Option<millrace_wire::Mac>, packet: &Packet<'_, Headers>) {
+    pub fn request(
+        &mut self,
+        interface: InterfaceId,
+        neighbor: &Addr,
+        known: Option<millrace_wire::Mac>,
+        packet: &Packet<'_, Headers>,
+    ) {
         let tags = packet.bytes().get(12..usize::from(packet.headers().l3)).unwrap_or_default();
         request(self.interfaces, &mut self.state.local, interface, neighbor, known, tags);
     }

@@ -25,7 +25,11 @@ pub struct Route {
 }
 
 /// Finds the way out, and checks that the packet can take it.
-pub fn lookup<O: Observer>(packet: &mut Packet<'_, Headers>, flow: &Flow, context: &mut Context<'_, O>) -> Result<Route, Verdict> {
+pub fn lookup<O: Observer>(
+    packet: &mut Packet<'_, Headers>,
+    flow: &Flow,
+    context: &mut Context<'_, O>,
+) -> Result<Route, Verdict> {
     let destination = flow.destination(packet)?;
     if destination.is_link_local() && !destination.is_v4() {
         return Err(link_local(packet, &destination, context));
@@ -34,13 +38,25 @@ pub fn lookup<O: Observer>(packet: &mut Packet<'_, Headers>, flow: &Flow, contex
     context.observer.see(|| Step::Route { destination, route });
     use millrace_tables::Route as Row;
     let hop = match route {
-        None => return Err(reply::error(packet, Problem::NetUnreachable, DropReason::NoRoute, context)),
+        None => {
+            return Err(reply::error(packet, Problem::NetUnreachable, DropReason::NoRoute, context));
+        }
         Some(Row::Blackhole) => return Err(DropReason::Blackhole.into()),
-        Some(Row::Unreachable) => return Err(reply::error(packet, Problem::NetUnreachable, DropReason::Unreachable, context)),
+        Some(Row::Unreachable) => {
+            return Err(reply::error(
+                packet,
+                Problem::NetUnreachable,
+                DropReason::Unreachable,
+                context,
+            ));
+        }
         Some(Row::Local) if flow.is_translated() => to_host(destination, context)?,
         Some(Row::Local) => return Err(local::deliver(packet, local::To::Owned, context)),
         Some(Row::Vip) => return Err(local::deliver(packet, local::To::Vip, context)),
-        Some(Row::Forward(group)) => context.tables.next_hop(group, path_hash(packet, context)).ok_or(DropReason::Inconsistent)?,
+        Some(Row::Forward(group)) => context
+            .tables
+            .next_hop(group, path_hash(packet, context))
+            .ok_or(DropReason::Inconsistent)?,
     };
     let route = Route { interface: hop.interface, neighbor: hop.gateway.unwrap_or(destination) };
     let out = context.interfaces.get(route.interface).ok_or(DropReason::NoInterface)?;
@@ -55,14 +71,23 @@ pub fn lookup<O: Observer>(packet: &mut Packet<'_, Headers>, flow: &Flow, contex
 
 /// Whether the packet may travel one hop on, and fits.
 #[inline]
-pub fn check_transit<O: Observer>(packet: &mut Packet<'_, Headers>, mtu: u32, context: &mut Context<'_, O>) -> Result<(), Verdict> {
+pub fn check_transit<O: Observer>(
+    packet: &mut Packet<'_, Headers>,
+    mtu: u32,
+    context: &mut Context<'_, O>,
+) -> Result<(), Verdict> {
     let headers = packet.headers();
     if headers.ttl <= 1 {
         return Err(reply::error(packet, Problem::TimeExceeded, DropReason::TtlExceeded, context));
     }
     if headers.ip_len() > mtu {
         if headers.dont_fragment {
-            return Err(reply::error(packet, Problem::TooBig { mtu }, DropReason::FragmentNeeded, context));
+            return Err(reply::error(
+                packet,
+                Problem::TooBig { mtu },
+                DropReason::FragmentNeeded,
+                context,
+            ));
         }
         return Err(DropReason::FragmentNeeded.into());
     }
@@ -74,14 +99,22 @@ fn path_hash<O: Observer>(packet: &Packet<'_, Headers>, context: &Context<'_, O>
     let headers = packet.headers();
     match headers.part {
         Part::Whole => headers.hash,
-        Part::First | Part::Later => context.state.seed.hash(&Tuple { sport: 0, dport: 0, ..headers.tuple }),
+        Part::First | Part::Later => {
+            context.state.seed.hash(&Tuple { sport: 0, dport: 0, ..headers.tuple })
+        }
     }
 }
 
 /// A link-local address is ours on this link, or it is nobody that we forward to (RFC 4291 section 2.5.6).
-fn link_local<O: Observer>(packet: &mut Packet<'_, Headers>, destination: &Addr, context: &mut Context<'_, O>) -> Verdict {
+fn link_local<O: Observer>(
+    packet: &mut Packet<'_, Headers>,
+    destination: &Addr,
+    context: &mut Context<'_, O>,
+) -> Verdict {
     match context.receiving() {
-        Ok(interface) if interface.owns(destination) => local::deliver(packet, local::To::Owned, context),
+        Ok(interface) if interface.owns(destination) => {
+            local::deliver(packet, local::To::Owned, context)
+        }
         Ok(_) => DropReason::BeyondScope.into(),
         Err(verdict) => verdict,
     }

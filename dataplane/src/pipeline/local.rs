@@ -23,7 +23,11 @@ pub enum To {
 }
 
 /// Answers, or says why not.
-pub fn deliver<O: Observer>(packet: &mut Packet<'_, Headers>, to: To, context: &mut Context<'_, O>) -> Verdict {
+pub fn deliver<O: Observer>(
+    packet: &mut Packet<'_, Headers>,
+    to: To,
+    context: &mut Context<'_, O>,
+) -> Verdict {
     let headers = *packet.headers();
     if to == To::Owned && context.interfaces.of_kind(InterfaceKind::HOST).is_some() {
         return PuntReason::Local.into();
@@ -33,7 +37,9 @@ pub fn deliver<O: Observer>(packet: &mut Packet<'_, Headers>, to: To, context: &
     }
     // Whoever claims to be us would be answered with our own address (a "land" packet).
     match packet.source() {
-        Ok(source) if context.interfaces.owns(&source) || source == headers.tuple.dst => return DropReason::Martian.into(),
+        Ok(source) if context.interfaces.owns(&source) || source == headers.tuple.dst => {
+            return DropReason::Martian.into();
+        }
         Ok(_) => {}
         Err(verdict) => return verdict,
     }
@@ -55,7 +61,9 @@ pub fn deliver<O: Observer>(packet: &mut Packet<'_, Headers>, to: To, context: &
             Err(verdict) => verdict,
         },
         (Protocol::ICMPV6, Network::Ipv6) => match packet.l4::<icmpv6::Header>() {
-            Ok(message) if message.kind == icmpv6::Type::ECHO_REQUEST => reply::echo(packet, context),
+            Ok(message) if message.kind == icmpv6::Type::ECHO_REQUEST => {
+                reply::echo(packet, context)
+            }
             Ok(message) if message.kind.is_error() => stray_error(to),
             Ok(_) => PuntReason::Local.into(),
             Err(verdict) => verdict,

@@ -22,7 +22,9 @@ use crate::counters::{Counter, Place};
 use crate::driver::{Burst, Queue};
 use crate::packet::{Headers, Network, Packet, Raw};
 use crate::reply::{self, Problem};
-use crate::state::{Answer, CachedHop, NeighborId, State};
+use crate::state::State;
+use crate::state::conntrack::CachedHop;
+use crate::state::neighbor::{Answer, NeighborId};
 use crate::trace::{Observer, Step};
 use crate::verdict::{DropReason, PuntReason, Verdict};
 
@@ -46,10 +48,20 @@ const _: () = assert!(size_of::<Adjacency>() <= 32);
 impl Adjacency {
     /// The adjacency that an earlier packet's decision names. `None` when the neighbor has to be found anew.
     #[inline]
-    pub fn again<O: Observer>(hop: CachedHop, context: &mut Context<'_, O>, packet: &Packet<'_, Headers>) -> Option<Adjacency> {
+    pub fn again<O: Observer>(
+        hop: CachedHop,
+        context: &mut Context<'_, O>,
+        packet: &Packet<'_, Headers>,
+    ) -> Option<Adjacency> {
         let used = context.state.neighbors.use_at(hop.neighbor, context.now)?;
         let out = context.interfaces.get(hop.interface)?;
-        let adjacency = Adjacency { interface: hop.interface, src: out.mac, dst: used.mac, mtu: out.mtu, neighbor: hop.neighbor };
+        let adjacency = Adjacency {
+            interface: hop.interface,
+            src: out.mac,
+            dst: used.mac,
+            mtu: out.mtu,
+            neighbor: hop.neighbor,
+        };
         if used.probe
             && let Some(addr) = context.state.neighbors.addr(hop.neighbor)
         {
@@ -61,12 +73,17 @@ impl Adjacency {
 
 /// Takes ARP and ND off the line, and what is sent to groups.
 #[inline]
-pub fn intercept<'a, O: Observer>(mut packet: Packet<'a, Headers>, context: &mut Context<'_, O>) -> Result<Packet<'a, Headers>, Verdict> {
+pub fn intercept<'a, O: Observer>(
+    mut packet: Packet<'a, Headers>,
+    context: &mut Context<'_, O>,
+) -> Result<Packet<'a, Headers>, Verdict> {
     match packet.headers().network {
         Network::Ipv4 => Ok(packet),
         Network::Arp => Err(arp::receive(&mut packet, context)),
         Network::Ipv6 => {
-            if nd::concerns(&packet) && let Some(verdict) = nd::receive(&mut packet, context) {
+            if nd::concerns(&packet)
+                && let Some(verdict) = nd::receive(&mut packet, context)
+            {
                 return Err(verdict);
             }
             let headers = packet.headers();
@@ -79,7 +96,11 @@ pub fn intercept<'a, O: Observer>(mut packet: Packet<'a, Headers>, context: &mut
 }
 
 /// The MAC of the next hop; without one, the packet waits and somebody asks.
-pub fn resolve<O: Observer>(packet: &mut Packet<'_, Headers>, route: &Route, context: &mut Context<'_, O>) -> Result<Adjacency, Verdict> {
+pub fn resolve<O: Observer>(
+    packet: &mut Packet<'_, Headers>,
+    route: &Route,
+    context: &mut Context<'_, O>,
+) -> Result<Adjacency, Verdict> {
     let Route { interface, neighbor } = *route;
     let out = context.interfaces.get(interface).ok_or(DropReason::NoInterface)?;
     if out.is_broadcast(&neighbor) {
@@ -97,7 +118,9 @@ pub fn resolve<O: Observer>(packet: &mut Packet<'_, Headers>, route: &Route, con
             Err(Verdict::Hold { interface, neighbor })
         }
         Answer::Waiting { .. } => Err(Verdict::Hold { interface, neighbor }),
-        Answer::Failed => Err(reply::error(packet, Problem::HostUnreachable, DropReason::Unresolved, context)),
+        Answer::Failed => {
+            Err(reply::error(packet, Problem::HostUnreachable, DropReason::Unresolved, context))
+        }
         Answer::Full => Err(DropReason::NeighborTableFull.into()),
     }
 }
@@ -176,8 +199,14 @@ fn unreachable<O: Observer>(
     let packet: Packet<'_, Raw> = Packet::new(&umem, frame);
     match super::parse::parse(packet, interface, &state.seed) {
         Ok(mut packet) => {
-            let mut context = Context { tables, state, from, interfaces: &interfaces, now, observer };
-            reply::error(&mut packet, Problem::HostUnreachable, DropReason::Unresolved, &mut context)
+            let mut context =
+                Context { tables, state, from, interfaces: &interfaces, now, observer };
+            reply::error(
+                &mut packet,
+                Problem::HostUnreachable,
+                DropReason::Unresolved,
+                &mut context,
+            )
         }
         Err(verdict) => verdict,
     }

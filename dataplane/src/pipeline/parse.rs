@@ -9,7 +9,9 @@
 //! Cost: the first two cache lines of the frame, no memory beyond; one hash.
 
 use millrace_wire::ipv6_ext::{self, ExtError};
-use millrace_wire::{Addr, Error, EtherType, Protocol, View, arp, ethernet, icmp, icmpv6, ipv4, ipv6, tcp, udp, vlan};
+use millrace_wire::{
+    Addr, Error, EtherType, Protocol, View, arp, ethernet, icmp, icmpv6, ipv4, ipv6, tcp, udp, vlan,
+};
 
 use crate::flow::{Seed, Tuple};
 use crate::interface::Interface;
@@ -17,13 +19,22 @@ use crate::packet::{Headers, Network, Packet, Part, Quote, Raw};
 use crate::verdict::{DropReason, PuntReason, Verdict};
 
 /// Parses one frame that came in on `interface`.
-pub fn parse<'a>(packet: Packet<'a, Raw>, interface: &Interface, seed: &Seed) -> Result<Packet<'a, Headers>, Verdict> {
+pub fn parse<'a>(
+    packet: Packet<'a, Raw>,
+    interface: &Interface,
+    seed: &Seed,
+) -> Result<Packet<'a, Headers>, Verdict> {
     let headers = headers(packet.bytes(), packet.total_len(), interface, seed)?;
     Ok(packet.parsed(headers))
 }
 
 /// As [`parse`], over the bytes of the first chunk; `total` is the length over all chunks.
-fn headers(bytes: &[u8], total: usize, interface: &Interface, seed: &Seed) -> Result<Headers, Verdict> {
+fn headers(
+    bytes: &[u8],
+    total: usize,
+    interface: &Interface,
+    seed: &Seed,
+) -> Result<Headers, Verdict> {
     let (link, rest) = ethernet::Header::view(bytes).map_err(|_| DropReason::Truncated)?;
     if link.src.is_multicast() {
         return Err(DropReason::BadEthernet.into());
@@ -40,7 +51,9 @@ fn headers(bytes: &[u8], total: usize, interface: &Interface, seed: &Seed) -> Re
         EtherType::IPV4 if to_group => return Err(group(link).into()),
         EtherType::IPV4 => v4(bytes, available, l3)?,
         EtherType::IPV6 => v6(bytes, available, l3)?,
-        EtherType::ARP if bytes.len() < arp::Packet::LEN => return Err(DropReason::Truncated.into()),
+        EtherType::ARP if bytes.len() < arp::Packet::LEN => {
+            return Err(DropReason::Truncated.into());
+        }
         EtherType::ARP => Headers::arp(l3 as u16, total as u32),
         tag if tag.is_tag() => return Err(DropReason::BadEthernet.into()),
         _ => return Err(PuntReason::EtherType.into()),
@@ -73,7 +86,13 @@ fn v4(bytes: &[u8], available: usize, l3: usize) -> Result<Headers, Verdict> {
         _ => Part::Later,
     };
     let mut headers = Headers {
-        tuple: Tuple { src: ip.src_addr(), dst: ip.dst_addr(), sport: 0, dport: 0, protocol: ip.protocol },
+        tuple: Tuple {
+            src: ip.src_addr(),
+            dst: ip.dst_addr(),
+            sport: 0,
+            dport: 0,
+            protocol: ip.protocol,
+        },
         l4: (l3 + ip.header_len()) as u16,
         network: Network::Ipv4,
         protocol: ip.protocol,
@@ -179,21 +198,28 @@ fn transport(headers: &mut Headers, payload: &[u8]) {
             headers.fault = match headers.protocol {
                 Protocol::TCP => tcp_fault(headers, payload, len),
                 Protocol::UDP => udp_fault(headers, payload, len),
-                _ if payload.len() < millrace_wire::sctp::Header::LEN => Some(DropReason::Truncated),
+                _ if payload.len() < millrace_wire::sctp::Header::LEN => {
+                    Some(DropReason::Truncated)
+                }
                 _ => None,
             };
         }
         Protocol::ICMP if headers.network == Network::Ipv4 => match icmp::Header::view(payload) {
             Ok((icmp, quoted)) if icmp.kind.is_error() => quote(headers, quoted),
-            Ok((icmp, _)) if matches!(icmp.kind, icmp::Type::ECHO_REQUEST | icmp::Type::ECHO_REPLY) => {
+            Ok((icmp, _))
+                if matches!(icmp.kind, icmp::Type::ECHO_REQUEST | icmp::Type::ECHO_REPLY) =>
+            {
                 (headers.tuple.sport, headers.tuple.dport) = (icmp.echo_id(), icmp.echo_id());
             }
             Ok(_) => {}
             Err(_) => headers.fault = Some(DropReason::Truncated),
         },
-        Protocol::ICMPV6 if headers.network == Network::Ipv6 => match icmpv6::Header::view(payload) {
+        Protocol::ICMPV6 if headers.network == Network::Ipv6 => match icmpv6::Header::view(payload)
+        {
             Ok((icmp, quoted)) if icmp.kind.is_error() => quote(headers, quoted),
-            Ok((icmp, _)) if matches!(icmp.kind, icmpv6::Type::ECHO_REQUEST | icmpv6::Type::ECHO_REPLY) => {
+            Ok((icmp, _))
+                if matches!(icmp.kind, icmpv6::Type::ECHO_REQUEST | icmpv6::Type::ECHO_REPLY) =>
+            {
                 (headers.tuple.sport, headers.tuple.dport) = (icmp.echo_id(), icmp.echo_id());
             }
             Ok(_) => {}
@@ -216,7 +242,8 @@ fn tcp_fault(headers: &mut Headers, payload: &[u8], len: usize) -> Option<DropRe
     let Ok((segment, _)) = tcp::Header::view(payload) else { return Some(DropReason::Truncated) };
     headers.tcp = segment.flags;
     let header_len = segment.header_len();
-    (header_len < tcp::Header::LEN || (header_len > len && headers.part == Part::Whole)).then_some(DropReason::BadLength)
+    (header_len < tcp::Header::LEN || (header_len > len && headers.part == Part::Whole))
+        .then_some(DropReason::BadLength)
 }
 
 /// RFC 768: the length counts the header; RFC 8200 section 8.1: over IPv6 a checksum is required.
@@ -251,13 +278,16 @@ fn quoted_tuple(network: Network, quoted: &[u8]) -> Option<(Tuple, Protocol, u16
     let (src, dst, protocol, at) = match network {
         Network::Ipv4 => {
             let (ip, _) = ipv4::Header::view(quoted).ok()?;
-            let sound = ip.version() == 4 && ip.header_len() >= ipv4::Header::LEN && ip.fragment_offset() == 0;
+            let sound = ip.version() == 4
+                && ip.header_len() >= ipv4::Header::LEN
+                && ip.fragment_offset() == 0;
             sound.then(|| (ip.src_addr(), ip.dst_addr(), ip.protocol, ip.header_len()))?
         }
         Network::Ipv6 | Network::Arp => {
             let (ip, rest) = ipv6::Header::view(quoted).ok()?;
             let chain = ipv6_ext::walk(ip.next_header, rest).ok()?;
-            let sound = ip.version() == 6 && chain.fragment.is_none_or(|fragment| fragment.offset == 0);
+            let sound =
+                ip.version() == 6 && chain.fragment.is_none_or(|fragment| fragment.offset == 0);
             sound.then_some((ip.src, ip.dst, chain.protocol, ipv6::Header::LEN + chain.offset))?
         }
     };

@@ -11,7 +11,11 @@ use crate::trace::{Observer, Step};
 use crate::verdict::Verdict;
 
 /// Judges a flow that would leave by `route`.
-pub fn check<O: Observer>(_flow: &Flow, _route: &Route, context: &mut Context<'_, O>) -> Result<(), Verdict> {
+pub fn check<O: Observer>(
+    _flow: &Flow,
+    _route: &Route,
+    context: &mut Context<'_, O>,
+) -> Result<(), Verdict> {
     context.observer.see(|| Step::Allowed);
     Ok(())
 }

@@ -42,7 +42,9 @@ pub fn apply<'a, O: Observer>(
     }
     let may_travel = match headers.network {
         Network::Ipv4 => view_mut::<ipv4::Header>(bytes, headers.l3)?.decrement_ttl(),
-        Network::Ipv6 | Network::Arp => view_mut::<ipv6::Header>(bytes, headers.l3)?.decrement_hop_limit(),
+        Network::Ipv6 | Network::Arp => {
+            view_mut::<ipv6::Header>(bytes, headers.l3)?.decrement_hop_limit()
+        }
     };
     if !may_travel {
         return Err(DropReason::TtlExceeded.into());
@@ -51,6 +53,8 @@ pub fn apply<'a, O: Observer>(
     link.dst = adjacency.dst;
     link.src = adjacency.src;
     let offload = if partial { partial::complete(&packet)? } else { millrace_xsk::TxOffload::None };
-    context.observer.see(|| Step::Rewritten { translated: flow.translated, interface: adjacency.interface });
+    context
+        .observer
+        .see(|| Step::Rewritten { translated: flow.translated, interface: adjacency.interface });
     Ok(packet.rewritten(adjacency.interface, offload))
 }

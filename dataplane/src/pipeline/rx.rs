@@ -17,7 +17,12 @@ use crate::verdict::{DropReason, Verdict};
 const AHEAD: usize = 4;
 
 /// Receives from the queue of interface `from` and books what came.
-pub fn receive<Q: Queue>(from: InterfaceId, queues: &mut [Q], state: &mut State, burst: &mut Burst) {
+pub fn receive<Q: Queue>(
+    from: InterfaceId,
+    queues: &mut [Q],
+    state: &mut State,
+    burst: &mut Burst,
+) {
     let Some(queue) = queues.get_mut(usize::from(from.0)) else { return };
     queue.receive(&mut state.local.pool, burst);
     if burst.is_empty() {
@@ -35,7 +40,12 @@ pub fn receive<Q: Queue>(from: InterfaceId, queues: &mut [Q], state: &mut State,
 }
 
 /// The first pass over a packet: parses it and asks for its conntrack bucket.
-pub(super) fn look(packet: Packet<'_, Raw>, from: InterfaceId, interfaces: &Interfaces, state: &State) -> Result<Headers, Verdict> {
+pub(super) fn look(
+    packet: Packet<'_, Raw>,
+    from: InterfaceId,
+    interfaces: &Interfaces,
+    state: &State,
+) -> Result<Headers, Verdict> {
     let interface = interfaces.get(from).ok_or(DropReason::NoInterface)?;
     let packet = parse::parse(packet, interface, &state.seed)?;
     let headers = *packet.headers();

@@ -9,19 +9,26 @@ use millrace_wire::Protocol;
 
 use super::Context;
 use super::conntrack::{Flow, Known, may_begin};
+use crate::flow::Seed;
 use crate::packet::{Headers, Packet, Part};
 use crate::reply;
 use crate::trace::{Observer, Step};
 use crate::verdict::{DropReason, Verdict};
 
 /// Chooses the backend of a flow to a service.
-pub fn choose<O: Observer>(packet: &mut Packet<'_, Headers>, flow: &mut Flow, context: &mut Context<'_, O>) -> Result<(), Verdict> {
+pub fn choose<O: Observer>(
+    packet: &mut Packet<'_, Headers>,
+    flow: &mut Flow,
+    context: &mut Context<'_, O>,
+) -> Result<(), Verdict> {
     let headers = *packet.headers();
     if flow.is_translated() || headers.quote.is_some() || !headers.is_trackable() {
         return Ok(());
     }
     let tuple = &headers.tuple;
-    let Some(frontend) = context.tables.frontend(&tuple.dst, tuple.dport, tuple.protocol.0) else { return Ok(()) };
+    let Some(frontend) = context.tables.frontend(&tuple.dst, tuple.dport, tuple.protocol.0) else {
+        return Ok(());
+    };
     context.observer.see(|| Step::Frontend { frontend });
     if headers.part != Part::Whole {
         return Err(DropReason::FragmentUnsupported.into());
@@ -31,8 +38,9 @@ pub fn choose<O: Observer>(packet: &mut Packet<'_, Headers>, flow: &mut Flow, co
     }
     let service = context.tables.service(frontend.service).ok_or(DropReason::Inconsistent)?;
     let set = service.set(frontend.set);
-    // The hash picks among the backends as it names the flow: both are per flow and neither is an attacker's to foresee.
-    let Some(backend) = context.tables.pick(set, headers.hash) else {
+    // The choice does not depend on this boot's secret: another node, or this one after a restart, that sees the middle
+    // of the flow sends it to the same backend.
+    let Some(backend) = context.tables.pick(set, Seed::FIXED.hash(tuple)) else {
         context.observer.see(|| Step::NoBackend { service: frontend.service });
         return Err(match set.when_empty {
             WhenEmpty::Reject => reply::refuse(packet, DropReason::NoBackend, context),

@@ -16,9 +16,18 @@ use crate::verdict::{DropReason, Verdict};
 
 /// Does with a frame what its verdict says. When the tx ring or the waiting room is full, or the checksum can't be completed, the verdict
 /// that is booked is the drop.
-pub(super) fn stage<Q: Queue>(from: InterfaceId, queues: &mut [Q], frame: Frame, verdict: Verdict, state: &mut State, now: Nanos) {
+pub(super) fn stage<Q: Queue>(
+    from: InterfaceId,
+    queues: &mut [Q],
+    frame: Frame,
+    verdict: Verdict,
+    state: &mut State,
+    now: Nanos,
+) {
     let refused = match verdict {
-        Verdict::Transmit { interface, offload } => send(interface, queues, frame, offload, state).err(),
+        Verdict::Transmit { interface, offload } => {
+            send(interface, queues, frame, offload, state).err()
+        }
         Verdict::Reply(_) => send(from, queues, frame, TxOffload::None, state).err(),
         Verdict::Hold { interface, neighbor } => {
             let pushed = state.local.hold.push(interface, neighbor, from, frame, now);
@@ -38,14 +47,22 @@ pub(super) fn stage<Q: Queue>(from: InterfaceId, queues: &mut [Q], frame: Frame,
 }
 
 /// Stages a frame on an interface's queue.
-fn send<Q: Queue>(interface: InterfaceId, queues: &mut [Q], mut frame: Frame, offload: TxOffload, state: &mut State) -> Result<(), (Frame, Verdict)> {
+fn send<Q: Queue>(
+    interface: InterfaceId,
+    queues: &mut [Q],
+    mut frame: Frame,
+    offload: TxOffload,
+    state: &mut State,
+) -> Result<(), (Frame, Verdict)> {
     let at = usize::from(interface.0);
     let (Some(queue), Some(staged)) = (queues.get_mut(at), state.local.staged.get_mut(at)) else {
         return Err((frame, DropReason::NoInterface.into()));
     };
     *staged = true;
     let offload = match offload {
-        TxOffload::Checksum { start, offset } if !(queue.supports_checksum_offload() && is_for_the_kernel(offset)) => {
+        TxOffload::Checksum { start, offset }
+            if !(queue.supports_checksum_offload() && is_for_the_kernel(offset)) =>
+        {
             let umem = Arc::clone(state.local.pool.umem());
             if let Err(verdict) = partial::finish(&umem, &mut frame, start, offset) {
                 return Err((frame, verdict));
@@ -82,7 +99,7 @@ fn send_requests<Q: Queue>(queues: &mut [Q], state: &mut State) {
     }
 }
 
-/// Sends what was staged and takes back what has left.
+/// Sends what was staged and takes back what has left: of the queues that something was staged on, one kick each.
 pub(super) fn flush<Q: Queue>(queues: &mut [Q], state: &mut State) {
     send_requests(queues, state);
     for (queue, staged) in queues.iter_mut().zip(&mut state.local.staged) {
@@ -90,4 +107,13 @@ pub(super) fn flush<Q: Queue>(queues: &mut [Q], state: &mut State) {
             queue.flush(&mut state.local.pool);
         }
     }
+}
+
+/// The same for all queues: a kick that the kernel cut short goes on, and frames that have left since are taken back.
+pub(super) fn flush_all<Q: Queue>(queues: &mut [Q], state: &mut State) {
+    send_requests(queues, state);
+    for queue in queues {
+        queue.flush(&mut state.local.pool);
+    }
+    state.local.staged.fill(false);
 }

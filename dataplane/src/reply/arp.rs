@@ -8,16 +8,26 @@ use crate::packet::{Headers, Packet};
 use crate::verdict::{DropReason, Verdict};
 
 /// The reply to a request: `mac` has the target address. To the sender alone, by the MAC that its request names.
-pub(crate) fn answer(packet: &Packet<'_, Headers>, mac: Mac, request: &arp::Packet) -> Result<Bytes, Verdict> {
+pub(crate) fn answer(
+    packet: &Packet<'_, Headers>,
+    mac: Mac,
+    request: &arp::Packet,
+) -> Result<Bytes, Verdict> {
     let mut bytes = link_to(packet, mac, request.sender_mac)?;
     let sender = (mac, request.target_addr);
     let target = (request.sender_mac, request.sender_addr);
-    push(&mut bytes, &arp::Packet::new(arp::Op::REPLY, sender, target)).ok_or(DropReason::NoRoom)?;
+    push(&mut bytes, &arp::Packet::new(arp::Op::REPLY, sender, target))
+        .ok_or(DropReason::NoRoom)?;
     Ok(bytes)
 }
 
 /// A request for `target`: broadcast, or to `known` alone (RFC 1122 section 2.3.2.1).
-pub(super) fn request(out: &Interface, target: [u8; 4], known: Option<Mac>, tags: &[u8]) -> Option<Bytes> {
+pub(super) fn request(
+    out: &Interface,
+    target: [u8; 4],
+    known: Option<Mac>,
+    tags: &[u8],
+) -> Option<Bytes> {
     let source = out.source_for(&millrace_wire::Addr::from_v4(target))?.v4()?;
     let mut bytes = fresh_link(out.mac, known.unwrap_or(Mac::BROADCAST), tags)?;
     set_ether_type(&mut bytes, EtherType::ARP)?;

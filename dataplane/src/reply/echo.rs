@@ -10,7 +10,10 @@ use crate::trace::Observer;
 use crate::verdict::{DropReason, ReplyKind, Verdict};
 
 /// Answers an echo request, if its checksum is right.
-pub fn echo<O: Observer>(packet: &mut Packet<'_, Headers>, context: &mut Context<'_, O>) -> Verdict {
+pub fn echo<O: Observer>(
+    packet: &mut Packet<'_, Headers>,
+    context: &mut Context<'_, O>,
+) -> Verdict {
     let mac = match context.receiving() {
         Ok(interface) => interface.mac,
         Err(verdict) => return verdict,
@@ -21,14 +24,20 @@ pub fn echo<O: Observer>(packet: &mut Packet<'_, Headers>, context: &mut Context
     }
 }
 
-fn turn<O: Observer>(packet: &mut Packet<'_, Headers>, mac: Mac, context: &mut Context<'_, O>) -> Result<(), Verdict> {
+fn turn<O: Observer>(
+    packet: &mut Packet<'_, Headers>,
+    mac: Mac,
+    context: &mut Context<'_, O>,
+) -> Result<(), Verdict> {
     let headers = *packet.headers();
     let pseudo = match headers.network {
         Network::Ipv4 => Sum::new(),
         Network::Ipv6 | Network::Arp => packet.ipv6()?.pseudo(Protocol::ICMPV6, headers.l4_len()),
     };
     let mut sum = pseudo;
-    packet.for_each(usize::from(headers.l4), headers.end as usize, |bytes| sum = sum.add_bytes(bytes));
+    packet.for_each(usize::from(headers.l4), headers.end as usize, |bytes| {
+        sum = sum.add_bytes(bytes)
+    });
     if sum.finish() != 0 {
         return Err(DropReason::BadChecksum.into());
     }
@@ -51,7 +60,8 @@ fn turn<O: Observer>(packet: &mut Packet<'_, Headers>, mac: Mac, context: &mut C
             ip.hop_limit = TTL;
             let message = view_mut::<icmpv6::Header>(bytes, headers.l4)?;
             message.kind = icmpv6::Type::ECHO_REPLY;
-            let edit = Delta::of(&[icmpv6::Type::ECHO_REQUEST.0, 0], &[icmpv6::Type::ECHO_REPLY.0, 0]);
+            let edit =
+                Delta::of(&[icmpv6::Type::ECHO_REQUEST.0, 0], &[icmpv6::Type::ECHO_REPLY.0, 0]);
             message.checksum = U16::new(edit.apply(message.checksum.get()));
         }
     }

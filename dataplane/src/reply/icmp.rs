@@ -58,31 +58,51 @@ impl Problem {
     /// Whether the addressed host speaks, and not a router on the way (RFC 1122 section 3.2.2: then from the address that
     /// the packet was sent to).
     const fn is_the_hosts(self) -> bool {
-        matches!(self, Problem::PortUnreachable | Problem::ProtocolUnreachable | Problem::RoutingHeader)
+        matches!(
+            self,
+            Problem::PortUnreachable | Problem::ProtocolUnreachable | Problem::RoutingHeader
+        )
     }
 }
 
 /// Turns the packet into an error about itself, out of the interface that it came in on. When none is due, or too many
 /// were sent lately, the packet is dropped for `otherwise`.
-pub fn error<O: Observer>(packet: &mut Packet<'_, Headers>, problem: Problem, otherwise: DropReason, context: &mut Context<'_, O>) -> Verdict {
+pub fn error<O: Observer>(
+    packet: &mut Packet<'_, Headers>,
+    problem: Problem,
+    otherwise: DropReason,
+    context: &mut Context<'_, O>,
+) -> Verdict {
     if !may_complain(packet) {
         return otherwise.into();
     }
     match build(packet, problem, context) {
-        Ok(Some(answer)) if context.state.local.limiter.take(context.now) => replace(packet, &answer, problem.kind(), context),
+        Ok(Some(answer)) if context.state.local.limiter.take(context.now) => {
+            replace(packet, &answer, problem.kind(), context)
+        }
         Ok(_) => otherwise.into(),
         Err(verdict) => verdict,
     }
 }
 
 /// The error, or `None` when there is no address of ours to speak from.
-fn build<O: Observer>(packet: &Packet<'_, Headers>, problem: Problem, context: &Context<'_, O>) -> Result<Option<Bytes>, Verdict> {
+fn build<O: Observer>(
+    packet: &Packet<'_, Headers>,
+    problem: Problem,
+    context: &Context<'_, O>,
+) -> Result<Option<Bytes>, Verdict> {
     let headers = packet.headers();
     let peer = packet.source()?;
-    let source = if problem.is_the_hosts() { Some(packet.destination()?) } else { context.interfaces.source_for(context.from, &peer) };
+    let source = if problem.is_the_hosts() {
+        Some(packet.destination()?)
+    } else {
+        context.interfaces.source_for(context.from, &peer)
+    };
     let Some(source) = source else { return Ok(None) };
     let bytes = packet.bytes();
-    let quote = bytes.get(usize::from(headers.l3)..bytes.len().min(headers.end as usize)).ok_or(DropReason::Truncated)?;
+    let quote = bytes
+        .get(usize::from(headers.l3)..bytes.len().min(headers.end as usize))
+        .ok_or(DropReason::Truncated)?;
     let link = link(packet, context.receiving()?.mac)?;
     Ok(match headers.network {
         Network::Ipv4 => v4(link, &source, &peer, problem, quote),
@@ -90,20 +110,31 @@ fn build<O: Observer>(packet: &Packet<'_, Headers>, problem: Problem, context: &
     })
 }
 
-fn v4(mut bytes: Bytes, source: &Addr, peer: &Addr, problem: Problem, packet: &[u8]) -> Option<Bytes> {
+fn v4(
+    mut bytes: Bytes,
+    source: &Addr,
+    peer: &Addr,
+    problem: Problem,
+    packet: &[u8],
+) -> Option<Bytes> {
     use icmp::unreachable;
     let unreachable = icmp::Type::DEST_UNREACHABLE;
     let (kind, code, rest) = match problem {
         Problem::NetUnreachable | Problem::BeyondScope => (unreachable, unreachable::NET, 0),
         Problem::HostUnreachable => (unreachable, unreachable::HOST, 0),
-        Problem::ProtocolUnreachable | Problem::RoutingHeader => (unreachable, unreachable::PROTOCOL, 0),
+        Problem::ProtocolUnreachable | Problem::RoutingHeader => {
+            (unreachable, unreachable::PROTOCOL, 0)
+        }
         Problem::PortUnreachable => (unreachable, unreachable::PORT, 0),
-        Problem::TooBig { mtu } => (unreachable, unreachable::FRAGMENTATION_NEEDED, mtu.min(0xffff)),
+        Problem::TooBig { mtu } => {
+            (unreachable, unreachable::FRAGMENTATION_NEEDED, mtu.min(0xffff))
+        }
         Problem::TimeExceeded => (icmp::Type::TIME_EXCEEDED, icmp::time_exceeded::TTL, 0),
     };
     let quote = packet.get(..packet.len().min(MAX_V4 - ipv4::Header::LEN - icmp::Header::LEN))?;
     let mut message = icmp::Header::new(kind, code, rest);
-    message.checksum = U16::new(millrace_wire::Sum::of(message.as_bytes()).add_bytes(quote).finish());
+    message.checksum =
+        U16::new(millrace_wire::Sum::of(message.as_bytes()).add_bytes(quote).finish());
     let len = icmp::Header::LEN + quote.len();
     let mut ip = ipv4::Header::new(source.v4()?, peer.v4()?, Protocol::ICMP, TTL, len as u16);
     ip.tos = TOS;
@@ -114,7 +145,13 @@ fn v4(mut bytes: Bytes, source: &Addr, peer: &Addr, problem: Problem, packet: &[
     Some(bytes)
 }
 
-fn v6(mut bytes: Bytes, source: &Addr, peer: &Addr, problem: Problem, packet: &[u8]) -> Option<Bytes> {
+fn v6(
+    mut bytes: Bytes,
+    source: &Addr,
+    peer: &Addr,
+    problem: Problem,
+    packet: &[u8],
+) -> Option<Bytes> {
     use icmpv6::{Type, parameter_problem, unreachable};
     let (kind, code, rest) = match problem {
         Problem::NetUnreachable => (Type::DEST_UNREACHABLE, unreachable::NO_ROUTE, 0),
@@ -123,15 +160,25 @@ fn v6(mut bytes: Bytes, source: &Addr, peer: &Addr, problem: Problem, packet: &[
         Problem::BeyondScope => (Type::DEST_UNREACHABLE, unreachable::BEYOND_SCOPE, 0),
         Problem::TooBig { mtu } => (Type::PACKET_TOO_BIG, 0, mtu),
         Problem::TimeExceeded => (Type::TIME_EXCEEDED, icmpv6::time_exceeded::HOP_LIMIT, 0),
-        Problem::ProtocolUnreachable => (Type::PARAMETER_PROBLEM, parameter_problem::NEXT_HEADER, next_header_field(packet)?.last),
+        Problem::ProtocolUnreachable => (
+            Type::PARAMETER_PROBLEM,
+            parameter_problem::NEXT_HEADER,
+            next_header_field(packet)?.last,
+        ),
         // RFC 5095 section 3: points at the routing type, two bytes into its header.
-        Problem::RoutingHeader => (Type::PARAMETER_PROBLEM, parameter_problem::FIELD, next_header_field(packet)?.routing? + 2),
+        Problem::RoutingHeader => (
+            Type::PARAMETER_PROBLEM,
+            parameter_problem::FIELD,
+            next_header_field(packet)?.routing? + 2,
+        ),
     };
-    let quote = packet.get(..packet.len().min(ipv6::MIN_MTU - ipv6::Header::LEN - icmpv6::Header::LEN))?;
+    let quote =
+        packet.get(..packet.len().min(ipv6::MIN_MTU - ipv6::Header::LEN - icmpv6::Header::LEN))?;
     let len = icmpv6::Header::LEN + quote.len();
     let ip = ipv6::Header::new(*source, *peer, Protocol::ICMPV6, TTL, len as u16);
     let mut message = icmpv6::Header::new(kind, code, rest);
-    let sum = ip.pseudo(Protocol::ICMPV6, len as u32).add_bytes(message.as_bytes()).add_bytes(quote);
+    let sum =
+        ip.pseudo(Protocol::ICMPV6, len as u32).add_bytes(message.as_bytes()).add_bytes(quote);
     message.checksum = U16::new(sum.finish());
     push(&mut bytes, &ip)?;
     push(&mut bytes, &message)?;

@@ -10,19 +10,28 @@ use crate::trace::Observer;
 use crate::verdict::{DropReason, ReplyKind, Verdict};
 
 /// Resets the connection that the segment is of. A reset is answered by nothing; resets share the limit of ICMP errors.
-pub(super) fn reset<O: Observer>(packet: &mut Packet<'_, Headers>, otherwise: DropReason, context: &mut Context<'_, O>) -> Verdict {
+pub(super) fn reset<O: Observer>(
+    packet: &mut Packet<'_, Headers>,
+    otherwise: DropReason,
+    context: &mut Context<'_, O>,
+) -> Verdict {
     let headers = packet.headers();
     if headers.tcp.contains(tcp::Flags::RST) || headers.fault.is_some() || !may_complain(packet) {
         return otherwise.into();
     }
     match build(packet, context) {
-        Ok(Some(answer)) if context.state.local.limiter.take(context.now) => replace(packet, &answer, ReplyKind::TcpReset, context),
+        Ok(Some(answer)) if context.state.local.limiter.take(context.now) => {
+            replace(packet, &answer, ReplyKind::TcpReset, context)
+        }
         Ok(_) => otherwise.into(),
         Err(verdict) => verdict,
     }
 }
 
-fn build<O: Observer>(packet: &Packet<'_, Headers>, context: &Context<'_, O>) -> Result<Option<Bytes>, Verdict> {
+fn build<O: Observer>(
+    packet: &Packet<'_, Headers>,
+    context: &Context<'_, O>,
+) -> Result<Option<Bytes>, Verdict> {
     let headers = packet.headers();
     let segment = packet.l4::<tcp::Header>()?;
     let answer = answer(segment, headers.l4_len());
@@ -41,23 +50,39 @@ fn answer(segment: &tcp::Header, len: u32) -> tcp::Header {
         return tcp::Header::new(sport, dport, segment.acknowledgment.get(), 0, tcp::Flags::RST, 0);
     }
     let counts = |flag| u32::from(segment.flags.contains(flag));
-    let data = len.saturating_sub(segment.header_len() as u32) + counts(tcp::Flags::SYN) + counts(tcp::Flags::FIN);
+    let data = len.saturating_sub(segment.header_len() as u32)
+        + counts(tcp::Flags::SYN)
+        + counts(tcp::Flags::FIN);
     let acknowledgment = segment.sequence.get().wrapping_add(data);
-    tcp::Header::new(sport, dport, 0, acknowledgment, tcp::Flags(tcp::Flags::RST.0 | tcp::Flags::ACK.0), 0)
+    tcp::Header::new(
+        sport,
+        dport,
+        0,
+        acknowledgment,
+        tcp::Flags(tcp::Flags::RST.0 | tcp::Flags::ACK.0),
+        0,
+    )
 }
 
 fn v4(mut bytes: Bytes, source: &Addr, peer: &Addr, segment: tcp::Header) -> Option<Bytes> {
-    push(&mut bytes, &ipv4::Header::new(source.v4()?, peer.v4()?, Protocol::TCP, TTL, tcp::Header::LEN as u16))?;
+    push(
+        &mut bytes,
+        &ipv4::Header::new(source.v4()?, peer.v4()?, Protocol::TCP, TTL, tcp::Header::LEN as u16),
+    )?;
     finish(bytes, source, peer, segment)
 }
 
 fn v6(mut bytes: Bytes, source: &Addr, peer: &Addr, segment: tcp::Header) -> Option<Bytes> {
-    push(&mut bytes, &ipv6::Header::new(*source, *peer, Protocol::TCP, TTL, tcp::Header::LEN as u16))?;
+    push(
+        &mut bytes,
+        &ipv6::Header::new(*source, *peer, Protocol::TCP, TTL, tcp::Header::LEN as u16),
+    )?;
     finish(bytes, source, peer, segment)
 }
 
 fn finish(mut bytes: Bytes, source: &Addr, peer: &Addr, mut segment: tcp::Header) -> Option<Bytes> {
-    let sum = Sum::pseudo(source, peer, Protocol::TCP, tcp::Header::LEN as u32).add_bytes(segment.as_bytes());
+    let sum = Sum::pseudo(source, peer, Protocol::TCP, tcp::Header::LEN as u32)
+        .add_bytes(segment.as_bytes());
     segment.checksum = U16::new(sum.finish());
     push(&mut bytes, &segment)?;
     Some(bytes)

@@ -229,3 +229,10 @@ pub fn nd(src: &str, dst: &str, kind: u8, flags: u32, target: &str, option: Opti
     }
     between(src, dst).ttl(255).icmp(kind, 0, flags, &body)
 }
+
+impl Ip {
+    /// The way back, without the extension headers.
+    pub fn reversed_plain(self) -> Ip {
+        Ip { extensions: vec![], ..self.reversed() }
+    }
+}

@@ -151,17 +151,19 @@ impl World {
         World { writer: tables(), workers, now: 100 * SECOND, steps: Vec::new() }
     }
 
-    /// The client and the backend announce themselves by asking for us.
+    /// The client and the backend ask for us, and then answer as if we had asked: they are known, and reachable.
     pub fn learn(&mut self) {
         use crate::packets::{arp, nd, on};
-        for (interface, mac, ours, v4, v6, node) in [
-            (UP, CLIENT_MAC, "10.0.1.1", "10.0.1.2", "2001:db8:1::2", "2001:db8:1::1"),
-            (DOWN, BACKEND_MAC, "10.0.2.1", "10.0.2.10", "2001:db8:2::10", "2001:db8:2::1"),
+        for (interface, mac, ours_mac, ours, v4, v6, node) in [
+            (UP, CLIENT_MAC, UP_MAC, "10.0.1.1", "10.0.1.2", "2001:db8:1::2", "2001:db8:1::1"),
+            (DOWN, BACKEND_MAC, DOWN_MAC, "10.0.2.1", "10.0.2.10", "2001:db8:2::10", "2001:db8:2::1"),
         ] {
-            let everyone = Link::new(mac, [0xff; 6]);
+            let (everyone, link) = (Link::new(mac, [0xff; 6]), Link::new(mac, ours_mac));
             self.send(interface, &arp(&everyone, 1, (mac, v4), ([0; 6], ours)));
+            self.send(interface, &arp(&link, 2, (mac, v4), (ours_mac, ours)));
             let group = Link::new(mac, [0x33, 0x33, 0xff, 0, 0, 1]);
             self.send(interface, &on(&group, nd(v6, "ff02::1:ff00:1", 135, 0, node, Some((1, mac)))));
+            self.send(interface, &on(&link, nd(v6, node, 136, 3 << 29, v6, Some((2, mac)))));
         }
     }
 
@@ -179,7 +181,9 @@ impl World {
         }
         let mut recorder = Recorder::default();
         let id = InterfaceId(interface);
-        while pipeline::burst(id, &mut one.queues, tables.snapshot(), &mut one.state, self.now, &mut recorder) != 0 {}
+        while pipeline::burst(id, &mut one.queues, tables.snapshot(), &mut one.state, self.now, &mut recorder) != 0 {
+            one.state.quiesce();
+        }
         self.steps = recorder.steps;
         self.collect(worker)
     }

@@ -48,12 +48,29 @@ impl Hold {
     ///
     /// # Errors
     /// Gives the frame back when there is no place.
-    pub(crate) fn push(&mut self, interface: InterfaceId, neighbor: Addr, from: InterfaceId, frame: Frame, now: Nanos) -> Result<(), Frame> {
+    pub(crate) fn push(
+        &mut self,
+        interface: InterfaceId,
+        neighbor: Addr,
+        from: InterfaceId,
+        frame: Frame,
+        now: Nanos,
+    ) -> Result<(), Frame> {
         let is_full = self.rooms.len() >= self.most_rooms;
-        match self.rooms.iter_mut().find(|room| room.interface == interface && room.neighbor == neighbor) {
+        match self
+            .rooms
+            .iter_mut()
+            .find(|room| room.interface == interface && room.neighbor == neighbor)
+        {
             Some(room) if room.frames.len() < self.most_frames => room.frames.push((from, frame)),
             None if !is_full => {
-                self.rooms.push(Room { interface, neighbor, since: now, expired: false, frames: vec![(from, frame)] });
+                self.rooms.push(Room {
+                    interface,
+                    neighbor,
+                    since: now,
+                    expired: false,
+                    frames: vec![(from, frame)],
+                });
             }
             _ => return Err(frame),
         }
@@ -87,7 +104,12 @@ impl Hold {
         let mut burst = Burst::new();
         let Some(room) = self.rooms.get_mut(at) else { return (InterfaceId(0), burst) };
         let from = room.frames.first().map_or(InterfaceId(0), |(from, _)| *from);
-        let run = room.frames.iter().take_while(|(other, _)| *other == from).count().min(burst.capacity());
+        let run = room
+            .frames
+            .iter()
+            .take_while(|(other, _)| *other == from)
+            .count()
+            .min(burst.capacity());
         burst.extend(room.frames.drain(..run).map(|(_, frame)| frame));
         if room.frames.is_empty() {
             self.rooms.remove(at);
@@ -96,8 +118,15 @@ impl Hold {
     }
 
     /// Takes all frames of a room that has waited longer than `timeout`, or whose neighbor will not answer.
-    pub(crate) fn take_expired(&mut self, now: Nanos, timeout: Nanos) -> Option<Vec<(InterfaceId, Frame)>> {
-        let at = self.rooms.iter().position(|room| room.expired || now.saturating_sub(room.since) >= timeout)?;
+    pub(crate) fn take_expired(
+        &mut self,
+        now: Nanos,
+        timeout: Nanos,
+    ) -> Option<Vec<(InterfaceId, Frame)>> {
+        let at = self
+            .rooms
+            .iter()
+            .position(|room| room.expired || now.saturating_sub(room.since) >= timeout)?;
         Some(self.rooms.remove(at).frames)
     }
 
@@ -109,9 +138,10 @@ impl Hold {
 
 /// What stands between the MACs and the L3 header of a frame: its VLAN tags and the last EtherType.
 pub(crate) fn tags(bytes: &[u8]) -> ArrayVec<u8, 10> {
-    let len = match ethernet::Header::view(bytes).map(|(link, rest)| vlan::walk(link.ether_type, rest)) {
-        Ok(Ok(tags)) => tags.len,
-        Ok(Err(_)) | Err(_) => 0,
-    };
+    let len =
+        match ethernet::Header::view(bytes).map(|(link, rest)| vlan::walk(link.ether_type, rest)) {
+            Ok(Ok(tags)) => tags.len,
+            Ok(Err(_)) | Err(_) => 0,
+        };
     bytes.get(12..14 + len).and_then(|tags| tags.try_into().ok()).unwrap_or_default()
 }

@@ -9,7 +9,7 @@ use millrace_wire::{Addr, Protocol, Sum, icmpv6, ndp};
 use super::super::Context;
 use crate::packet::{Headers, Packet, Part};
 use crate::reply;
-use crate::state::Learn;
+use crate::state::neighbor::Learn;
 use crate::trace::Observer;
 use crate::verdict::{DropReason, PuntReason, ReplyKind, Verdict};
 
@@ -23,24 +23,36 @@ pub fn concerns(packet: &Packet<'_, Headers>) -> bool {
 }
 
 /// What becomes of it. `None`: it is addressed to another node, and travels on like any packet (its hop limit will tell).
-pub fn receive<O: Observer>(packet: &mut Packet<'_, Headers>, context: &mut Context<'_, O>) -> Option<Verdict> {
+pub fn receive<O: Observer>(
+    packet: &mut Packet<'_, Headers>,
+    context: &mut Context<'_, O>,
+) -> Option<Verdict> {
     let interface = match context.receiving() {
         Ok(interface) => interface,
         Err(verdict) => return Some(verdict),
     };
     let destination = packet.headers().tuple.dst;
-    if !destination.is_multicast() && !interface.owns(&destination) && !context.tables.is_vip(&destination) {
+    if !destination.is_multicast()
+        && !interface.owns(&destination)
+        && !context.tables.is_vip(&destination)
+    {
         return None;
     }
     Some(judge(packet, context).unwrap_or_else(|verdict| verdict))
 }
 
-fn judge<O: Observer>(packet: &mut Packet<'_, Headers>, context: &mut Context<'_, O>) -> Result<Verdict, Verdict> {
+fn judge<O: Observer>(
+    packet: &mut Packet<'_, Headers>,
+    context: &mut Context<'_, O>,
+) -> Result<Verdict, Verdict> {
     let headers = *packet.headers();
     if headers.ttl != ndp::HOP_LIMIT {
         return Err(DropReason::NdHopLimit.into());
     }
-    let message = packet.bytes().get(usize::from(headers.l4)..headers.end as usize).ok_or(DropReason::Truncated)?;
+    let message = packet
+        .bytes()
+        .get(usize::from(headers.l4)..headers.end as usize)
+        .ok_or(DropReason::Truncated)?;
     let ip = packet.ipv6()?;
     let sum = Sum::pseudo(&ip.src, &ip.dst, Protocol::ICMPV6, headers.l4_len());
     if sum.add_bytes(message).finish() != 0 {
@@ -53,11 +65,15 @@ fn judge<O: Observer>(packet: &mut Packet<'_, Headers>, context: &mut Context<'_
     }
 }
 
-fn solicitation<O: Observer>(packet: &mut Packet<'_, Headers>, context: &mut Context<'_, O>) -> Result<Verdict, Verdict> {
+fn solicitation<O: Observer>(
+    packet: &mut Packet<'_, Headers>,
+    context: &mut Context<'_, O>,
+) -> Result<Verdict, Verdict> {
     let Headers { tuple, l4, end, .. } = *packet.headers();
     let interface = context.interfaces.get(context.from).ok_or(DropReason::NoInterface)?;
     let message = packet.bytes().get(usize::from(l4)..end as usize).ok_or(DropReason::Truncated)?;
-    let (solicitation, options) = ndp::NeighborSolicitation::parse(message).map_err(|_| DropReason::MalformedNd)?;
+    let (solicitation, options) =
+        ndp::NeighborSolicitation::parse(message).map_err(|_| DropReason::MalformedNd)?;
     let target = solicitation.target;
     let source_mac = options.link_layer(ndp::OptionKind::SOURCE_LINK_LAYER);
     let is_probe = tuple.src.is_unspecified();
@@ -83,14 +99,22 @@ fn solicitation<O: Observer>(packet: &mut Packet<'_, Headers>, context: &mut Con
     Ok(reply::replace(packet, &answer, ReplyKind::NeighborAdvertisement, context))
 }
 
-fn advertisement<O: Observer>(packet: &mut Packet<'_, Headers>, context: &mut Context<'_, O>) -> Result<Verdict, Verdict> {
+fn advertisement<O: Observer>(
+    packet: &mut Packet<'_, Headers>,
+    context: &mut Context<'_, O>,
+) -> Result<Verdict, Verdict> {
     let Headers { tuple, l4, end, .. } = *packet.headers();
     let message = packet.bytes().get(usize::from(l4)..end as usize).ok_or(DropReason::Truncated)?;
-    let (advertisement, options) = ndp::NeighborAdvertisement::parse(message).map_err(|_| DropReason::MalformedNd)?;
-    let (target, solicited, overrides) = (advertisement.target, advertisement.is_solicited(), advertisement.is_override());
+    let (advertisement, options) =
+        ndp::NeighborAdvertisement::parse(message).map_err(|_| DropReason::MalformedNd)?;
+    let (target, solicited, overrides) =
+        (advertisement.target, advertisement.is_solicited(), advertisement.is_override());
     let mac = options.link_layer(ndp::OptionKind::TARGET_LINK_LAYER);
     // Section 7.1.2: an advertisement to a group answers nobody.
-    if (solicited && tuple.dst.is_multicast()) || mac.is_some_and(|mac| !mac.is_unicast()) || target.is_v4() {
+    if (solicited && tuple.dst.is_multicast())
+        || mac.is_some_and(|mac| !mac.is_unicast())
+        || target.is_v4()
+    {
         return Err(DropReason::MalformedNd.into());
     }
     if ours(&target, context) {
@@ -99,7 +123,13 @@ fn advertisement<O: Observer>(packet: &mut Packet<'_, Headers>, context: &mut Co
     let neighbors = &mut context.state.neighbors;
     match mac {
         Some(mac) => {
-            neighbors.learn(context.from, &target, mac, Learn::Advertisement { solicited, overrides }, context.now);
+            neighbors.learn(
+                context.from,
+                &target,
+                mac,
+                Learn::Advertisement { solicited, overrides },
+                context.now,
+            );
         }
         None => {
             neighbors.confirm(context.from, &target, solicited, context.now);
@@ -110,5 +140,6 @@ fn advertisement<O: Observer>(packet: &mut Packet<'_, Headers>, context: &mut Co
 
 /// Whether an address is ours on this link.
 fn ours<O: Observer>(addr: &Addr, context: &Context<'_, O>) -> bool {
-    context.interfaces.get(context.from).is_some_and(|interface| interface.owns(addr)) || context.tables.is_vip(addr)
+    context.interfaces.get(context.from).is_some_and(|interface| interface.owns(addr))
+        || context.tables.is_vip(addr)
 }

@@ -23,7 +23,8 @@ impl Edit {
             (Some(old_src), Some(old_dst), Some(new_src), Some(new_dst)) => {
                 Delta::of(&old_src, &new_src).and(Delta::of(&old_dst, &new_dst))
             }
-            _ => Delta::of(&old.src.octets(), &new.src.octets()).and(Delta::of(&old.dst.octets(), &new.dst.octets())),
+            _ => Delta::of(&old.src.octets(), &new.src.octets())
+                .and(Delta::of(&old.dst.octets(), &new.dst.octets())),
         };
         Edit { addresses, ports }
     }
@@ -35,7 +36,12 @@ impl Edit {
 }
 
 /// Gives the packet the tuple `new`. `partial`: its TCP or UDP checksum holds the pseudo-header sum only.
-pub(super) fn translate(bytes: &mut [u8], headers: &Headers, new: &Tuple, partial: bool) -> Result<(), Verdict> {
+pub(super) fn translate(
+    bytes: &mut [u8],
+    headers: &Headers,
+    new: &Tuple,
+    partial: bool,
+) -> Result<(), Verdict> {
     let old = &headers.tuple;
     let edit = Edit::between(old, new);
     transport(bytes, headers, new, &edit, partial)?;
@@ -56,13 +62,20 @@ pub(super) fn translate(bytes: &mut [u8], headers: &Headers, new: &Tuple, partia
 }
 
 /// Ports and checksum of TCP, UDP or SCTP.
-fn transport(bytes: &mut [u8], headers: &Headers, new: &Tuple, edit: &Edit, partial: bool) -> Result<(), Verdict> {
+fn transport(
+    bytes: &mut [u8],
+    headers: &Headers,
+    new: &Tuple,
+    edit: &Edit,
+    partial: bool,
+) -> Result<(), Verdict> {
     match headers.protocol {
         Protocol::TCP => {
             let segment = view_mut::<tcp::Header>(bytes, headers.l4)?;
             let check = segment.checksum.get();
             // The ports are behind the pseudo-header: a partial sum does not count them.
-            let check = if partial { edit.addresses.apply_sum(check) } else { edit.all().apply(check) };
+            let check =
+                if partial { edit.addresses.apply_sum(check) } else { edit.all().apply(check) };
             segment.checksum = U16::new(check);
             segment.src_port = U16::new(new.sport);
             segment.dst_port = U16::new(new.dport);
@@ -70,7 +83,8 @@ fn transport(bytes: &mut [u8], headers: &Headers, new: &Tuple, edit: &Edit, part
         Protocol::UDP => {
             let datagram = view_mut::<udp::Header>(bytes, headers.l4)?;
             let check = datagram.checksum.get();
-            let check = if partial { edit.addresses.apply_sum(check) } else { edit.all().apply_udp(check) };
+            let check =
+                if partial { edit.addresses.apply_sum(check) } else { edit.all().apply_udp(check) };
             datagram.checksum = U16::new(check);
             datagram.src_port = U16::new(new.sport);
             datagram.dst_port = U16::new(new.dport);
@@ -78,10 +92,16 @@ fn transport(bytes: &mut [u8], headers: &Headers, new: &Tuple, edit: &Edit, part
         Protocol::SCTP => {
             // The CRC covers the ports but no addresses (RFC 9260 section 6.8). A partial one is computed whole, later.
             let packet = view_mut::<sctp::Header>(bytes, headers.l4)?;
-            let (old_ports, new_ports) = (ports(headers.tuple.sport, headers.tuple.dport), ports(new.sport, new.dport));
+            let (old_ports, new_ports) =
+                (ports(headers.tuple.sport, headers.tuple.dport), ports(new.sport, new.dport));
             if old_ports != new_ports {
                 let after = (headers.l4_len() as usize).saturating_sub(old_ports.len());
-                packet.checksum.set(crc32c::update(packet.checksum.get(), &old_ports, &new_ports, after));
+                packet.checksum.set(crc32c::update(
+                    packet.checksum.get(),
+                    &old_ports,
+                    &new_ports,
+                    after,
+                ));
                 packet.src_port = U16::new(new.sport);
                 packet.dst_port = U16::new(new.dport);
             }

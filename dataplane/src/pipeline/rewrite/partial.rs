@@ -21,8 +21,12 @@ pub(super) fn is_partial(packet: &Packet<'_, Headers>) -> bool {
     let tuple = &headers.tuple;
     let pseudo = || Sum::pseudo(&tuple.src, &tuple.dst, headers.protocol, headers.l4_len()).fold();
     match headers.protocol {
-        Protocol::TCP => packet.l4::<tcp::Header>().is_ok_and(|segment| segment.checksum.get() == pseudo()),
-        Protocol::UDP => packet.l4::<udp::Header>().is_ok_and(|datagram| datagram.checksum.get() == pseudo()),
+        Protocol::TCP => {
+            packet.l4::<tcp::Header>().is_ok_and(|segment| segment.checksum.get() == pseudo())
+        }
+        Protocol::UDP => {
+            packet.l4::<udp::Header>().is_ok_and(|datagram| datagram.checksum.get() == pseudo())
+        }
         Protocol::SCTP => packet.l4::<sctp::Header>().is_ok_and(|it| it.checksum.get() == 0),
         _ => false,
     }
@@ -37,7 +41,12 @@ pub(super) fn complete(packet: &Packet<'_, Headers>) -> Result<TxOffload, Verdic
 
 /// Does in software what a queue can't: sums the packet from `start` over all its chunks, and writes the result `offset` bytes
 /// on. `offset` tells the protocol: no other of those with ports has its checksum there.
-pub(crate) fn finish(umem: &Umem, frame: &mut Frame, start: u16, offset: u16) -> Result<(), Verdict> {
+pub(crate) fn finish(
+    umem: &Umem,
+    frame: &mut Frame,
+    start: u16,
+    offset: u16,
+) -> Result<(), Verdict> {
     let (from, to) = (usize::from(start), frame.total_len());
     let offset_of = |protocol: Protocol| protocol.checksum_offset().unwrap_or_default() as u16;
     if offset == offset_of(Protocol::SCTP) {

@@ -13,7 +13,12 @@ use crate::packet::{Headers, Network, Quote, view_mut};
 use crate::verdict::Verdict;
 
 /// Translates the error; `new` is what a packet of the flow in the error's direction leaves with.
-pub(super) fn translate(bytes: &mut [u8], headers: &Headers, quote: &Quote, new: &Tuple) -> Result<(), Verdict> {
+pub(super) fn translate(
+    bytes: &mut [u8],
+    headers: &Headers,
+    quote: &Quote,
+    new: &Tuple,
+) -> Result<(), Verdict> {
     let old = &headers.tuple;
     let outer = outer(bytes, headers, new)?;
     // Nothing behind the IP packet is part of the quote.
@@ -67,7 +72,13 @@ fn outer(bytes: &mut [u8], headers: &Headers, new: &Tuple) -> Result<Delta, Verd
 }
 
 /// The quoted packet, from `old` to `new`. Returns what that does to a sum over the quote.
-fn inner(bytes: &mut [u8], network: Network, quote: &Quote, old: &Tuple, new: &Tuple) -> Result<Delta, Verdict> {
+fn inner(
+    bytes: &mut [u8],
+    network: Network,
+    quote: &Quote,
+    old: &Tuple,
+    new: &Tuple,
+) -> Result<Delta, Verdict> {
     let edit = Edit::between(old, new);
     let mut sum = edit.all();
     let mut l4_len = 0;
@@ -83,17 +94,27 @@ fn inner(bytes: &mut [u8], network: Network, quote: &Quote, old: &Tuple, new: &T
         Network::Ipv6 | Network::Arp => {
             let ip = view_mut::<ipv6::Header>(bytes, quote.l3)?;
             (ip.src, ip.dst) = (new.src, new.dst);
-            let before_l4 = usize::from(quote.l4.saturating_sub(quote.l3)).saturating_sub(ipv6::Header::LEN);
+            let before_l4 =
+                usize::from(quote.l4.saturating_sub(quote.l3)).saturating_sub(ipv6::Header::LEN);
             l4_len += ip.payload_len().saturating_sub(before_l4);
         }
     }
     // All of the header may not be there; the ports are (`parse` read them), the checksum perhaps.
     let mended = match quote.protocol {
-        Protocol::TCP => view_mut::<tcp::Header>(bytes, quote.l4).ok().map(|it| mend(&mut it.checksum, |check| edit.all().apply(check))),
-        Protocol::UDP => view_mut::<udp::Header>(bytes, quote.l4).ok().map(|it| mend(&mut it.checksum, |check| edit.all().apply_udp(check))),
+        Protocol::TCP => view_mut::<tcp::Header>(bytes, quote.l4)
+            .ok()
+            .map(|it| mend(&mut it.checksum, |check| edit.all().apply(check))),
+        Protocol::UDP => view_mut::<udp::Header>(bytes, quote.l4)
+            .ok()
+            .map(|it| mend(&mut it.checksum, |check| edit.all().apply_udp(check))),
         Protocol::SCTP => view_mut::<sctp::Header>(bytes, quote.l4).ok().map(|it| {
             let before = it.checksum.get();
-            let after = crc32c::update(before, &port_bytes(old), &port_bytes(new), l4_len.saturating_sub(4));
+            let after = crc32c::update(
+                before,
+                &port_bytes(old),
+                &port_bytes(new),
+                l4_len.saturating_sub(4),
+            );
             it.checksum.set(after);
             Delta::of(&before.to_le_bytes(), &after.to_le_bytes())
         }),
