@@ -197,8 +197,7 @@ impl Routes {
             RouteSpec::Local => Route::Local,
             RouteSpec::Vip => Route::Vip,
             RouteSpec::Forward(hops) => {
-                let members =
-                    group::members(Family::of(&prefix), hops).map_err(|why| refuse(why.into()))?;
+                let members = group::members(Family::of(&prefix), hops).map_err(refuse)?;
                 Route::Forward(self.groups.acquire(arena, members)?)
             }
         };

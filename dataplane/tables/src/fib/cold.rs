@@ -4,8 +4,8 @@
 //! block. On corrupt words the walk reads no more words than the segment has, and yields whatever they say.
 
 use super::{
-    Family, Key, NARROW_BITS, NARROW_ENTRIES, NODE, PATH, Prefix, WIDE_BITS, WIDE_ENTRIES, WIDE_LEVELS,
-    bitmap_words, narrow_words, path_bits, step, target, up_to, wide_words,
+    Family, Key, NARROW_BITS, NARROW_ENTRIES, NODE, PATH, Prefix, WIDE_BITS, WIDE_ENTRIES,
+    WIDE_LEVELS, bitmap_words, narrow_words, path_bits, step, target, up_to, wide_words,
 };
 use crate::words::Words;
 use ipnet::IpNet;
@@ -140,7 +140,8 @@ impl Place {
         let mut leaves = vec![None; positions.len()];
         // The longest route of each slot; longer ones come later.
         let mut owners = vec![None; slots.len()];
-        for (index, position) in positions.iter().enumerate().filter(|(_, position)| **position > 1) {
+        for (index, position) in positions.iter().enumerate().filter(|(_, position)| **position > 1)
+        {
             let len = position.ilog2();
             let first = ((position - (1 << len)) << (self.width() - len)) as usize;
             owners[first..first + (1 << (self.width() - len))].fill(Some(index));
@@ -179,7 +180,8 @@ impl Place {
     /// One level on, behind `slot`.
     fn below(self, entry: u32, slot: usize) -> Self {
         let depth = self.depth + self.width();
-        let bits = self.bits | (slot as u128).checked_shl(128u32.saturating_sub(depth)).unwrap_or(0);
+        let bits =
+            self.bits | (slot as u128).checked_shl(128u32.saturating_sub(depth)).unwrap_or(0);
         Self { entry, bits, depth }
     }
 
@@ -215,7 +217,8 @@ pub fn best<K: Key>(words: Words<'_>, root: u32, key: K, family: Family) -> Opti
         };
         let (slots, positions) = (place.slots(words), place.positions(words));
         let routes = positions.iter().zip(place.leaves(words, &slots, &positions));
-        let longest = routes.filter(|(position, _)| covers(**position)).max_by_key(|route| *route.0);
+        let longest =
+            routes.filter(|(position, _)| covers(**position)).max_by_key(|route| *route.0);
         if let Some((&position, leaf)) = longest {
             best = place.prefix(position, family).map(|prefix| (prefix, leaf)).or(best);
         }

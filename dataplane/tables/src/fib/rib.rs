@@ -10,8 +10,8 @@
 //! Memory in the segment: 24 bytes a node, 4 bytes a run, 3 KiB a direct node. On the heap: 8 bytes a route, about 150 a node.
 
 use super::{
-    MAX_LEAF, NARROW_ENTRIES, NODE, PATH, PATH_WORDS, Prefix, REF, WIDE_ENTRIES, WIDE_LEVELS, bits_of,
-    bitmap_words, narrow_words, wide_words,
+    MAX_LEAF, NARROW_ENTRIES, NODE, PATH, PATH_WORDS, Prefix, REF, WIDE_ENTRIES, WIDE_LEVELS,
+    bitmap_words, bits_of, narrow_words, wide_words,
 };
 use crate::{
     arena::{Arena, Table},
@@ -265,7 +265,9 @@ impl Node {
     /// For each slot, 1 + the index of its longest route, or 0. The default route is not pushed down (it would be in
     /// every node): readers find it in the root's header.
     fn paint(&self, width: u32, owners: &mut [u16]) {
-        for (index, &(position, _)) in self.routes.iter().enumerate().filter(|(_, route)| route.0 > 1) {
+        for (index, &(position, _)) in
+            self.routes.iter().enumerate().filter(|(_, route)| route.0 > 1)
+        {
             let len = position.ilog2();
             let first = usize::from(position - (1 << len)) << (width - len);
             owners[first..first + (1 << (width - len))].fill(index as u16 + 1);
@@ -290,7 +292,8 @@ impl Build<'_> {
         within: bool,
     ) -> Result<(), Error> {
         let node = &mut *child.node;
-        let same = child.inherited == inherited && (child.entry == 0) == (within && node.is_way(level));
+        let same =
+            child.inherited == inherited && (child.entry == 0) == (within && node.is_way(level));
         if !child.marked && same {
             return Ok(());
         }
@@ -311,7 +314,9 @@ impl Build<'_> {
     fn patch(&mut self, node: &mut Node, level: usize) -> Result<u32, Error> {
         node.block = self.arena.own(self.table, node.block, node.block_words)?;
         for &slot in &node.changed {
-            let Ok(found) = node.children.binary_search_by_key(&slot, |child| child.slot) else { continue };
+            let Ok(found) = node.children.binary_search_by_key(&slot, |child| child.slot) else {
+                continue;
+            };
             let child = &mut node.children[found];
             self.child(child, level + 1, child.inherited, false)?;
             let index = WIDE_ENTRIES + usize::from(slot);
@@ -344,7 +349,8 @@ impl Build<'_> {
         let hidden = hidden(&node.routes, owners);
         if level < WIDE_LEVELS {
             let at = self.block(node, wide_words(level, hidden.len()))?;
-            let default = node.routes.first().filter(|route| route.0 == 1).map_or(0, |route| route.1);
+            let default =
+                node.routes.first().filter(|route| route.0 == 1).map_or(0, |route| route.1);
             self.arena.store(at, 0, default.into());
             self.store_pairs(at, WIDE_ENTRIES / 2, slots);
             self.store_routes(at, wide_words(level, 0), level, node, &hidden);
@@ -442,10 +448,12 @@ fn hidden(routes: &[(u16, u32)], owners: &[u16]) -> Vec<u32> {
         shown[usize::from(owner - 1) / 64] |= 1 << ((owner - 1) % 64);
     }
     let is_shown = |index: usize| shown[index / 64] >> (index % 64) & 1 != 0;
-    let of_route = |(index, route): (usize, &(u16, u32))| {
-        (route.0 > 1 && !is_shown(index)).then_some(route.1)
-    };
+    let of_route =
+        |(index, route): (usize, &(u16, u32))| (route.0 > 1 && !is_shown(index)).then_some(route.1);
     routes.iter().enumerate().filter_map(of_route).collect()
 }
 
-const _: () = assert!(NARROW_ENTRIES % 2 == 0 && WIDE_ENTRIES % 2 == 0, "entries begin with a word");
+const _: () = assert!(
+    NARROW_ENTRIES.is_multiple_of(2) && WIDE_ENTRIES.is_multiple_of(2),
+    "entries begin with a word"
+);

@@ -69,7 +69,7 @@ fn scan(model: &Model, bits: u128) -> Option<(IpNet, u32)> {
 /// Addresses where the answer could change: both ends of each prefix and their outer neighbors.
 fn edges(model: &Model, family: Family) -> Vec<u128> {
     let step = 1 << (128 - u32::from(family.bits()));
-    let mut edges = vec![0, u128::MAX & !(step - 1)];
+    let mut edges = vec![0, !(step - 1)];
     for net in model.keys() {
         let Prefix { bits, len } = Prefix::of(net);
         let last = bits | u128::MAX.checked_shr(len.into()).unwrap_or(0) & !(step - 1);

@@ -155,7 +155,7 @@ proptest! {
         words.extend(packed);
         let words: Vec<AtomicU64> = words.into_iter().map(AtomicU64::new).collect();
         for hash in hashes {
-            let slot = (u128::from(hash) * m as u128 >> 64) as usize;
+            let slot = ((u128::from(hash) * m as u128) >> 64) as usize;
             let got = pick(Words(&words), Ref::from_raw(1), count, m, hash);
             prop_assert_eq!(got, usize::from(table[slot]));
         }
