@@ -345,3 +345,6 @@ fn neighbor(value: Value, at: At) -> Result<Neighbor, Fault> {
     }
     Ok(Neighbor { at, interface, address: Addr::from(address), mac })
 }
+
+#[cfg(test)]
+mod tests;

@@ -188,7 +188,8 @@ impl Publisher {
                 link.acknowledge(generation);
                 return Ok(());
             }
-            // Our workers' epochs say the rest; a newer engine may say more than we know how to use.
+            Ok(Some((Message::Refused { why }, _))) => SessionError::Refused { why },
+            // The workers' epochs say the rest; a newer engine may say more than we know how to use.
             Ok(_) => return Ok(()),
             Err(source) => source,
         };

@@ -159,10 +159,8 @@ impl Control {
         if events.contains(&Event::Stop) {
             return Ok(false);
         }
-        if readable {
-            if let Err(error) = self.publisher.receive() {
-                tracing::warn!("{error}");
-            }
+        if readable && let Err(error) = self.publisher.receive() {
+            tracing::warn!("{error}");
         }
         let quiet = events.is_empty();
         let (mut look, mut config, mut hint) = (self.unsettled, false, BTreeSet::new());

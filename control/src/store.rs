@@ -50,11 +50,11 @@ impl Store {
 
     /// Creates or replaces an object. True when that changed anything that is compiled.
     pub fn set(&mut self, row: Row) -> bool {
-        if let Some(old) = self.rows.get_mut(&row.key) {
-            if old.desired == row.desired {
-                *old = row;
-                return false;
-            }
+        if let Some(old) = self.rows.get_mut(&row.key)
+            && old.desired == row.desired
+        {
+            *old = row;
+            return false;
         }
         let old = self.rows.insert(row.key.clone(), row.clone());
         self.note(&row.key, old.as_ref().map(|old| &old.desired), Some(&row.desired));

@@ -132,3 +132,6 @@ fn no_interface(name: &str, world: &World) -> String {
     let known: Vec<&str> = world.interfaces.values().map(|spec| spec.name.as_str()).collect();
     format!("the engine has no interface {name:?}; it has {}", known.join(", "))
 }
+
+#[cfg(test)]
+mod tests;

@@ -108,9 +108,9 @@ fn yaml(part: &str, line: usize) -> Result<Value, SyntaxError> {
 }
 
 fn json(part: &str, line: usize, number: usize) -> Vec<Document> {
-    let mut values = serde_json::Deserializer::from_str(part).into_iter::<Value>();
+    let values = serde_json::Deserializer::from_str(part).into_iter::<Value>();
     let mut documents = Vec::new();
-    while let Some(value) = values.next() {
+    for value in values {
         let value = value.map_err(|error| {
             let why = one_line(&error.to_string());
             SyntaxError {
@@ -152,13 +152,13 @@ fn looks_like(part: &str) -> Option<(String, String, String)> {
             if key == "kind" {
                 kind.get_or_insert(value);
             }
-        } else if let Some(depth) = &mut in_metadata {
-            if *depth.get_or_insert(indent) == indent {
-                match key {
-                    "name" => _ = name.get_or_insert(value),
-                    "namespace" => _ = namespace.get_or_insert(value),
-                    _ => {}
-                }
+        } else if let Some(depth) = &mut in_metadata
+            && *depth.get_or_insert(indent) == indent
+        {
+            match key {
+                "name" => _ = name.get_or_insert(value),
+                "namespace" => _ = namespace.get_or_insert(value),
+                _ => {}
             }
         }
     }

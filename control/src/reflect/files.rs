@@ -161,10 +161,10 @@ impl Files {
                 other => other.ok().filter(fs::Metadata::is_file),
             };
             let stamp = metadata.as_ref().map(stamp);
-            if let (Some(old), false) = (old, hint.contains(&path)) {
-                if old.stamp == stamp {
-                    continue;
-                }
+            if let (Some(old), false) = (old, hint.contains(&path))
+                && old.stamp == stamp
+            {
+                continue;
             }
             if old.is_some_and(|old| !old.rows.is_empty())
                 && metadata.as_ref().is_some_and(just_emptied)

@@ -156,7 +156,7 @@ mod tests {
         let (mut paths, mut writing) = (BTreeSet::new(), BTreeSet::new());
         let mut note = |kind| {
             note(&Event::new(kind).add_path(path.clone()), &mut paths, &mut writing)
-                .then(|| writing.len())
+                .then_some(writing.len())
         };
         assert_eq!(note(EventKind::Access(AccessKind::Open(AccessMode::Any))), None);
         assert_eq!(note(EventKind::Create(CreateKind::File)), Some(0));

@@ -1,7 +1,5 @@
 //! The manifests directory: what is in force after files come, go, move, break and mend.
 
-mod common;
-
 use std::{
     collections::BTreeSet,
     fs,
@@ -10,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::TempDir;
+use crate::common::TempDir;
 use millrace_control::{
     Store,
     reflect::{
@@ -300,7 +298,7 @@ fn saves_in_place_and_by_rename_are_seen_whole() {
     let mut watched = Watched::new();
     let (sender, changes) = channel();
     watch::spawn(watched.dir.path().to_owned(), move |paths| sender.send(paths).is_ok()).unwrap();
-    let mut wait_for = |watched: &mut Watched, expected: &str| {
+    let wait_for = |watched: &mut Watched, expected: &str| {
         let deadline = Instant::now() + Duration::from_secs(20);
         while watched.services().join(" ") != expected {
             let left = deadline.saturating_duration_since(Instant::now());

@@ -1,0 +1,117 @@
+use std::path::Path;
+
+use super::*;
+use millrace_wire::Mac;
+
+fn interface(id: u16, name: &str, addresses: &[&str]) -> InterfaceSpec {
+    let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+    InterfaceSpec {
+        id: InterfaceId(id),
+        kind: InterfaceKind::UPLINK,
+        mac: Mac([2, 0, 0, 0, 0, 1]),
+        mtu: 1500,
+        name: name.into(),
+        addresses,
+    }
+}
+
+fn build(config: &str) -> (World, Vec<String>) {
+    let (config, problems) = Config::parse(Path::new("c"), config, &Config::default());
+    assert!(problems.is_empty(), "{}", problems[0]);
+    let interfaces = vec![
+        interface(0, "eth0", &["192.0.2.1/24", "2001:db8::1/64", "fe80::1/64"]),
+        interface(1, "eth1", &["198.51.100.1/31", "192.0.2.2/24"]),
+    ];
+    let (world, problems) = world(interfaces, &config);
+    (world, problems.iter().map(ToString::to_string).collect())
+}
+
+fn hops(world: &World, prefix: &str) -> Vec<(u16, Option<String>, u16)> {
+    match world.routes.get(&prefix.parse().unwrap()) {
+        Some(RouteSpec::Forward(hops)) => hops
+            .iter()
+            .map(|(hop, weight)| (hop.interface.0, hop.gateway.map(|via| via.to_string()), *weight))
+            .collect(),
+        other => panic!("{prefix}: {other:?}"),
+    }
+}
+
+#[test]
+fn each_address_gives_a_connected_route_and_an_address_of_ours() {
+    let (world, problems) = build("");
+    assert!(problems.is_empty());
+    assert_eq!(hops(&world, "192.0.2.0/24"), [(0, None, 1)]);
+    assert_eq!(hops(&world, "198.51.100.0/31"), [(1, None, 1)]);
+    assert_eq!(hops(&world, "2001:db8::/64"), [(0, None, 1)]);
+    for own in ["192.0.2.1/32", "192.0.2.2/32", "198.51.100.1/32", "2001:db8::1/128", "fe80::1/128"]
+    {
+        assert_eq!(world.routes.get(&own.parse().unwrap()), Some(&RouteSpec::Local), "{own}");
+    }
+    let node_ports: Vec<String> =
+        world.node.node_port_addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        node_ports,
+        ["192.0.2.1", "2001:db8::1", "198.51.100.1", "192.0.2.2"],
+        "not link-local ones"
+    );
+}
+
+#[test]
+fn next_hops_find_their_interface_by_network_or_by_name() {
+    let (world, problems) = build(
+        "[[route]]\nprefix = '0.0.0.0/0'\nvia = '198.51.100.0'\n[[route]]\nprefix = '10.0.0.0/8'\nvia = '203.0.113.1'\ndev = 'eth1'\n\
+         [[route]]\nprefix = '::/0'\ndev = 'eth0'\n[[route]]\nprefix = '11.0.0.0/8'\nnext_hop = [{via = '192.0.2.9', weight = 2}, {via = '198.51.100.0'}]\n",
+    );
+    assert!(problems.is_empty(), "{problems:?}");
+    assert_eq!(hops(&world, "0.0.0.0/0"), [(1, Some("198.51.100.0".into()), 1)]);
+    assert_eq!(hops(&world, "10.0.0.0/8"), [(1, Some("203.0.113.1".into()), 1)]);
+    assert_eq!(hops(&world, "::/0"), [(0, None, 1)]);
+    assert_eq!(
+        hops(&world, "11.0.0.0/8"),
+        [(0, Some("192.0.2.9".into()), 2), (1, Some("198.51.100.0".into()), 1)]
+    );
+}
+
+#[test]
+fn entries_that_fit_no_interface_are_named_and_the_rest_is_in_force() {
+    let (world, problems) = build(
+        "[[route]]\nprefix = '10.0.0.0/8'\nvia = '203.0.113.1'\n[[route]]\nprefix = '11.0.0.0/8'\ndev = 'eth9'\n[[route]]\nprefix = '12.0.0.0/8'\nvia = '192.0.2.1'\n\
+         [[route]]\nprefix = '13.0.0.0/8'\ntype = 'blackhole'\n[[neighbor]]\ninterface = 'eth9'\naddress = '192.0.2.9'\nmac = '02:00:00:00:00:09'\n",
+    );
+    assert_eq!(
+        problems,
+        [
+            "c: [[route]] 1: via: 203.0.113.1 is in the network of no interface: add dev, or mend the address",
+            "c: [[route]] 2: dev: the engine has no interface \"eth9\"; it has eth0, eth1",
+            "c: [[route]] 3: via: 192.0.2.1 is an address of ours",
+            "c: [[neighbor]] 1: interface: the engine has no interface \"eth9\"; it has eth0, eth1",
+        ]
+    );
+    assert_eq!(world.routes.get(&"13.0.0.0/8".parse().unwrap()), Some(&RouteSpec::Blackhole));
+    assert!(
+        !world.routes.contains_key(&"10.0.0.0/8".parse().unwrap()) && world.neighbors.is_empty()
+    );
+}
+
+#[test]
+fn no_configuration_routes_our_own_addresses_away() {
+    let (world, _) = build(
+        "service_cidr = ['192.0.2.0/24', '172.30.0.0/16']\n[[route]]\nprefix = '192.0.2.1/32'\ntype = 'blackhole'\n",
+    );
+    assert_eq!(world.routes.get(&"192.0.2.1/32".parse().unwrap()), Some(&RouteSpec::Local));
+    assert_eq!(hops(&world, "192.0.2.0/24"), [(0, None, 1)]);
+    assert_eq!(world.routes.get(&"172.30.0.0/16".parse().unwrap()), Some(&RouteSpec::Blackhole));
+}
+
+#[test]
+fn node_ports_answer_where_the_configuration_says() {
+    let addresses = |config| {
+        build(config).0.node.node_port_addresses.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(addresses("nodeport_addresses = ['198.51.100.0/24']"), ["198.51.100.1"]);
+    assert_eq!(addresses("nodeport_addresses = ['primary']"), ["192.0.2.1", "2001:db8::1"]);
+    assert_eq!(
+        addresses("nodeport_addresses = ['primary', '198.51.100.0/24']"),
+        ["192.0.2.1", "2001:db8::1", "198.51.100.1"]
+    );
+}

@@ -1,0 +1,8 @@
+//! Control as a whole: texts in, tables out; files; histories; the process.
+
+mod common;
+mod engine;
+mod files;
+mod incremental;
+mod process;
+mod scenarios;

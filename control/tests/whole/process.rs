@@ -1,0 +1,309 @@
+//! The released binary against an engine's socket: started, killed, restarted, refused, stopped.
+
+use std::{
+    fs,
+    io::Read,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+};
+
+use crate::common::TempDir;
+use crate::engine::{FakeEngine, socket, wait};
+use millrace_tables::{Route, Tables, session::Contract};
+
+/// The binary, killed when dropped, also on panic.
+struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    fn start(dir: &Path, more: &[&str]) -> Process {
+        let log = dir.join("log");
+        let file = fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_millrace-control"))
+            .args([
+                "--manifests",
+                &dir.join("m").to_string_lossy(),
+                "--engine",
+                &socket(dir).to_string_lossy(),
+            ])
+            .args(more)
+            .env("RUST_LOG", "debug")
+            .stderr(file)
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        Process { child, log }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    fn wait_for_log(&self, text: &str) {
+        wait(
+            || self.log().contains(text),
+            || format!("waited for {text:?} in the log:\n{}", self.log()),
+        );
+    }
+
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn terminate(mut self) -> ExitStatus {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn manifest(dir: &Path, name: &str, cluster_ip: &str, endpoint: &str) {
+    let text = format!(
+        r#"
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}}}
+spec: {{clusterIP: {cluster_ip}, ports: [{{port: 80}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: {name}-1, labels: {{kubernetes.io/service-name: {name}}}}}
+addressType: IPv4
+ports: [{{port: 8080}}]
+endpoints: [{{addresses: [{endpoint}]}}]
+"#
+    );
+    fs::write(dir.join("m").join(".new"), text).unwrap();
+    fs::rename(dir.join("m").join(".new"), dir.join("m").join(format!("{name}.yaml"))).unwrap();
+}
+
+fn dir() -> TempDir {
+    let dir = TempDir::new();
+    fs::create_dir(dir.path().join("m")).unwrap();
+    manifest(dir.path(), "web", "172.30.0.1", "10.0.0.1");
+    dir
+}
+
+#[test]
+fn manifests_reach_the_engine_and_changes_follow_in_the_same_segment() {
+    let dir = dir();
+    let engine = FakeEngine::start(&socket(dir.path()), Contract::ours());
+    let control = Process::start(dir.path(), &[]);
+    engine.wait_for(&["172.30.0.1:80=10.0.0.1:8080"]);
+    manifest(dir.path(), "web", "172.30.0.1", "10.0.0.2");
+    engine.wait_for(&["172.30.0.1:80=10.0.0.2:8080"]);
+    manifest(dir.path(), "api", "172.30.0.2", "10.0.0.3");
+    engine.wait_for(&["172.30.0.1:80=10.0.0.2:8080", "172.30.0.2:80=10.0.0.3:8080"]);
+    fs::remove_file(dir.path().join("m/web.yaml")).unwrap();
+    engine.wait_for(&["172.30.0.2:80=10.0.0.3:8080"]);
+    assert_eq!(engine.counts(), (1, 1));
+    control.wait_for_log("every worker uses it");
+    // The engine's own interface is in the tables: its address and network.
+    let tables = engine.tables().unwrap();
+    let route = |addr: [u8; 4]| tables.snapshot().route(&std::net::IpAddr::from(addr).into());
+    assert_eq!(route([192, 0, 2, 1]), Some(Route::Local));
+    assert!(matches!(route([192, 0, 2, 9]), Some(Route::Forward(_))));
+}
+
+#[test]
+fn killed_and_restarted_it_takes_over_with_what_the_files_say_by_then() {
+    let dir = dir();
+    let engine = FakeEngine::start(&socket(dir.path()), Contract::ours());
+    let first = Process::start(dir.path(), &[]);
+    engine.wait_for(&["172.30.0.1:80=10.0.0.1:8080"]);
+    manifest(dir.path(), "api", "172.30.0.2", "10.0.0.3");
+    engine.wait_for(&["172.30.0.1:80=10.0.0.1:8080", "172.30.0.2:80=10.0.0.3:8080"]);
+    let before = engine.tables().unwrap();
+    let id = |tables: &Tables, key| {
+        tables
+            .snapshot()
+            .services()
+            .find(|service| tables.snapshot().service_key(service.id) == key)
+            .map(|service| service.id)
+    };
+    let api = id(&before, "default/api");
+    first.kill();
+    assert_eq!(engine.frontends().len(), 2, "the segment outlives its writer");
+    fs::remove_file(dir.path().join("m/web.yaml")).unwrap();
+    manifest(dir.path(), "new", "172.30.0.9", "10.0.0.9");
+    let _second = Process::start(dir.path(), &[]);
+    engine.wait_for(&["172.30.0.2:80=10.0.0.3:8080", "172.30.0.9:80=10.0.0.9:8080"]);
+    let after = engine.tables().unwrap();
+    assert!(after.snapshot().generation() > before.snapshot().generation());
+    assert!(
+        api.is_some() && id(&after, "default/api") == api,
+        "connections keep their service's number"
+    );
+    assert_eq!(engine.counts(), (2, 2));
+}
+
+#[test]
+fn a_new_engine_gets_everything_and_an_old_one_is_waited_for() {
+    let dir = dir();
+    let control = Process::start(dir.path(), &[]);
+    control.wait_for_log("trying again");
+    for _ in 0..3 {
+        let engine = FakeEngine::start(&socket(dir.path()), Contract::ours());
+        engine.wait_for(&["172.30.0.1:80=10.0.0.1:8080"]);
+        assert_eq!(engine.counts().1, 1);
+    }
+    // Changes while there is no engine are in what the next one gets.
+    manifest(dir.path(), "web", "172.30.0.1", "10.0.0.7");
+    let engine = FakeEngine::start(&socket(dir.path()), Contract::ours());
+    engine.wait_for(&["172.30.0.1:80=10.0.0.7:8080"]);
+}
+
+#[test]
+fn an_engine_of_another_release_is_refused_with_both_versions_and_the_next_one_served() {
+    let dir = dir();
+    let foreign = Contract { tables_abi: u64::MAX, version: "9.9.9".into(), ..Contract::ours() };
+    let engine = FakeEngine::start(&socket(dir.path()), foreign);
+    let control = Process::start(dir.path(), &[]);
+    control.wait_for_log("run control and engine of one release");
+    assert!(control.log().contains("release 9.9.9") && engine.tables().is_none());
+    drop(engine);
+    FakeEngine::start(&socket(dir.path()), Contract::ours())
+        .wait_for(&["172.30.0.1:80=10.0.0.1:8080"]);
+}
+
+#[test]
+fn a_bad_document_is_logged_by_file_document_and_field_and_the_rest_stays_in_force() {
+    let dir = dir();
+    let engine = FakeEngine::start(&socket(dir.path()), Contract::ours());
+    let control = Process::start(dir.path(), &["--log", "json"]);
+    engine.wait_for(&["172.30.0.1:80=10.0.0.1:8080"]);
+    let good = fs::read_to_string(dir.path().join("m/web.yaml")).unwrap();
+    fs::write(dir.path().join("m/web.yaml"), good.replace("[10.0.0.1]", "{}")).unwrap();
+    manifest(dir.path(), "api", "172.30.0.2", "10.0.0.3");
+    engine.wait_for(&["172.30.0.1:80=10.0.0.1:8080", "172.30.0.2:80=10.0.0.3:8080"]);
+    control.wait_for_log("web.yaml, document 2: EndpointSlice default/web-1: endpoints[0].addresses: invalid type: map");
+    let lines = control.log();
+    assert!(
+        lines.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()),
+        "{lines}"
+    );
+}
+
+#[test]
+fn the_configuration_is_followed_and_its_bad_entries_are_named() {
+    let dir = dir();
+    let config = dir.path().join("control.toml");
+    fs::write(&config, "[[route]]\nprefix = '10.0.0.0/8'\nvia = '192.0.2.9'\n[[neighbor]]\ninterface = 'eth0'\naddress = '192.0.2.9'\nmac = '02:00:00:00:00:09'\n").unwrap();
+    let engine = FakeEngine::start(&socket(dir.path()), Contract::ours());
+    let control = Process::start(dir.path(), &["--config", &config.to_string_lossy()]);
+    engine.wait_for(&["172.30.0.1:80=10.0.0.1:8080"]);
+    let tables = engine.tables().unwrap();
+    let gateway =
+        |addr: [u8; 4]| match tables.snapshot().route(&std::net::IpAddr::from(addr).into()) {
+            Some(Route::Forward(group)) => tables
+                .snapshot()
+                .next_hop(group, 0)
+                .and_then(|hop| hop.gateway)
+                .map(|via| via.to_string()),
+            other => Some(format!("{other:?}")),
+        };
+    assert_eq!(gateway([10, 1, 2, 3]).as_deref(), Some("192.0.2.9"));
+    assert_eq!(tables.snapshot().static_neighbors().count(), 1);
+    let entries = "[[route]]\nprefix = '10.0.0.0/8'\nvia = '192.0.2.10'\n[[route]]\nprefix = '11.0.0.0/8'\nvia = '203.0.113.1'\n[[route]]\nprefix = '12.0.0.0/8'\ntype = 'blackhole'\n[[neighbor]]\ninterface = 'eth7'\naddress = '192.0.2.9'\nmac = '02:00:00:00:00:09'\n";
+    fs::write(dir.path().join("new"), entries).unwrap();
+    fs::rename(dir.path().join("new"), &config).unwrap();
+    wait(|| gateway([10, 1, 2, 3]).as_deref() == Some("192.0.2.10"), || control.log());
+    assert_eq!(gateway([12, 1, 2, 3]).as_deref(), Some("Some(Blackhole)"));
+    assert_eq!(tables.snapshot().static_neighbors().count(), 0);
+    control.wait_for_log(
+        "control.toml: [[route]] 2: via: 203.0.113.1 is in the network of no interface",
+    );
+    control.wait_for_log("control.toml: [[neighbor]] 1: interface: the engine has no interface \"eth7\"; it has eth0");
+}
+
+#[test]
+fn memory_is_used_again_only_when_the_worker_has_passed() {
+    let dir = dir();
+    let engine = FakeEngine::start(&socket(dir.path()), Contract::ours());
+    let _control = Process::start(dir.path(), &["--tables", "4"]);
+    engine.wait_for(&["172.30.0.1:80=10.0.0.1:8080"]);
+    let tables = engine.tables().unwrap();
+    let mut worker = engine.slots().reader(0).unwrap();
+    let seen = worker.enter(&tables);
+    for round in 0..40 {
+        manifest(dir.path(), "web", "172.30.0.1", &format!("10.0.1.{round}"));
+        engine.wait_for(&[&format!("172.30.0.1:80=10.0.1.{round}:8080")]);
+        // What the worker pinned still says what it said.
+        let service = seen.services().next().unwrap();
+        assert_eq!(seen.backends(&service.cluster).next().unwrap().addr.to_string(), "10.0.0.1");
+    }
+}
+
+#[test]
+fn a_signal_ends_it_cleanly_and_the_engine_keeps_its_tables() {
+    let dir = dir();
+    let engine = FakeEngine::start(&socket(dir.path()), Contract::ours());
+    let control = Process::start(dir.path(), &[]);
+    engine.wait_for(&["172.30.0.1:80=10.0.0.1:8080"]);
+    assert!(control.terminate().success());
+    assert_eq!(engine.frontends(), ["172.30.0.1:80=10.0.0.1:8080"]);
+}
+
+#[test]
+fn once_writes_an_image_and_its_exit_status_tells_of_refusals() {
+    let dir = dir();
+    let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    fs::write(path("dataplane.toml"), "mode = 'router'\nnewer = true\n[[interface]]\nname = 'a'\naddresses = ['192.0.2.1/24']\ndriver = 'pcap'\nmac = '02:00:00:00:00:01'\n").unwrap();
+    let once = || {
+        let flags = [
+            "--once",
+            "--manifests",
+            &path("m"),
+            "--output",
+            &path("image"),
+            "--engine-config",
+            &path("dataplane.toml"),
+        ];
+        Command::new(env!("CARGO_BIN_EXE_millrace-control")).args(flags).output().unwrap()
+    };
+    assert!(once().status.success());
+    let image = Tables::open_image(&dir.path().join("image")).unwrap();
+    assert_eq!(image.snapshot().frontends().count(), 1);
+    assert_eq!(image.snapshot().interfaces().next().unwrap().name, "a");
+    fs::write(path("m/bad.yaml"), "kind: Service\n").unwrap();
+    let output = once();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        String::from_utf8_lossy(&output.stderr)
+            .contains("bad.yaml, document 1: Service: apiVersion: is missing or not a string")
+    );
+}
+
+#[test]
+fn a_missing_directory_or_a_broken_configuration_ends_the_start_with_the_reason() {
+    let dir = TempDir::new();
+    let fails = |flags: &[&str]| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_millrace-control"))
+            .args(flags)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        assert!(!child.wait().unwrap().success());
+        let mut text = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+        text
+    };
+    let missing = dir.path().join("missing").to_string_lossy().into_owned();
+    assert!(
+        fails(&["--manifests", &missing]).contains("give a readable directory with --manifests")
+    );
+    assert!(fails(&[]).contains("give --manifests DIR"));
+    fs::write(dir.path().join("c.toml"), "route = [[\n").unwrap();
+    let config = dir.path().join("c.toml").to_string_lossy().into_owned();
+    assert!(fails(&["--manifests", &missing, "--config", &config]).contains("c.toml: line "));
+}
