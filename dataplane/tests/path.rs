@@ -23,3 +23,9 @@ mod parsing;
 mod local;
 #[path = "path/services.rs"]
 mod services;
+#[path = "path/quotes.rs"]
+mod quotes;
+#[path = "path/checksums.rs"]
+mod checksums;
+#[path = "path/hostile.rs"]
+mod hostile;

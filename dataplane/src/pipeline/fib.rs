@@ -39,7 +39,12 @@ pub fn lookup<O: Observer>(
     use millrace_tables::Route as Row;
     let hop = match route {
         None => {
-            return Err(reply::error(packet, Problem::NetUnreachable, DropReason::NoRoute, context));
+            return Err(reply::error(
+                packet,
+                Problem::NetUnreachable,
+                DropReason::NoRoute,
+                context,
+            ));
         }
         Some(Row::Blackhole) => return Err(DropReason::Blackhole.into()),
         Some(Row::Unreachable) => {

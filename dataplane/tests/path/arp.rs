@@ -18,16 +18,28 @@ fn a_request_for_an_owned_address_is_answered_to_the_asker_alone() {
     let mut world = World::new();
     let request = arp(&from(STRANGER), 1, (STRANGER, "10.0.1.99"), (NOBODY, "10.0.1.1"));
     let reply = arp(&Link::new(UP_MAC, STRANGER), 2, (UP_MAC, "10.0.1.1"), (STRANGER, "10.0.1.99"));
-    world.expect(UP, &request, ReplyKind::Arp.into(), &[(UP, reply)], &["up0 rx_packets", "up0 arp-reply", "up0 out_packets"]);
+    world.expect(
+        UP,
+        &request,
+        ReplyKind::Arp.into(),
+        &[(UP, reply)],
+        &["up0 rx_packets", "up0 arp-reply", "up0 out_packets"],
+    );
 }
 
 #[test]
 fn a_request_for_a_service_address_is_answered_on_any_interface() {
     let mut world = World::new();
-    for (interface, ours, theirs, name) in [(UP, UP_MAC, "10.0.1.99", "up0"), (DOWN, DOWN_MAC, "10.0.2.99", "down0")] {
+    for (interface, ours, theirs, name) in
+        [(UP, UP_MAC, "10.0.1.99", "up0"), (DOWN, DOWN_MAC, "10.0.2.99", "down0")]
+    {
         let request = arp(&from(STRANGER), 1, (STRANGER, theirs), (NOBODY, VIP));
         let reply = arp(&Link::new(ours, STRANGER), 2, (ours, VIP), (STRANGER, theirs));
-        let moved = [format!("{name} rx_packets"), format!("{name} arp-reply"), format!("{name} out_packets")];
+        let moved = [
+            format!("{name} rx_packets"),
+            format!("{name} arp-reply"),
+            format!("{name} out_packets"),
+        ];
         let moved: Vec<&str> = moved.iter().map(String::as_str).collect();
         world.expect(interface, &request, ReplyKind::Arp.into(), &[(interface, reply)], &moved);
     }
@@ -39,7 +51,13 @@ fn a_request_for_anybody_else_is_not_answered() {
     // A free address of the network, the other interface's address, and a backend's.
     for target in ["10.0.1.7", "10.0.2.1", "10.0.2.10"] {
         let request = arp(&from(STRANGER), 1, (STRANGER, "10.0.1.99"), (NOBODY, target));
-        world.expect(UP, &request, PuntReason::NotOwned.into(), &[], &["up0 rx_packets", "up0 not_owned"]);
+        world.expect(
+            UP,
+            &request,
+            PuntReason::NotOwned.into(),
+            &[],
+            &["up0 rx_packets", "up0 not_owned"],
+        );
     }
 }
 
@@ -47,9 +65,21 @@ fn a_request_for_anybody_else_is_not_answered() {
 fn a_tagged_request_is_answered_with_its_tags() {
     let mut world = World::new();
     for tags in [&[7][..], &[7, 300]] {
-        let request = arp(&from(STRANGER).tagged(tags), 1, (STRANGER, "10.0.1.99"), (NOBODY, "10.0.1.1"));
-        let reply = arp(&Link::new(UP_MAC, STRANGER).tagged(tags), 2, (UP_MAC, "10.0.1.1"), (STRANGER, "10.0.1.99"));
-        world.expect(UP, &request, ReplyKind::Arp.into(), &[(UP, reply)], &["up0 rx_packets", "up0 arp-reply", "up0 out_packets"]);
+        let request =
+            arp(&from(STRANGER).tagged(tags), 1, (STRANGER, "10.0.1.99"), (NOBODY, "10.0.1.1"));
+        let reply = arp(
+            &Link::new(UP_MAC, STRANGER).tagged(tags),
+            2,
+            (UP_MAC, "10.0.1.1"),
+            (STRANGER, "10.0.1.99"),
+        );
+        world.expect(
+            UP,
+            &request,
+            ReplyKind::Arp.into(),
+            &[(UP, reply)],
+            &["up0 rx_packets", "up0 arp-reply", "up0 out_packets"],
+        );
     }
 }
 
@@ -58,8 +88,17 @@ fn a_probe_for_our_address_is_answered_and_teaches_nothing() {
     let mut world = World::new();
     let probe = arp(&from(STRANGER), 1, (STRANGER, "0.0.0.0"), (NOBODY, "10.0.1.1"));
     let reply = arp(&Link::new(UP_MAC, STRANGER), 2, (UP_MAC, "10.0.1.1"), (STRANGER, "0.0.0.0"));
-    world.expect(UP, &probe, ReplyKind::Arp.into(), &[(UP, reply)], &["up0 rx_packets", "up0 arp-reply", "up0 out_packets"]);
-    assert_eq!(world.workers[0].state.neighbors.find(millrace_tables::InterfaceId(UP), &addr("0.0.0.0")), None);
+    world.expect(
+        UP,
+        &probe,
+        ReplyKind::Arp.into(),
+        &[(UP, reply)],
+        &["up0 rx_packets", "up0 arp-reply", "up0 out_packets"],
+    );
+    assert_eq!(
+        world.workers[0].state.neighbors.find(millrace_tables::InterfaceId(UP), &addr("0.0.0.0")),
+        None
+    );
 }
 
 #[test]
@@ -68,7 +107,13 @@ fn who_claims_our_address_is_a_conflict_and_is_not_answered() {
     for (sender, target) in [("10.0.1.1", "10.0.1.1"), ("10.0.1.1", "10.0.1.2"), (VIP, VIP)] {
         for op in [1, 2] {
             let claim = arp(&from(STRANGER), op, (STRANGER, sender), (NOBODY, target));
-            world.expect(UP, &claim, DropReason::AddressConflict.into(), &[], &["up0 rx_packets", "up0 address_conflict"]);
+            world.expect(
+                UP,
+                &claim,
+                DropReason::AddressConflict.into(),
+                &[],
+                &["up0 rx_packets", "up0 address_conflict"],
+            );
         }
     }
 }
@@ -79,21 +124,43 @@ fn gratuitous_arp_changes_the_mac_of_a_known_neighbor_at_once() {
     let new_mac = [2, 0, 0, 0, 2, 0xaa];
     for op in [1, 2] {
         let announcement = arp(&from(new_mac), op, (new_mac, "10.0.2.10"), (NOBODY, "10.0.2.10"));
-        world.expect(DOWN, &announcement, PuntReason::Consumed.into(), &[], &["down0 rx_packets", "down0 consumed"]);
+        world.expect(
+            DOWN,
+            &announcement,
+            PuntReason::Consumed.into(),
+            &[],
+            &["down0 rx_packets", "down0 consumed"],
+        );
         let packet = between("10.0.1.2", "10.0.2.10");
         let sent = world.send(UP, &on(&client_link(), packet.udp(1000, 2000, b"x")));
-        assert_eq!(sent[0].bytes, on(&Link::new(DOWN_MAC, new_mac), packet.ttl(63).udp(1000, 2000, b"x")));
+        assert_eq!(
+            sent[0].bytes,
+            on(&Link::new(DOWN_MAC, new_mac), packet.ttl(63).udp(1000, 2000, b"x"))
+        );
     }
 }
 
 #[test]
 fn gratuitous_arp_and_unasked_replies_create_nobody() {
     let mut world = World::new();
-    for (op, link, target) in [(1, from(STRANGER), "10.0.1.99"), (2, from(STRANGER), "10.0.1.99"), (2, Link::new(STRANGER, UP_MAC), "10.0.1.1")] {
+    for (op, link, target) in [
+        (1, from(STRANGER), "10.0.1.99"),
+        (2, from(STRANGER), "10.0.1.99"),
+        (2, Link::new(STRANGER, UP_MAC), "10.0.1.1"),
+    ] {
         let claim = arp(&link, op, (STRANGER, "10.0.1.99"), (UP_MAC, target));
-        world.expect(UP, &claim, PuntReason::Consumed.into(), &[], &["up0 rx_packets", "up0 consumed"]);
+        world.expect(
+            UP,
+            &claim,
+            PuntReason::Consumed.into(),
+            &[],
+            &["up0 rx_packets", "up0 consumed"],
+        );
     }
-    assert_eq!(world.workers[0].state.neighbors.find(millrace_tables::InterfaceId(UP), &addr("10.0.1.99")), None);
+    assert_eq!(
+        world.workers[0].state.neighbors.find(millrace_tables::InterfaceId(UP), &addr("10.0.1.99")),
+        None
+    );
 }
 
 #[test]
@@ -101,7 +168,13 @@ fn senders_from_another_network_are_answered_but_not_learned() {
     let mut world = World::new();
     let request = arp(&from(STRANGER), 1, (STRANGER, "192.168.77.5"), (NOBODY, "10.0.1.1"));
     assert_eq!(world.send(UP, &request).len(), 1);
-    assert_eq!(world.workers[0].state.neighbors.find(millrace_tables::InterfaceId(UP), &addr("192.168.77.5")), None);
+    assert_eq!(
+        world.workers[0]
+            .state
+            .neighbors
+            .find(millrace_tables::InterfaceId(UP), &addr("192.168.77.5")),
+        None
+    );
 }
 
 #[test]

@@ -32,9 +32,18 @@ fn a_solicitation_for_an_owned_address_is_answered_with_our_mac() {
     ] {
         let request = on(&group_link(), nd(from, group, 135, 0, target, Some((1, STRANGER))));
         let flags = ROUTER | SOLICITED | OVERRIDE;
-        let answer = on(&Link::new(UP_MAC, STRANGER), nd(target, from, 136, flags, target, Some((2, UP_MAC))));
+        let answer = on(
+            &Link::new(UP_MAC, STRANGER),
+            nd(target, from, 136, flags, target, Some((2, UP_MAC))),
+        );
         let moved = ["up0 rx_packets", "up0 neighbor-advertisement", "up0 out_packets"];
-        world.expect(UP, &request, ReplyKind::NeighborAdvertisement.into(), &[(UP, answer)], &moved);
+        world.expect(
+            UP,
+            &request,
+            ReplyKind::NeighborAdvertisement.into(),
+            &[(UP, answer)],
+            &moved,
+        );
         assert!(knows(&world, from), "{from} asked, so it is known");
     }
 }
@@ -43,7 +52,8 @@ fn a_solicitation_for_an_owned_address_is_answered_with_our_mac() {
 fn a_unicast_solicitation_without_option_is_answered_to_its_sender() {
     let mut world = World::new();
     let request = on(&Link::new(STRANGER, UP_MAC), nd("2001:db8:1::99", OURS, 135, 0, OURS, None));
-    let answer = nd(OURS, "2001:db8:1::99", 136, ROUTER | SOLICITED | OVERRIDE, OURS, Some((2, UP_MAC)));
+    let answer =
+        nd(OURS, "2001:db8:1::99", 136, ROUTER | SOLICITED | OVERRIDE, OURS, Some((2, UP_MAC)));
     let sent = world.send(UP, &request);
     assert_eq!(sent[0].bytes, on(&Link::new(UP_MAC, STRANGER), answer));
     assert!(!knows(&world, "2001:db8:1::99"));
@@ -53,7 +63,10 @@ fn a_unicast_solicitation_without_option_is_answered_to_its_sender() {
 fn duplicate_address_detection_for_our_address_is_answered_to_all_nodes() {
     let mut world = World::new();
     let probe = on(&group_link(), nd("::", OUR_GROUP, 135, 0, OURS, None));
-    let answer = on(&Link::new(UP_MAC, [0x33, 0x33, 0, 0, 0, 1]), nd(OURS, "ff02::1", 136, ROUTER | OVERRIDE, OURS, Some((2, UP_MAC))));
+    let answer = on(
+        &Link::new(UP_MAC, [0x33, 0x33, 0, 0, 0, 1]),
+        nd(OURS, "ff02::1", 136, ROUTER | OVERRIDE, OURS, Some((2, UP_MAC))),
+    );
     let moved = ["up0 rx_packets", "up0 neighbor-advertisement", "up0 out_packets"];
     world.expect(UP, &probe, ReplyKind::NeighborAdvertisement.into(), &[(UP, answer)], &moved);
 }
@@ -62,8 +75,15 @@ fn duplicate_address_detection_for_our_address_is_answered_to_all_nodes() {
 fn solicitations_for_others_are_not_answered() {
     let mut world = World::new();
     for target in ["2001:db8:1::77", "2001:db8:2::1", "fe80::1"] {
-        let request = on(&group_link(), nd("2001:db8:1::99", OUR_GROUP, 135, 0, target, Some((1, STRANGER))));
-        world.expect(UP, &request, PuntReason::NotOwned.into(), &[], &["up0 rx_packets", "up0 not_owned"]);
+        let request =
+            on(&group_link(), nd("2001:db8:1::99", OUR_GROUP, 135, 0, target, Some((1, STRANGER))));
+        world.expect(
+            UP,
+            &request,
+            PuntReason::NotOwned.into(),
+            &[],
+            &["up0 rx_packets", "up0 not_owned"],
+        );
     }
     assert!(!knows(&world, "2001:db8:1::99"));
 }
@@ -71,7 +91,8 @@ fn solicitations_for_others_are_not_answered() {
 #[test]
 fn a_forwarded_or_damaged_message_is_dropped() {
     let mut world = World::new();
-    let good = on(&group_link(), nd("2001:db8:1::99", OUR_GROUP, 135, 0, OURS, Some((1, STRANGER))));
+    let good =
+        on(&group_link(), nd("2001:db8:1::99", OUR_GROUP, 135, 0, OURS, Some((1, STRANGER))));
     let with = |at: usize, value: u8| {
         let mut packet = good.clone();
         packet[at] = value;
@@ -89,16 +110,63 @@ fn a_forwarded_or_damaged_message_is_dropped() {
         ("hop limit 254", with(21, 254), DropReason::NdHopLimit),
         ("checksum", with(57, good[57] ^ 1), DropReason::BadChecksum),
         ("code 1", built("2001:db8:1::99", OUR_GROUP, 135, 1, 0, &target), DropReason::MalformedNd),
-        ("option of length 0", built("2001:db8:1::99", OUR_GROUP, 135, 0, 0, &option(&[1, 0, 2, 0, 0, 0, 1, 99])), DropReason::MalformedNd),
-        ("option past the end", built("2001:db8:1::99", OUR_GROUP, 135, 0, 0, &option(&[1, 2, 2, 0, 0, 0, 1, 99])), DropReason::MalformedNd),
-        ("group as MAC", built("2001:db8:1::99", OUR_GROUP, 135, 0, 0, &option(&[1, 1, 3, 0, 0, 0, 1, 99])), DropReason::MalformedNd),
-        ("cut target", built("2001:db8:1::99", OUR_GROUP, 135, 0, 0, &target[..15]), DropReason::MalformedNd),
-        ("group as target", built("2001:db8:1::99", OUR_GROUP, 135, 0, 0, &group_target), DropReason::MalformedNd),
-        ("probe with option", built("::", OUR_GROUP, 135, 0, 0, &option(&[1, 1, 2, 0, 0, 0, 1, 99])), DropReason::MalformedNd),
-        ("probe to another group", built("::", "ff02::1", 135, 0, 0, &target), DropReason::MalformedNd),
-        ("solicited advertisement to a group", built("2001:db8:1::99", "ff02::1", 136, 0, SOLICITED, &target), DropReason::MalformedNd),
-        ("our address as source", built(OURS, OUR_GROUP, 135, 0, 0, &target), DropReason::AddressConflict),
-        ("our address advertised", built("2001:db8:1::99", "ff02::1", 136, 0, OVERRIDE, &option(&[2, 1, 2, 0, 0, 0, 1, 99])), DropReason::AddressConflict),
+        (
+            "option of length 0",
+            built("2001:db8:1::99", OUR_GROUP, 135, 0, 0, &option(&[1, 0, 2, 0, 0, 0, 1, 99])),
+            DropReason::MalformedNd,
+        ),
+        (
+            "option past the end",
+            built("2001:db8:1::99", OUR_GROUP, 135, 0, 0, &option(&[1, 2, 2, 0, 0, 0, 1, 99])),
+            DropReason::MalformedNd,
+        ),
+        (
+            "group as MAC",
+            built("2001:db8:1::99", OUR_GROUP, 135, 0, 0, &option(&[1, 1, 3, 0, 0, 0, 1, 99])),
+            DropReason::MalformedNd,
+        ),
+        (
+            "cut target",
+            built("2001:db8:1::99", OUR_GROUP, 135, 0, 0, &target[..15]),
+            DropReason::MalformedNd,
+        ),
+        (
+            "group as target",
+            built("2001:db8:1::99", OUR_GROUP, 135, 0, 0, &group_target),
+            DropReason::MalformedNd,
+        ),
+        (
+            "probe with option",
+            built("::", OUR_GROUP, 135, 0, 0, &option(&[1, 1, 2, 0, 0, 0, 1, 99])),
+            DropReason::MalformedNd,
+        ),
+        (
+            "probe to another group",
+            built("::", "ff02::1", 135, 0, 0, &target),
+            DropReason::MalformedNd,
+        ),
+        (
+            "solicited advertisement to a group",
+            built("2001:db8:1::99", "ff02::1", 136, 0, SOLICITED, &target),
+            DropReason::MalformedNd,
+        ),
+        (
+            "our address as source",
+            built(OURS, OUR_GROUP, 135, 0, 0, &target),
+            DropReason::AddressConflict,
+        ),
+        (
+            "our address advertised",
+            built(
+                "2001:db8:1::99",
+                "ff02::1",
+                136,
+                0,
+                OVERRIDE,
+                &option(&[2, 1, 2, 0, 0, 0, 1, 99]),
+            ),
+            DropReason::AddressConflict,
+        ),
     ] {
         assert_eq!(world.send(UP, &packet), [], "{what}");
         assert_eq!(world.verdicts(), [Verdict::Drop(reason)], "{what}");
@@ -113,7 +181,13 @@ fn an_unsolicited_advertisement_moves_a_known_neighbor_and_creates_none() {
     let all = Link::new(new_mac, [0x33, 0x33, 0, 0, 0, 1]);
     for who in ["2001:db8:1::2", "2001:db8:1::99"] {
         let advertisement = on(&all, nd(who, "ff02::1", 136, OVERRIDE, who, Some((2, new_mac))));
-        world.expect(UP, &advertisement, PuntReason::Consumed.into(), &[], &["up0 rx_packets", "up0 consumed"]);
+        world.expect(
+            UP,
+            &advertisement,
+            PuntReason::Consumed.into(),
+            &[],
+            &["up0 rx_packets", "up0 consumed"],
+        );
     }
     assert!(!knows(&world, "2001:db8:1::99"));
     let packet = between("2001:db8:2::10", "2001:db8:1::2");
@@ -125,11 +199,29 @@ fn an_unsolicited_advertisement_moves_a_known_neighbor_and_creates_none() {
 fn router_discovery_and_groups_are_the_kernels() {
     let mut world = World::new();
     for (kind, body) in [(133, vec![]), (134, vec![0; 8])] {
-        let packet = on(&Link::new(STRANGER, [0x33, 0x33, 0, 0, 0, 2]), between("fe80::99", "ff02::2").ttl(255).icmp(kind, 0, 0, &body));
-        world.expect(UP, &packet, PuntReason::Control.into(), &[], &["up0 rx_packets", "up0 control"]);
+        let packet = on(
+            &Link::new(STRANGER, [0x33, 0x33, 0, 0, 0, 2]),
+            between("fe80::99", "ff02::2").ttl(255).icmp(kind, 0, 0, &body),
+        );
+        world.expect(
+            UP,
+            &packet,
+            PuntReason::Control.into(),
+            &[],
+            &["up0 rx_packets", "up0 control"],
+        );
     }
-    let report = on(&Link::new(STRANGER, [0x33, 0x33, 0, 0, 0, 0x16]), between("fe80::99", "ff02::16").ttl(1).icmp(143, 0, 0, &[]));
-    world.expect(UP, &report, PuntReason::Multicast.into(), &[], &["up0 rx_packets", "up0 multicast"]);
+    let report = on(
+        &Link::new(STRANGER, [0x33, 0x33, 0, 0, 0, 0x16]),
+        between("fe80::99", "ff02::16").ttl(1).icmp(143, 0, 0, &[]),
+    );
+    world.expect(
+        UP,
+        &report,
+        PuntReason::Multicast.into(),
+        &[],
+        &["up0 rx_packets", "up0 multicast"],
+    );
 }
 
 #[test]

@@ -2,7 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use etherparse::{EtherType, Ethernet2Header, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, SingleVlanHeader, TcpHeader, UdpHeader, VlanId};
+use etherparse::{
+    EtherType, Ethernet2Header, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, SingleVlanHeader,
+    TcpHeader, UdpHeader, VlanId,
+};
 
 /// Two stations, and the tags between.
 #[derive(Clone, Debug)]
@@ -30,11 +33,18 @@ impl Link {
             1 => vec![0x8100, ether_type],
             _ => vec![0x88a8, 0x8100, ether_type],
         };
-        let header = Ethernet2Header { source: self.src, destination: self.dst, ether_type: EtherType(types[0]) };
+        let header = Ethernet2Header {
+            source: self.src,
+            destination: self.dst,
+            ether_type: EtherType(types[0]),
+        };
         bytes.extend(header.to_bytes());
         for (tag, next) in self.tags.iter().zip(&types[1..]) {
             let vlan_id = VlanId::try_new(*tag).unwrap();
-            bytes.extend(SingleVlanHeader { vlan_id, ether_type: EtherType(*next), ..Default::default() }.to_bytes());
+            bytes.extend(
+                SingleVlanHeader { vlan_id, ether_type: EtherType(*next), ..Default::default() }
+                    .to_bytes(),
+            );
         }
         bytes
     }
@@ -64,7 +74,8 @@ pub fn pseudo(src: IpAddr, dst: IpAddr, protocol: u8, len: usize) -> Vec<u8> {
             [&src.octets()[..], &dst.octets(), &[0, protocol], &(len as u16).to_be_bytes()].concat()
         }
         (IpAddr::V6(src), IpAddr::V6(dst)) => {
-            [&src.octets()[..], &dst.octets(), &(len as u32).to_be_bytes(), &[0, 0, 0, protocol]].concat()
+            [&src.octets()[..], &dst.octets(), &(len as u32).to_be_bytes(), &[0, 0, 0, protocol]]
+                .concat()
         }
         _ => panic!("two families"),
     }
@@ -98,7 +109,16 @@ pub struct Ip {
 }
 
 pub fn between(src: &str, dst: &str) -> Ip {
-    Ip { src: ip(src), dst: ip(dst), ttl: 64, dont_fragment: true, options: vec![], extensions: vec![], fragment: None, tos: 0 }
+    Ip {
+        src: ip(src),
+        dst: ip(dst),
+        ttl: 64,
+        dont_fragment: true,
+        options: vec![],
+        extensions: vec![],
+        fragment: None,
+        tos: 0,
+    }
 }
 
 impl Ip {
@@ -122,7 +142,8 @@ impl Ip {
 
     fn v4(&self, src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, payload: &[u8]) -> Vec<u8> {
         let len = (self.options.len() + payload.len()) as u16;
-        let mut header = Ipv4Header::new(len, self.ttl, IpNumber(protocol), src.octets(), dst.octets()).unwrap();
+        let mut header =
+            Ipv4Header::new(len, self.ttl, IpNumber(protocol), src.octets(), dst.octets()).unwrap();
         header.options = self.options.as_slice().try_into().unwrap();
         header.total_len = 20 + len;
         header.dont_fragment = self.dont_fragment;
@@ -163,13 +184,25 @@ impl Ip {
     }
 
     pub fn udp(&self, sport: u16, dport: u16, payload: &[u8]) -> Vec<u8> {
-        let mut header = UdpHeader { source_port: sport, destination_port: dport, length: 8 + payload.len() as u16, checksum: 0 };
-        let sum = sum(&[&pseudo(self.src, self.dst, 17, 8 + payload.len()), &header.to_bytes(), payload]);
+        let mut header = UdpHeader {
+            source_port: sport,
+            destination_port: dport,
+            length: 8 + payload.len() as u16,
+            checksum: 0,
+        };
+        let sum =
+            sum(&[&pseudo(self.src, self.dst, 17, 8 + payload.len()), &header.to_bytes(), payload]);
         header.checksum = if !sum == 0 { 0xffff } else { !sum };
         self.packet(17, &[&header.to_bytes()[..], payload].concat())
     }
 
-    pub fn tcp(&self, sport: u16, dport: u16, edit: impl FnOnce(&mut TcpHeader), payload: &[u8]) -> Vec<u8> {
+    pub fn tcp(
+        &self,
+        sport: u16,
+        dport: u16,
+        edit: impl FnOnce(&mut TcpHeader),
+        payload: &[u8],
+    ) -> Vec<u8> {
         let mut header = TcpHeader::new(sport, dport, 1000, 512);
         edit(&mut header);
         let len = header.header_len() + payload.len();
@@ -182,7 +215,9 @@ impl Ip {
     }
 
     pub fn sctp(&self, sport: u16, dport: u16, chunks: &[u8]) -> Vec<u8> {
-        let mut bytes = [&sport.to_be_bytes()[..], &dport.to_be_bytes(), &[1, 2, 3, 4], &[0; 4], chunks].concat();
+        let mut bytes =
+            [&sport.to_be_bytes()[..], &dport.to_be_bytes(), &[1, 2, 3, 4], &[0; 4], chunks]
+                .concat();
         let crc = crc32c(&bytes).to_le_bytes();
         bytes[8..12].copy_from_slice(&crc);
         self.packet(132, &bytes)
@@ -220,7 +255,14 @@ pub fn arp(link: &Link, op: u16, sender: ([u8; 6], &str), target: ([u8; 6], &str
 }
 
 /// A neighbor solicitation (135) or advertisement (136) with its option, if any: 1 is the source's, 2 the target's.
-pub fn nd(src: &str, dst: &str, kind: u8, flags: u32, target: &str, option: Option<(u8, [u8; 6])>) -> Vec<u8> {
+pub fn nd(
+    src: &str,
+    dst: &str,
+    kind: u8,
+    flags: u32,
+    target: &str,
+    option: Option<(u8, [u8; 6])>,
+) -> Vec<u8> {
     let target: Ipv6Addr = target.parse().unwrap();
     let mut body = target.octets().to_vec();
     if let Some((kind, mac)) = option {

@@ -65,8 +65,15 @@ fn ipv4_headers_that_contradict_themselves() {
 fn martians() {
     let mut world = World::new();
     let good = on(&client_link(), between("10.0.1.2", "10.0.2.10").udp(1, 2, b"payload"));
-    for src in [[0, 0, 0, 0], [0, 1, 2, 3], [127, 0, 0, 1], [224, 0, 0, 1], [239, 255, 255, 255], [255; 4]] {
-        dropped(&mut world, &format!("from {src:?}"), &edited(&good, 26, &src), DropReason::Martian);
+    for src in
+        [[0, 0, 0, 0], [0, 1, 2, 3], [127, 0, 0, 1], [224, 0, 0, 1], [239, 255, 255, 255], [255; 4]]
+    {
+        dropped(
+            &mut world,
+            &format!("from {src:?}"),
+            &edited(&good, 26, &src),
+            DropReason::Martian,
+        );
     }
     for dst in [[0, 0, 0, 0], [127, 0, 0, 1], [224, 0, 0, 1], [255; 4]] {
         dropped(&mut world, &format!("to {dst:?}"), &edited(&good, 30, &dst), DropReason::Martian);
@@ -80,7 +87,12 @@ fn martians() {
         ("2001:db8:1::2", "::1"),
         ("2001:db8:1::2", "::ffff:10.0.2.10"),
     ] {
-        dropped(&mut world, &format!("{src} to {dst}"), &on(&client_link(), between(src, dst).udp(1, 2, b"")), DropReason::Martian);
+        dropped(
+            &mut world,
+            &format!("{src} to {dst}"),
+            &on(&client_link(), between(src, dst).udp(1, 2, b"")),
+            DropReason::Martian,
+        );
     }
 }
 
@@ -88,8 +100,18 @@ fn martians() {
 fn frames_of_other_stations_and_of_groups() {
     let mut world = World::new();
     let packet = between("10.0.1.2", "10.0.2.10").udp(1, 2, b"payload");
-    dropped(&mut world, "to another", &on(&Link::new(CLIENT_MAC, DOWN_MAC), packet.clone()), DropReason::NotForUs);
-    dropped(&mut world, "from a group", &on(&Link::new([3, 0, 0, 0, 0, 1], UP_MAC), packet.clone()), DropReason::BadEthernet);
+    dropped(
+        &mut world,
+        "to another",
+        &on(&Link::new(CLIENT_MAC, DOWN_MAC), packet.clone()),
+        DropReason::NotForUs,
+    );
+    dropped(
+        &mut world,
+        "from a group",
+        &on(&Link::new([3, 0, 0, 0, 0, 1], UP_MAC), packet.clone()),
+        DropReason::BadEthernet,
+    );
     let mut three_tags = client_link().tagged(&[1, 2]).bytes(0x8100);
     three_tags.extend([0, 3, 8, 0]);
     three_tags.extend(&packet);
@@ -101,7 +123,12 @@ fn options_are_carried_and_the_ports_behind_them_found() {
     let mut world = World::new();
     let mut ip = between("10.0.1.2", VIP);
     // Record route with room for two, a timestamp, router alert.
-    for options in [&[7, 11, 4, 0, 0, 0, 0, 0, 0, 0, 0, 1][..], &[68, 8, 5, 0, 0, 0, 0, 0], &[148, 4, 0, 0], &[1; 40]] {
+    for options in [
+        &[7, 11, 4, 0, 0, 0, 0, 0, 0, 0, 0, 1][..],
+        &[68, 8, 5, 0, 0, 0, 0, 0],
+        &[148, 4, 0, 0],
+        &[1; 40],
+    ] {
         ip.options = options.to_vec();
         let mut out = ip.clone();
         out.dst = crate::packets::ip("10.0.2.10");
@@ -123,10 +150,19 @@ fn source_routes_and_malformed_options_are_refused() {
         (&[1, 1, 1, 68], DropReason::BadHeader),
     ] {
         ip.options = options.to_vec();
-        dropped(&mut world, &format!("{options:?}"), &on(&client_link(), ip.udp(1, 2, b"")), reason);
+        dropped(
+            &mut world,
+            &format!("{options:?}"),
+            &on(&client_link(), ip.udp(1, 2, b"")),
+            reason,
+        );
     }
     ip.options = vec![0, 131, 0, 0];
-    assert_eq!(world.send(UP, &on(&client_link(), ip.udp(1, 2, b""))).len(), 1, "what follows the end of the list is not read");
+    assert_eq!(
+        world.send(UP, &on(&client_link(), ip.udp(1, 2, b""))).len(),
+        1,
+        "what follows the end of the list is not read"
+    );
 }
 
 #[test]
@@ -152,9 +188,19 @@ fn extension_headers_are_walked_to_the_ports() {
     ip.extensions = [eight, vec![(60, vec![0, 0, 1, 4, 0, 0, 0, 0])]].concat();
     dropped(&mut world, "nine", &on(&client_link(), ip.syn(1, 2)), DropReason::ExtensionHeaders);
     ip.extensions = vec![(60, vec![0, 0, 1, 4, 0, 0, 0, 0]), (0, vec![0, 0, 1, 4, 0, 0, 0, 0])];
-    dropped(&mut world, "hop-by-hop second", &on(&client_link(), ip.syn(1, 2)), DropReason::BadHeader);
+    dropped(
+        &mut world,
+        "hop-by-hop second",
+        &on(&client_link(), ip.syn(1, 2)),
+        DropReason::BadHeader,
+    );
     ip.extensions = vec![(60, vec![0, 200, 1, 4, 0, 0, 0, 0])];
-    dropped(&mut world, "longer than the packet", &on(&client_link(), ip.syn(1, 2)), DropReason::Truncated);
+    dropped(
+        &mut world,
+        "longer than the packet",
+        &on(&client_link(), ip.syn(1, 2)),
+        DropReason::Truncated,
+    );
 }
 
 #[test]
@@ -168,10 +214,17 @@ fn payload_of_a_later_fragment_is_never_taken_for_ports() {
     v6.extensions = vec![(44, vec![0, 0, 0, 64, 1, 2, 3, 4])];
     for ip in [v4, v6] {
         let out = on(&to_backend(), ip.clone().ttl(63).packet(6, &looks_like_ports));
-        world.expect(UP, &on(&client_link(), ip.packet(6, &looks_like_ports)), transmit(), &[(DOWN, out)], &[
-            "up0 rx_packets", "up0 tx_packets", "down0 out_packets",
-        ]);
-        assert!(!world.steps.iter().any(|step| matches!(step, Step::Frontend { .. } | Step::Untracked)), "no flow was looked up");
+        world.expect(
+            UP,
+            &on(&client_link(), ip.packet(6, &looks_like_ports)),
+            transmit(),
+            &[(DOWN, out)],
+            &["up0 rx_packets", "up0 tx_packets", "down0 out_packets"],
+        );
+        assert!(
+            !world.steps.iter().any(|step| matches!(step, Step::Frontend { .. } | Step::Untracked)),
+            "no flow was looked up"
+        );
     }
 }
 
@@ -191,6 +244,10 @@ fn a_router_carries_what_only_a_host_would_refuse() {
     ] {
         let sent = world.send(UP, &on(&client_link(), ip.packet(protocol, &payload)));
         assert_eq!(sent.len(), 1, "{what}");
-        assert_eq!(sent[0].bytes, on(&to_backend(), ip.clone().ttl(63).packet(protocol, &payload)), "{what}");
+        assert_eq!(
+            sent[0].bytes,
+            on(&to_backend(), ip.clone().ttl(63).packet(protocol, &payload)),
+            "{what}"
+        );
     }
 }

@@ -14,7 +14,11 @@ fn transmit(interface: u16) -> Verdict {
 
 /// Our ICMP errors to the client.
 fn error_to_client(v6: bool) -> Ip {
-    let mut ip = if v6 { between("2001:db8:1::1", "2001:db8:1::2") } else { between("10.0.1.1", "10.0.1.2") };
+    let mut ip = if v6 {
+        between("2001:db8:1::1", "2001:db8:1::2")
+    } else {
+        between("10.0.1.1", "10.0.1.2")
+    };
     ip.tos = if v6 { 0 } else { 0xc0 };
     ip
 }
@@ -38,7 +42,13 @@ fn a_route_through_a_gateway_may_lead_out_of_the_same_interface() {
     let ip = between("10.0.1.7", "198.51.100.9");
     let packet = on(&Link::new([2, 0, 0, 0, 1, 7], UP_MAC), ip.clone().syn(1, 2));
     let out = on(&to_client(), ip.ttl(63).syn(1, 2));
-    world.expect(UP, &packet, transmit(UP), &[(UP, out)], &["up0 rx_packets", "up0 tx_packets", "up0 out_packets"]);
+    world.expect(
+        UP,
+        &packet,
+        transmit(UP),
+        &[(UP, out)],
+        &["up0 rx_packets", "up0 tx_packets", "up0 out_packets"],
+    );
 }
 
 #[test]
@@ -47,8 +57,11 @@ fn tags_and_padding_stay() {
     let ip = between("10.0.1.2", "10.0.2.10");
     for tags in [&[][..], &[7], &[7, 300]] {
         let padding = [0xaa; 9];
-        let packet = [on(&client_link().tagged(tags), ip.udp(1, 2, b"x")), padding.to_vec()].concat();
-        let out = [on(&to_backend().tagged(tags), ip.clone().ttl(63).udp(1, 2, b"x")), padding.to_vec()].concat();
+        let packet =
+            [on(&client_link().tagged(tags), ip.udp(1, 2, b"x")), padding.to_vec()].concat();
+        let out =
+            [on(&to_backend().tagged(tags), ip.clone().ttl(63).udp(1, 2, b"x")), padding.to_vec()]
+                .concat();
         world.expect(UP, &packet, transmit(DOWN), &[(DOWN, out)], &UP_TO_DOWN);
     }
 }
@@ -57,12 +70,20 @@ fn tags_and_padding_stay() {
 fn a_ttl_that_runs_out_is_answered_with_the_whole_packet_quoted() {
     let mut world = World::new();
     for ttl in [0, 1] {
-        for (src, dst, v6) in [("10.0.1.2", "10.0.2.10", false), ("2001:db8:1::2", "2001:db8:2::10", true)] {
+        for (src, dst, v6) in
+            [("10.0.1.2", "10.0.2.10", false), ("2001:db8:1::2", "2001:db8:2::10", true)]
+        {
             let packet = between(src, dst).ttl(ttl).udp(33434, 33435, b"traceroute");
             let (kind, code) = if v6 { (3, 0) } else { (11, 0) };
             let answer = on(&to_client(), error_to_client(v6).icmp(kind, code, 0, &packet));
             let moved = ["up0 rx_packets", "up0 icmp-time-exceeded", "up0 out_packets"];
-            world.expect(UP, &on(&client_link(), packet), ReplyKind::TimeExceeded.into(), &[(UP, answer)], &moved);
+            world.expect(
+                UP,
+                &on(&client_link(), packet),
+                ReplyKind::TimeExceeded.into(),
+                &[(UP, answer)],
+                &moved,
+            );
         }
     }
 }
@@ -72,10 +93,16 @@ fn quotes_are_as_long_as_the_rfcs_allow() {
     let mut world = World::new();
     let packet = between("10.0.1.2", "10.0.2.10").ttl(1).udp(1, 2, &[7; 1300]);
     let sent = world.send(UP, &on(&client_link(), packet.clone()));
-    assert_eq!(sent[0].bytes, on(&to_client(), error_to_client(false).icmp(11, 0, 0, &packet[..576 - 28])));
+    assert_eq!(
+        sent[0].bytes,
+        on(&to_client(), error_to_client(false).icmp(11, 0, 0, &packet[..576 - 28]))
+    );
     let packet = between("2001:db8:1::2", "2001:db8:2::10").ttl(1).udp(1, 2, &[7; 1350]);
     let sent = world.send(UP, &on(&client_link(), packet.clone()));
-    assert_eq!(sent[0].bytes, on(&to_client(), error_to_client(true).icmp(3, 0, 0, &packet[..1280 - 48])));
+    assert_eq!(
+        sent[0].bytes,
+        on(&to_client(), error_to_client(true).icmp(3, 0, 0, &packet[..1280 - 48]))
+    );
 }
 
 #[test]
@@ -91,29 +118,56 @@ fn no_route_and_unreachable_routes_are_answered_and_black_holes_are_not() {
         let kind = if v6 { 1 } else { 3 };
         let answer = on(&to_client(), error_to_client(v6).icmp(kind, 0, 0, &packet));
         let moved = ["up0 rx_packets", "up0 icmp-net-unreachable", "up0 out_packets"];
-        world.expect(UP, &on(&client_link(), packet), ReplyKind::NetUnreachable.into(), &[(UP, answer)], &moved);
+        world.expect(
+            UP,
+            &on(&client_link(), packet),
+            ReplyKind::NetUnreachable.into(),
+            &[(UP, answer)],
+            &moved,
+        );
     }
     let packet = on(&client_link(), between("10.0.1.2", "203.0.113.1").udp(1, 2, b"x"));
-    world.expect(UP, &packet, DropReason::Blackhole.into(), &[], &["up0 rx_packets", "up0 blackhole"]);
+    world.expect(
+        UP,
+        &packet,
+        DropReason::Blackhole.into(),
+        &[],
+        &["up0 rx_packets", "up0 blackhole"],
+    );
 }
 
 #[test]
 fn what_does_not_fit_and_may_not_be_cut_is_answered_with_the_mtu() {
     let mut world = World::new();
-    for (src, dst, v6) in [("10.0.1.2", "10.0.2.10", false), ("2001:db8:1::2", "2001:db8:2::10", true)] {
+    for (src, dst, v6) in
+        [("10.0.1.2", "10.0.2.10", false), ("2001:db8:1::2", "2001:db8:2::10", true)]
+    {
         let headers = if v6 { 48 } else { 28 };
         let fits = between(src, dst).udp(1, 2, &vec![0; 1400 - headers]);
         assert_eq!(world.send(UP, &on(&client_link(), fits))[0].interface, DOWN);
         let packet = between(src, dst).udp(1, 2, &vec![0; 1401 - headers]);
         let (kind, code, quoted) = if v6 { (2, 0, 1232) } else { (3, 4, 548) };
-        let answer = on(&to_client(), error_to_client(v6).icmp(kind, code, 1400, &packet[..quoted]));
+        let answer =
+            on(&to_client(), error_to_client(v6).icmp(kind, code, 1400, &packet[..quoted]));
         let moved = ["up0 rx_packets", "up0 icmp-too-big", "up0 out_packets"];
-        world.expect(UP, &on(&client_link(), packet), ReplyKind::TooBig.into(), &[(UP, answer)], &moved);
+        world.expect(
+            UP,
+            &on(&client_link(), packet),
+            ReplyKind::TooBig.into(),
+            &[(UP, answer)],
+            &moved,
+        );
     }
     let mut may_be_cut = between("10.0.1.2", "10.0.2.10");
     may_be_cut.dont_fragment = false;
     let packet = on(&client_link(), may_be_cut.udp(1, 2, &[0; 1400]));
-    world.expect(UP, &packet, DropReason::FragmentNeeded.into(), &[], &["up0 rx_packets", "up0 fragment_needed"]);
+    world.expect(
+        UP,
+        &packet,
+        DropReason::FragmentNeeded.into(),
+        &[],
+        &["up0 rx_packets", "up0 fragment_needed"],
+    );
 }
 
 #[test]
@@ -129,7 +183,13 @@ fn errors_are_never_answered_with_errors() {
         between("2001:db8:1::2", "2001:db8:2::10").ttl(1).icmp(1, 4, 0, &quoted6),
         between("2001:db8:1::2", "2001:db8:2::10").ttl(1).icmp(100, 0, 0, &[]),
     ] {
-        world.expect(UP, &on(&client_link(), packet), DropReason::TtlExceeded.into(), &[], &["up0 rx_packets", "up0 ttl_exceeded"]);
+        world.expect(
+            UP,
+            &on(&client_link(), packet),
+            DropReason::TtlExceeded.into(),
+            &[],
+            &["up0 rx_packets", "up0 ttl_exceeded"],
+        );
     }
     // An echo request is no error.
     let ping = between("10.0.1.2", "10.0.2.10").ttl(1).icmp(8, 0, 1, b"x");
@@ -143,7 +203,13 @@ fn a_later_fragment_is_not_complained_about_and_the_first_is() {
     let mut ip = between("10.0.1.2", "10.0.2.10").ttl(1);
     ip.fragment = Some((64, true));
     let packet = on(&client_link(), ip.packet(17, &[0; 64]));
-    world.expect(UP, &packet, DropReason::TtlExceeded.into(), &[], &["up0 rx_packets", "up0 ttl_exceeded"]);
+    world.expect(
+        UP,
+        &packet,
+        DropReason::TtlExceeded.into(),
+        &[],
+        &["up0 rx_packets", "up0 ttl_exceeded"],
+    );
     ip.fragment = Some((0, true));
     world.send(UP, &on(&client_link(), ip.packet(17, &[0; 64])));
     assert_eq!(world.verdicts(), [ReplyKind::TimeExceeded.into()]);
@@ -164,29 +230,68 @@ fn errors_are_limited_and_the_rest_dropped_for_its_reason() {
 #[test]
 fn groups_and_other_protocols_are_the_kernels() {
     let mut world = World::new();
-    let dhcp = on(&Link::new(CLIENT_MAC, [0xff; 6]), between("10.0.1.2", "255.255.255.255").udp(68, 67, b""));
-    world.expect(UP, &dhcp, PuntReason::Broadcast.into(), &[], &["up0 rx_packets", "up0 broadcast"]);
-    let mdns = on(&Link::new(CLIENT_MAC, [1, 0, 0x5e, 0, 0, 0xfb]), between("10.0.1.2", "224.0.0.251").udp(5353, 5353, b""));
-    world.expect(UP, &mdns, PuntReason::Multicast.into(), &[], &["up0 rx_packets", "up0 multicast"]);
-    let lldp = [Link::new(CLIENT_MAC, [1, 0x80, 0xc2, 0, 0, 0x0e]).bytes(0x88cc), vec![0; 46]].concat();
-    world.expect(UP, &lldp, PuntReason::EtherType.into(), &[], &["up0 rx_packets", "up0 ether_type"]);
+    let dhcp = on(
+        &Link::new(CLIENT_MAC, [0xff; 6]),
+        between("10.0.1.2", "255.255.255.255").udp(68, 67, b""),
+    );
+    world.expect(
+        UP,
+        &dhcp,
+        PuntReason::Broadcast.into(),
+        &[],
+        &["up0 rx_packets", "up0 broadcast"],
+    );
+    let mdns = on(
+        &Link::new(CLIENT_MAC, [1, 0, 0x5e, 0, 0, 0xfb]),
+        between("10.0.1.2", "224.0.0.251").udp(5353, 5353, b""),
+    );
+    world.expect(
+        UP,
+        &mdns,
+        PuntReason::Multicast.into(),
+        &[],
+        &["up0 rx_packets", "up0 multicast"],
+    );
+    let lldp =
+        [Link::new(CLIENT_MAC, [1, 0x80, 0xc2, 0, 0, 0x0e]).bytes(0x88cc), vec![0; 46]].concat();
+    world.expect(
+        UP,
+        &lldp,
+        PuntReason::EtherType.into(),
+        &[],
+        &["up0 rx_packets", "up0 ether_type"],
+    );
 }
 
 #[test]
 fn link_local_addresses_do_not_leave_their_link() {
     let mut world = World::new();
     let packet = on(&client_link(), between("2001:db8:1::2", "fe80::1234").udp(1, 2, b""));
-    world.expect(UP, &packet, DropReason::BeyondScope.into(), &[], &["up0 rx_packets", "up0 beyond_scope"]);
+    world.expect(
+        UP,
+        &packet,
+        DropReason::BeyondScope.into(),
+        &[],
+        &["up0 rx_packets", "up0 beyond_scope"],
+    );
     let packet = between("fe80::2", "2001:db8:2::10").udp(1, 2, b"");
     let answer = on(&to_client(), between("fe80::ff:fe00:10", "fe80::2").icmp(1, 2, 0, &packet));
     let moved = ["up0 rx_packets", "up0 icmp-beyond-scope", "up0 out_packets"];
-    world.expect(UP, &on(&client_link(), packet), ReplyKind::BeyondScope.into(), &[(UP, answer)], &moved);
+    world.expect(
+        UP,
+        &on(&client_link(), packet),
+        ReplyKind::BeyondScope.into(),
+        &[(UP, answer)],
+        &moved,
+    );
 }
 
 #[test]
 fn equal_ways_share_the_flows_and_each_flow_keeps_its_own() {
     let mut world = World::new();
-    let hop = |interface, gateway: &str| (NextHop { interface: InterfaceId(interface), gateway: Some(addr(gateway)) }, 1);
+    let hop = |interface, gateway: &str| {
+        (NextHop { interface: InterfaceId(interface), gateway: Some(addr(gateway)) }, 1)
+    };
     let group = RouteSpec::Forward(vec![hop(UP, "10.0.1.2"), hop(DOWN, "10.0.2.10")]);
     world.writer.set_route("100.64.0.0/16".parse().unwrap(), &group).unwrap();
     world.writer.publish().unwrap();
@@ -204,14 +309,18 @@ fn equal_ways_share_the_flows_and_each_flow_keeps_its_own() {
 #[test]
 fn all_fragments_of_a_packet_take_one_way() {
     let mut world = World::new();
-    let hop = |interface, gateway: &str| (NextHop { interface: InterfaceId(interface), gateway: Some(addr(gateway)) }, 1);
+    let hop = |interface, gateway: &str| {
+        (NextHop { interface: InterfaceId(interface), gateway: Some(addr(gateway)) }, 1)
+    };
     let group = RouteSpec::Forward(vec![hop(UP, "10.0.1.2"), hop(DOWN, "10.0.2.10")]);
     world.writer.set_route("100.64.0.0/16".parse().unwrap(), &group).unwrap();
     world.writer.publish().unwrap();
     for host in 0..50 {
         let mut ip = between("10.0.1.2", &format!("100.64.0.{host}"));
         let mut ways = Vec::new();
-        for (offset, more, payload) in [(0, true, [host; 64]), (64, true, [0xff; 64]), (128, false, [3; 64])] {
+        for (offset, more, payload) in
+            [(0, true, [host; 64]), (64, true, [0xff; 64]), (128, false, [3; 64])]
+        {
             ip.fragment = Some((offset, more));
             ways.push(world.send(UP, &on(&client_link(), ip.packet(17, &payload)))[0].interface);
         }

@@ -31,7 +31,10 @@ fn one_request_a_second_and_the_first_packets_go_out_after_the_answer() {
     let mut world = World::unresolved(1, false, Settings::default());
     let packets: Vec<_> = (0..100).map(packet).collect();
     let sent = world.send_all(0, UP, &packets);
-    assert_eq!(sent.iter().map(|it| (it.interface, it.bytes.clone())).collect::<Vec<_>>(), [(DOWN, request())]);
+    assert_eq!(
+        sent.iter().map(|it| (it.interface, it.bytes.clone())).collect::<Vec<_>>(),
+        [(DOWN, request())]
+    );
     let counters = world.counters();
     assert_eq!(counters["up0 held_packets"], 16);
     assert_eq!(counters["up0 arp_incomplete"], 84);
@@ -44,7 +47,11 @@ fn one_request_a_second_and_the_first_packets_go_out_after_the_answer() {
 
     assert_eq!(world.send(DOWN, &answer()), []);
     let released = world.tick(MILLISECOND);
-    assert_eq!(released.iter().map(|it| it.bytes.clone()).collect::<Vec<_>>(), (0..16).map(forwarded).collect::<Vec<_>>(), "in order");
+    assert_eq!(
+        released.iter().map(|it| it.bytes.clone()).collect::<Vec<_>>(),
+        (0..16).map(forwarded).collect::<Vec<_>>(),
+        "in order"
+    );
     let counters = world.counters();
     assert_eq!(counters.get("up0 held_packets"), None);
     assert_eq!(counters["up0 tx_packets"], 16);
@@ -68,7 +75,11 @@ fn a_neighbor_that_never_answers_costs_three_requests_and_one_error() {
     let quote = between("10.0.1.2", "10.0.2.10").udp(1000, 2000, &[0; 4]);
     let mut error = between("10.0.1.1", "10.0.1.2");
     error.tos = 0xc0;
-    assert_eq!(errors, [on(&to_client(), error.icmp(3, 1, 0, &quote))], "host unreachable, for the first packet");
+    assert_eq!(
+        errors,
+        [on(&to_client(), error.icmp(3, 1, 0, &quote))],
+        "host unreachable, for the first packet"
+    );
     let counters = world.counters();
     assert_eq!(counters["up0 icmp-host-unreachable"], 1);
     assert_eq!(counters["up0 arp_incomplete"], 1);
@@ -78,7 +89,11 @@ fn a_neighbor_that_never_answers_costs_three_requests_and_one_error() {
 #[test]
 fn a_scan_holds_no_more_than_its_share() {
     let mut world = World::unresolved(1, false, Settings::default());
-    let scan: Vec<_> = (0..200u8).map(|n| on(&client_link(), between("10.0.1.2", &format!("10.0.2.{}", 20 + n)).udp(1, 2, b""))).collect();
+    let scan: Vec<_> = (0..200u8)
+        .map(|n| {
+            on(&client_link(), between("10.0.1.2", &format!("10.0.2.{}", 20 + n)).udp(1, 2, b""))
+        })
+        .collect();
     world.send_all(0, UP, &scan);
     assert!(world.workers[0].state.local.held() <= 64, "{}", world.workers[0].state.local.held());
     assert_eq!(world.verdicts().len(), 200);
@@ -89,8 +104,16 @@ fn a_scan_holds_no_more_than_its_share() {
 #[test]
 fn the_request_carries_the_tags_of_the_packet_that_waits() {
     let mut world = World::unresolved(1, false, Settings::default());
-    let sent = world.send(UP, &on(&client_link().tagged(&[42]), between("10.0.1.2", "10.0.2.10").udp(1, 2, b"")));
-    let tagged = arp(&Link::new(DOWN_MAC, [0xff; 6]).tagged(&[42]), 1, (DOWN_MAC, "10.0.2.1"), (NOBODY, "10.0.2.10"));
+    let sent = world.send(
+        UP,
+        &on(&client_link().tagged(&[42]), between("10.0.1.2", "10.0.2.10").udp(1, 2, b"")),
+    );
+    let tagged = arp(
+        &Link::new(DOWN_MAC, [0xff; 6]).tagged(&[42]),
+        1,
+        (DOWN_MAC, "10.0.2.1"),
+        (NOBODY, "10.0.2.10"),
+    );
     assert_eq!(sent[0].bytes, tagged);
 }
 
@@ -99,11 +122,19 @@ fn an_ipv6_neighbor_is_solicited_at_its_group() {
     let mut world = World::unresolved(1, false, Settings::default());
     let waiting = between("2001:db8:1::2", "2001:db8:2::10");
     let sent = world.send(UP, &on(&client_link(), waiting.clone().udp(1, 2, b"hello")));
-    let solicitation = nd("2001:db8:2::1", "ff02::1:ff00:10", 135, 0, "2001:db8:2::10", Some((1, DOWN_MAC)));
-    assert_eq!(sent[0].bytes, on(&Link::new(DOWN_MAC, [0x33, 0x33, 0xff, 0, 0, 0x10]), solicitation));
-    assert_eq!(world.verdicts(), [Verdict::Hold { interface: InterfaceId(DOWN), neighbor: addr("2001:db8:2::10") }]);
+    let solicitation =
+        nd("2001:db8:2::1", "ff02::1:ff00:10", 135, 0, "2001:db8:2::10", Some((1, DOWN_MAC)));
+    assert_eq!(
+        sent[0].bytes,
+        on(&Link::new(DOWN_MAC, [0x33, 0x33, 0xff, 0, 0, 0x10]), solicitation)
+    );
+    assert_eq!(
+        world.verdicts(),
+        [Verdict::Hold { interface: InterfaceId(DOWN), neighbor: addr("2001:db8:2::10") }]
+    );
     let flags = 1 << 30 | 1 << 29;
-    let answer = nd("2001:db8:2::10", "2001:db8:2::1", 136, flags, "2001:db8:2::10", Some((2, BACKEND_MAC)));
+    let answer =
+        nd("2001:db8:2::10", "2001:db8:2::1", 136, flags, "2001:db8:2::10", Some((2, BACKEND_MAC)));
     world.send(DOWN, &on(&backend_link(), answer));
     let released = world.tick(MILLISECOND);
     assert_eq!(released[0].bytes, on(&to_backend(), waiting.ttl(63).udp(1, 2, b"hello")));
@@ -113,15 +144,26 @@ fn an_ipv6_neighbor_is_solicited_at_its_group() {
 fn the_broadcast_address_of_a_network_is_nobodys() {
     let mut world = World::new();
     let packet = on(&client_link(), between("10.0.1.2", "10.0.2.255").udp(1, 2, b""));
-    world.expect(UP, &packet, DropReason::DirectedBroadcast.into(), &[], &["up0 rx_packets", "up0 directed_broadcast"]);
+    world.expect(
+        UP,
+        &packet,
+        DropReason::DirectedBroadcast.into(),
+        &[],
+        &["up0 rx_packets", "up0 directed_broadcast"],
+    );
 }
 
 #[test]
 fn a_neighbor_not_heard_of_for_long_is_asked_alone_while_traffic_goes_on() {
     let mut world = World::new();
-    let before = world.send(UP, &packet(0)).len();
-    assert!(before >= 1);
+    assert_eq!(world.send(UP, &packet(0)).len(), 1);
     world.now += 120 * SECOND;
+    // The neighbor may prove itself by speaking first (RFC 4861 section 7.3.3: DELAY, five seconds).
+    assert_eq!(
+        world.send(UP, &packet(0)).iter().map(|it| it.bytes.clone()).collect::<Vec<_>>(),
+        [forwarded(0)]
+    );
+    world.now += 5 * SECOND;
     let sent = world.send(UP, &packet(1));
     let probe = arp(&to_backend(), 1, (DOWN_MAC, "10.0.2.1"), (NOBODY, "10.0.2.10"));
     let bytes: Vec<_> = sent.iter().map(|it| it.bytes.clone()).collect();

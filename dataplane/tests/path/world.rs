@@ -13,8 +13,8 @@ use millrace_dataplane::state::State;
 use millrace_dataplane::trace::{Recorder, Step};
 use millrace_dataplane::verdict::Verdict;
 use millrace_tables::{
-    BackendSpec, FrontendKind, FrontendSpec, InterfaceId, InterfaceKind, NextHop, RouteSpec, SegmentConfig, ServiceSpec, SetChoice,
-    WhenEmpty, Writer,
+    BackendSpec, FrontendKind, FrontendSpec, InterfaceId, InterfaceKind, NextHop, RouteSpec,
+    SegmentConfig, ServiceSpec, SetChoice, WhenEmpty, Writer,
 };
 use millrace_wire::{Addr, Mac};
 use millrace_xsk::{Pool, TxOffload, Umem, UmemConfig};
@@ -82,11 +82,21 @@ fn glean(interface: u16) -> RouteSpec {
 }
 
 fn via(interface: u16, gateway: &str) -> RouteSpec {
-    RouteSpec::Forward(vec![(NextHop { interface: InterfaceId(interface), gateway: Some(addr(gateway)) }, 1)])
+    RouteSpec::Forward(vec![(
+        NextHop { interface: InterfaceId(interface), gateway: Some(addr(gateway)) },
+        1,
+    )])
 }
 
 pub fn frontend(vip: &str, port: u16, protocol: u8) -> FrontendSpec {
-    FrontendSpec { addr: addr(vip), port, protocol, kind: FrontendKind::CLUSTER_IP, set: SetChoice::Cluster, flags: 0 }
+    FrontendSpec {
+        addr: addr(vip),
+        port,
+        protocol,
+        kind: FrontendKind::CLUSTER_IP,
+        set: SetChoice::Cluster,
+        flags: 0,
+    }
 }
 
 pub fn service(name: &str, frontends: &[FrontendSpec], backends: &[(&str, u16)]) -> ServiceSpec {
@@ -133,13 +143,31 @@ impl World {
     /// Nobody is known.
     pub fn unresolved(workers: usize, partial_checksums: bool, settings: Settings) -> World {
         let interfaces = Interfaces::new(vec![
-            interface(UP, "up0", UP_MAC, 1500, &["10.0.1.1/24", "2001:db8:1::1/64"], partial_checksums),
-            interface(DOWN, "down0", DOWN_MAC, 1400, &["10.0.2.1/24", "2001:db8:2::1/64"], partial_checksums),
+            interface(
+                UP,
+                "up0",
+                UP_MAC,
+                1500,
+                &["10.0.1.1/24", "2001:db8:1::1/64"],
+                partial_checksums,
+            ),
+            interface(
+                DOWN,
+                "down0",
+                DOWN_MAC,
+                1400,
+                &["10.0.2.1/24", "2001:db8:2::1/64"],
+                partial_checksums,
+            ),
         ]);
         let interfaces = Arc::new(interfaces.unwrap());
-        let (umem, frames) = Umem::new(&UmemConfig { frames: FRAMES * workers as u32, ..UmemConfig::default() }).unwrap();
+        let (umem, frames) =
+            Umem::new(&UmemConfig { frames: FRAMES * workers as u32, ..UmemConfig::default() })
+                .unwrap();
         let mut all = Pool::new(&umem, frames);
-        let locals = (0..workers).map(|_| Local::new(all.split(FRAMES as usize), Arc::clone(&interfaces), settings)).collect();
+        let locals = (0..workers)
+            .map(|_| Local::new(all.split(FRAMES as usize), Arc::clone(&interfaces), settings))
+            .collect();
         let workers = crate::states::build(&interfaces, locals)
             .into_iter()
             .map(|state| Worker {
@@ -156,13 +184,24 @@ impl World {
         use crate::packets::{arp, nd, on};
         for (interface, mac, ours_mac, ours, v4, v6, node) in [
             (UP, CLIENT_MAC, UP_MAC, "10.0.1.1", "10.0.1.2", "2001:db8:1::2", "2001:db8:1::1"),
-            (DOWN, BACKEND_MAC, DOWN_MAC, "10.0.2.1", "10.0.2.10", "2001:db8:2::10", "2001:db8:2::1"),
+            (
+                DOWN,
+                BACKEND_MAC,
+                DOWN_MAC,
+                "10.0.2.1",
+                "10.0.2.10",
+                "2001:db8:2::10",
+                "2001:db8:2::1",
+            ),
         ] {
             let (everyone, link) = (Link::new(mac, [0xff; 6]), Link::new(mac, ours_mac));
             self.send(interface, &arp(&everyone, 1, (mac, v4), ([0; 6], ours)));
             self.send(interface, &arp(&link, 2, (mac, v4), (ours_mac, ours)));
             let group = Link::new(mac, [0x33, 0x33, 0xff, 0, 0, 1]);
-            self.send(interface, &on(&group, nd(v6, "ff02::1:ff00:1", 135, 0, node, Some((1, mac)))));
+            self.send(
+                interface,
+                &on(&group, nd(v6, "ff02::1:ff00:1", 135, 0, node, Some((1, mac)))),
+            );
             self.send(interface, &on(&link, nd(v6, node, 136, 3 << 29, v6, Some((2, mac)))));
         }
     }
@@ -177,11 +216,23 @@ impl World {
         let tables = self.writer.tables();
         let one = &mut self.workers[worker];
         for bytes in packets {
-            assert!(one.queues[usize::from(interface)].offer(&mut one.state.local.pool, bytes), "no frame for {} bytes", bytes.len());
+            assert!(
+                one.queues[usize::from(interface)].offer(&mut one.state.local.pool, bytes),
+                "no frame for {} bytes",
+                bytes.len()
+            );
         }
         let mut recorder = Recorder::default();
         let id = InterfaceId(interface);
-        while pipeline::burst(id, &mut one.queues, tables.snapshot(), &mut one.state, self.now, &mut recorder) != 0 {
+        while pipeline::burst(
+            id,
+            &mut one.queues,
+            tables.snapshot(),
+            &mut one.state,
+            self.now,
+            &mut recorder,
+        ) != 0
+        {
             one.state.quiesce();
         }
         self.steps = recorder.steps;
@@ -204,7 +255,11 @@ impl World {
         let mut sent = Vec::new();
         for interface in [UP, DOWN] {
             let pool = &mut one.state.local.pool;
-            sent.extend(one.queues[usize::from(interface)].sent(pool).into_iter().map(|it| Sent { interface, bytes: it.bytes, offload: it.offload }));
+            sent.extend(one.queues[usize::from(interface)].sent(pool).into_iter().map(|it| Sent {
+                interface,
+                bytes: it.bytes,
+                offload: it.offload,
+            }));
         }
         self.check_books(worker);
         sent
@@ -219,12 +274,21 @@ impl World {
             assert_eq!(ledger.imbalance(), 0, "interface {interface}: {ledger:?}");
         }
         let in_flight: usize = one.queues.iter().map(MemoryQueue::in_flight).sum();
-        assert_eq!(one.state.local.pool.len() + in_flight + one.state.local.held(), one.frames, "a frame was lost");
+        assert_eq!(
+            one.state.local.pool.len() + in_flight + one.state.local.held(),
+            one.frames,
+            "a frame was lost"
+        );
     }
 
     /// The verdicts of the last call, in order.
     pub fn verdicts(&self) -> Vec<Verdict> {
-        self.steps.iter().filter_map(|step| if let Step::Verdict(verdict) = step { Some(*verdict) } else { None }).collect()
+        self.steps
+            .iter()
+            .filter_map(
+                |step| if let Step::Verdict(verdict) = step { Some(*verdict) } else { None },
+            )
+            .collect()
     }
 
     /// All counters of all workers that are not zero, bytes aside: `"up0 rx_packets" → 3`.
@@ -235,7 +299,9 @@ impl World {
                 let block = one.state.counters.interface(InterfaceId(interface));
                 for place in 0..COUNTERS {
                     let row = describe(place).unwrap();
-                    if block.get(place) != 0 && !(row.kind == Kind::Counter && row.name.ends_with("bytes")) {
+                    if block.get(place) != 0
+                        && !(row.kind == Kind::Counter && row.name.ends_with("bytes"))
+                    {
                         *all.entry(format!("{name} {}", row.name)).or_default() += block.get(place);
                     }
                 }
@@ -247,7 +313,14 @@ impl World {
     /// Sends one packet and asserts all that it did: the verdict, the bytes that left, and every counter. Each name in
     /// `moved` stands for one step up; counters that are not named must not have moved.
     #[track_caller]
-    pub fn expect(&mut self, interface: u16, bytes: &[u8], verdict: Verdict, leaves: &[(u16, Vec<u8>)], moved: &[&str]) {
+    pub fn expect(
+        &mut self,
+        interface: u16,
+        bytes: &[u8],
+        verdict: Verdict,
+        leaves: &[(u16, Vec<u8>)],
+        moved: &[&str],
+    ) {
         let mut before = self.counters();
         let sent = self.send(interface, bytes);
         assert_eq!(self.verdicts(), [verdict], "{:#?}", self.steps);
@@ -269,13 +342,21 @@ fn hex(frames: &[(u16, Vec<u8>)]) -> Vec<String> {
     frames.iter().map(line).collect()
 }
 
-fn interface(id: u16, name: &str, mac: [u8; 6], mtu: u32, addresses: &[&str], partial: bool) -> Interface {
+fn interface(
+    id: u16,
+    name: &str,
+    mac: [u8; 6],
+    mtu: u32,
+    addresses: &[&str],
+    partial: bool,
+) -> Interface {
     let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
     Interface::new(InterfaceId(id), name, Mac(mac), mtu, InterfaceKind::UPLINK, addresses, partial)
 }
 
 fn tables() -> Writer {
-    let mut writer = Writer::create(&SegmentConfig { bytes: 64 << 20, ..SegmentConfig::default() }).unwrap();
+    let mut writer =
+        Writer::create(&SegmentConfig { bytes: 64 << 20, ..SegmentConfig::default() }).unwrap();
     for (prefix, route) in [
         ("10.0.1.0/24", glean(UP)),
         ("10.0.2.0/24", glean(DOWN)),
@@ -294,14 +375,51 @@ fn tables() -> Writer {
         writer.set_route(prefix.parse().unwrap(), &route).unwrap();
     }
     let all = |vip| [frontend(vip, 80, 6), frontend(vip, 53, 17), frontend(vip, 9, 132)];
-    writer.set_service("default/web", &service("default/web:http", &all(VIP), &[("10.0.2.10", 8080)])).unwrap();
-    writer.set_service("default/web/6", &service("default/web:http", &all(VIP6), &[("2001:db8:2::10", 8080)])).unwrap();
+    writer
+        .set_service("default/web", &service("default/web:http", &all(VIP), &[("10.0.2.10", 8080)]))
+        .unwrap();
+    writer
+        .set_service(
+            "default/web/6",
+            &service("default/web:http", &all(VIP6), &[("2001:db8:2::10", 8080)]),
+        )
+        .unwrap();
     let empty = |vip| [frontend(vip, 81, 6), frontend(vip, 81, 17), frontend(vip, 81, 132)];
     writer.set_service("default/empty", &service("default/empty:http", &empty(VIP), &[])).unwrap();
-    writer.set_service("default/empty/6", &service("default/empty:http", &empty(VIP6), &[])).unwrap();
+    writer
+        .set_service("default/empty/6", &service("default/empty:http", &empty(VIP6), &[]))
+        .unwrap();
     let mut silent = service("default/silent:http", &[frontend(VIP, 82, 6)], &[]);
     silent.when_cluster_empty = WhenEmpty::Drop;
     writer.set_service("default/silent", &silent).unwrap();
     writer.publish().unwrap();
     writer
+}
+
+impl World {
+    /// From now on the queues complete checksums.
+    pub fn offload_checksums(&mut self) {
+        for worker in &mut self.workers {
+            for queue in &mut worker.queues {
+                let umem = Arc::clone(worker.state.local.pool.umem());
+                *queue = MemoryQueue::new(umem, 256).with_checksum_offload();
+            }
+        }
+    }
+
+    /// Gives every interface this MTU.
+    pub fn set_mtu(&mut self, mtu: u32) {
+        for worker in &mut self.workers {
+            let mut all: Vec<Interface> = worker.state.local.interfaces.iter().cloned().collect();
+            for interface in &mut all {
+                interface.mtu = mtu;
+            }
+            worker.state.local.interfaces = Arc::new(Interfaces::new(all).unwrap());
+        }
+    }
+
+    /// Somebody has taken `frames` frames out of worker 0's pool.
+    pub fn lend(&mut self, frames: usize) {
+        self.workers[0].frames -= frames;
+    }
 }

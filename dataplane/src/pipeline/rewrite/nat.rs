@@ -69,6 +69,7 @@ fn transport(
     edit: &Edit,
     partial: bool,
 ) -> Result<(), Verdict> {
+    let new_ports = [U16::new(new.sport), U16::new(new.dport)];
     match headers.protocol {
         Protocol::TCP => {
             let segment = view_mut::<tcp::Header>(bytes, headers.l4)?;
@@ -77,8 +78,7 @@ fn transport(
             let check =
                 if partial { edit.addresses.apply_sum(check) } else { edit.all().apply(check) };
             segment.checksum = U16::new(check);
-            segment.src_port = U16::new(new.sport);
-            segment.dst_port = U16::new(new.dport);
+            [segment.src_port, segment.dst_port] = new_ports;
         }
         Protocol::UDP => {
             let datagram = view_mut::<udp::Header>(bytes, headers.l4)?;
@@ -86,25 +86,17 @@ fn transport(
             let check =
                 if partial { edit.addresses.apply_sum(check) } else { edit.all().apply_udp(check) };
             datagram.checksum = U16::new(check);
-            datagram.src_port = U16::new(new.sport);
-            datagram.dst_port = U16::new(new.dport);
+            [datagram.src_port, datagram.dst_port] = new_ports;
         }
         Protocol::SCTP => {
             // The CRC covers the ports but no addresses (RFC 9260 section 6.8). A partial one is computed whole, later.
             let packet = view_mut::<sctp::Header>(bytes, headers.l4)?;
-            let (old_ports, new_ports) =
-                (ports(headers.tuple.sport, headers.tuple.dport), ports(new.sport, new.dport));
-            if old_ports != new_ports {
-                let after = (headers.l4_len() as usize).saturating_sub(old_ports.len());
-                packet.checksum.set(crc32c::update(
-                    packet.checksum.get(),
-                    &old_ports,
-                    &new_ports,
-                    after,
-                ));
-                packet.src_port = U16::new(new.sport);
-                packet.dst_port = U16::new(new.dport);
+            let (old, new) = (ports(&headers.tuple), ports(new));
+            if old != new && !partial {
+                let after = (headers.l4_len() as usize).saturating_sub(old.len());
+                packet.checksum.set(crc32c::update(packet.checksum.get(), &old, &new, after));
             }
+            [packet.src_port, packet.dst_port] = new_ports;
         }
         _ => {}
     }
@@ -112,7 +104,7 @@ fn transport(
 }
 
 /// The first four bytes of an L4 header.
-fn ports(sport: u16, dport: u16) -> [u8; 4] {
-    let ([a, b], [c, d]) = (sport.to_be_bytes(), dport.to_be_bytes());
+pub(super) fn ports(tuple: &Tuple) -> [u8; 4] {
+    let ([a, b], [c, d]) = (tuple.sport.to_be_bytes(), tuple.dport.to_be_bytes());
     [a, b, c, d]
 }

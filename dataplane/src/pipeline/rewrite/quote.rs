@@ -5,9 +5,9 @@
 //! router on the way sent it. The quoted TTL, length and payload stay as they are (they are evidence), the quoted checksums are
 //! mended where they lie within the quote, and so is the error's own.
 
-use millrace_wire::{Delta, Protocol, U16, View, crc32c, icmp, icmpv6, ipv4, ipv6, sctp, tcp, udp};
+use millrace_wire::{Delta, Protocol, U16, View, crc32c, icmp, icmpv6, ipv4, ipv6};
 
-use super::nat::Edit;
+use super::nat::{Edit, ports};
 use crate::flow::Tuple;
 use crate::packet::{Headers, Network, Quote, view_mut};
 use crate::verdict::Verdict;
@@ -99,26 +99,22 @@ fn inner(
             l4_len += ip.payload_len().saturating_sub(before_l4);
         }
     }
-    // All of the header may not be there; the ports are (`parse` read them), the checksum perhaps.
+    // The ports are there (`parse` read them), the checksum perhaps. Half a field can't be mended.
+    let field = quote.l4 + quote.protocol.checksum_offset().unwrap_or_default() as u16;
     let mended = match quote.protocol {
-        Protocol::TCP => view_mut::<tcp::Header>(bytes, quote.l4)
-            .ok()
-            .map(|it| mend(&mut it.checksum, |check| edit.all().apply(check))),
-        Protocol::UDP => view_mut::<udp::Header>(bytes, quote.l4)
-            .ok()
-            .map(|it| mend(&mut it.checksum, |check| edit.all().apply_udp(check))),
-        Protocol::SCTP => view_mut::<sctp::Header>(bytes, quote.l4).ok().map(|it| {
-            let before = it.checksum.get();
-            let after = crc32c::update(
-                before,
-                &port_bytes(old),
-                &port_bytes(new),
-                l4_len.saturating_sub(4),
-            );
-            it.checksum.set(after);
-            Delta::of(&before.to_le_bytes(), &after.to_le_bytes())
+        Protocol::TCP => {
+            view_mut::<U16>(bytes, field).map(|field| mend(field, |check| edit.all().apply(check)))
+        }
+        Protocol::UDP => view_mut::<U16>(bytes, field)
+            .map(|field| mend(field, |check| edit.all().apply_udp(check))),
+        _ => view_mut::<[u8; 4]>(bytes, field).map(|field| {
+            // SCTP: the CRC is over the whole packet, whatever of it is quoted.
+            let before = *field;
+            let (old, new) = (ports(old), ports(new));
+            let after = l4_len.saturating_sub(old.len());
+            *field = crc32c::update(u32::from_le_bytes(before), &old, &new, after).to_le_bytes();
+            Delta::of(&before, field)
         }),
-        _ => None,
     };
     let ports = view_mut::<[U16; 2]>(bytes, quote.l4)?;
     *ports = [U16::new(new.sport), U16::new(new.dport)];
@@ -131,9 +127,4 @@ fn mend(field: &mut U16, edit: impl FnOnce(u16) -> u16) -> Delta {
     let after = edit(before);
     field.set(after);
     Delta::of_word(before, after)
-}
-
-fn port_bytes(tuple: &Tuple) -> [u8; 4] {
-    let ([a, b], [c, d]) = (tuple.sport.to_be_bytes(), tuple.dport.to_be_bytes());
-    [a, b, c, d]
 }
