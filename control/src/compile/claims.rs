@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use millrace_tables::{FrontendKind, FrontendSpec};
 use millrace_wire::Addr;
 
-use super::{Part, place};
+use super::{Part, Place, place};
 
 /// A frontend that is asked for more than once.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,7 +24,11 @@ pub struct Conflict {
 
 /// All that services ask for.
 #[derive(Debug, Default)]
-pub(super) struct Claims(BTreeMap<(Addr, u16, u8), BTreeSet<Claim>>);
+pub(super) struct Claims {
+    all: BTreeMap<Place, BTreeSet<Claim>>,
+    /// Those with more than one claim, so that a report doesn't cost what there is.
+    contested: BTreeSet<Place>,
+}
 
 /// Ordered by right.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,9 +42,13 @@ impl Claims {
     /// Enters a part's claims. Keys that lose a frontend by it are added to `affected`.
     pub(super) fn take(&mut self, part: &Part, affected: &mut BTreeSet<String>) {
         for frontend in &part.spec.frontends {
-            let claims = self.0.entry(place(frontend)).or_default();
+            let place = place(frontend);
+            let claims = self.all.entry(place).or_default();
             affected.extend(claims.first().map(|claim| claim.key.clone()));
             claims.insert(claim(part, frontend));
+            if claims.len() > 1 {
+                self.contested.insert(place);
+            }
         }
     }
 
@@ -48,24 +56,28 @@ impl Claims {
     pub(super) fn release(&mut self, part: &Part, affected: &mut BTreeSet<String>) {
         for frontend in &part.spec.frontends {
             let place = place(frontend);
-            let Some(claims) = self.0.get_mut(&place) else { continue };
+            let Some(claims) = self.all.get_mut(&place) else { continue };
             claims.remove(&claim(part, frontend));
-            match claims.first() {
-                Some(next) => _ = affected.insert(next.key.clone()),
-                None => _ = self.0.remove(&place),
+            affected.extend(claims.first().map(|claim| claim.key.clone()));
+            if claims.len() < 2 {
+                self.contested.remove(&place);
+            }
+            if claims.is_empty() {
+                self.all.remove(&place);
             }
         }
     }
 
     /// The key that has the frontend.
     pub(super) fn owner(&self, frontend: &FrontendSpec) -> Option<&String> {
-        Some(&self.0.get(&place(frontend))?.first()?.key)
+        Some(&self.all.get(&place(frontend))?.first()?.key)
     }
 
     pub(super) fn conflicts(&self) -> impl Iterator<Item = Conflict> + '_ {
-        self.0.iter().filter(|(_, claims)| claims.len() > 1).flat_map(|(place, claims)| {
-            let owner = claims.first().map(|claim| claim.key.clone()).unwrap_or_default();
-            claims.iter().skip(1).map(move |claim| Conflict {
+        self.contested.iter().flat_map(|place| {
+            let mut claims = self.all.get(place).into_iter().flatten();
+            let owner = claims.next().map(|claim| claim.key.clone()).unwrap_or_default();
+            claims.map(move |claim| Conflict {
                 frontend: *place,
                 owner: owner.clone(),
                 refused: claim.key.clone(),

@@ -9,7 +9,7 @@ use serde_json::Value;
 pub const LARGEST_FILE: u64 = 64 << 20;
 /// YAML nodes (scalars, lists, mappings) in one document, aliases expanded: bounds what a "billion laughs" costs.
 const MOST_NODES: usize = 4_000_000;
-const MOST_REPLAYED: usize = 1_000_000;
+const MOST_REPLAYED: usize = 200_000;
 /// Nesting of lists and mappings; Kubernetes objects need about 12.
 const DEEPEST: usize = 64;
 
