@@ -10,7 +10,12 @@ use std::time::Duration;
 
 fn hosts() -> (Namespace, Namespace) {
     let (left, right) = (Namespace::new("left"), Namespace::new("right"));
-    veth(&End { namespace: &left, device: "wire" }, &End { namespace: &right, device: "wire" }, 2, 1500);
+    veth(
+        &End { namespace: &left, device: "wire" },
+        &End { namespace: &right, device: "wire" },
+        2,
+        1500,
+    );
     left.address("wire", "10.9.0.1/24");
     right.address("wire", "10.9.0.2/24");
     (left, right)

@@ -124,9 +124,9 @@ impl Rig {
         self.control.take().unwrap().kill();
     }
 
-    /// Waits until the echo behind both VIPs answers the client.
-    pub fn wait_for_service(&self) {
-        for vip in [VIP4, VIP6] {
+    /// Waits until the echo behind each VIP answers the client.
+    pub fn wait_for(&self, vips: &[&str]) {
+        for vip in vips {
             eventually("an answer through the VIP", Duration::from_secs(10), || {
                 self.client.run(|| udp::ask(at(vip, ECHO), "ready?")).is_ok()
             });
@@ -186,6 +186,24 @@ impl Drop for Rig {
                 let text = fs::read_to_string(self.folder.join(log)).unwrap_or_default();
                 eprintln!("---- {log}\n{text}");
             }
+            let mut show = Command::new(binary("millrace"));
+            let shown = show.arg("--socket").arg(self.socket()).args(["show", "counters"]).output();
+            eprintln!(
+                "---- show counters\n{}",
+                shown.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default()
+            );
+            for host in self.backends.iter().chain([&self.client]) {
+                let udp = host
+                    .run(|| fs::read_to_string("/proc/thread-self/net/snmp").unwrap_or_default());
+                let udp: Vec<_> = udp.lines().filter(|line| line.starts_with("Udp:")).collect();
+                eprintln!(
+                    "---- {}\n{}\n{}",
+                    host.name(),
+                    udp.join("\n"),
+                    host.ip("-s link show eth0")
+                );
+            }
+            eprintln!("---- router\n{}", self.router.ip("-s link"));
         }
         let _left_behind = fs::remove_dir_all(&self.folder);
     }

@@ -171,7 +171,7 @@ impl Listener {
                         }
                     }
                     Err(_)
-                        if quiet.elapsed() > TICK * 25
+                        if quiet.elapsed() > TICK * 100
                             && expected.load(Ordering::Relaxed) != u64::MAX =>
                     {
                         break;
