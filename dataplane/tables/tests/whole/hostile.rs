@@ -173,6 +173,14 @@ fn any_few_words_changed_leave_every_question_answerable() {
     }
 }
 
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 #[test]
 fn words_that_change_under_a_reader_leave_every_question_answerable() {
     let writer = filled();
@@ -195,11 +203,13 @@ fn words_that_change_under_a_reader_leave_every_question_answerable() {
                 std::thread::yield_now();
             }
         });
+        // The other thread ends also when this one fails.
+        let stopper = Stop(&stop);
         let mut random = Random(43);
         for round in 0..300 {
             ask(tables.snapshot(), &mut random, round % 4 == 0);
         }
-        stop.store(true, Relaxed);
+        drop(stopper);
         writer.join().unwrap();
     });
 }
