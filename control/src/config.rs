@@ -87,29 +87,45 @@ pub struct Neighbor {
     pub mac: Mac,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Scope {
+    File,
+    Entry,
+    Misfit,
+}
+
 /// An entry, or the whole file, that is not in force.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
     at: At,
     field: String,
     why: String,
-    about_interfaces: bool,
+    scope: Scope,
 }
 
 impl Problem {
     /// A fault of the entry `at`; `field` is empty when the entry as a whole is meant.
     pub fn new(at: At, field: impl Into<String>, why: impl Into<String>) -> Problem {
-        Problem { at, field: field.into(), why: why.into(), about_interfaces: false }
+        Problem { at, field: field.into(), why: why.into(), scope: Scope::Entry }
     }
 
-    /// The same, of a good entry that doesn't fit the engine's interfaces: other interfaces may mend it.
+    /// A good entry that doesn't fit the engine's interfaces: other interfaces may mend it.
     pub fn misfit(at: At, field: impl Into<String>, why: impl Into<String>) -> Problem {
-        Problem { about_interfaces: true, ..Problem::new(at, field, why) }
+        Problem { scope: Scope::Misfit, ..Problem::new(at, field, why) }
+    }
+
+    fn file(at: At, why: String) -> Problem {
+        Problem { scope: Scope::File, ..Problem::new(at, "", why) }
     }
 
     /// Whether it is a misfit.
     pub fn is_about_interfaces(&self) -> bool {
-        self.about_interfaces
+        self.scope == Scope::Misfit
+    }
+
+    /// Whether nothing at all could be read.
+    pub fn is_about_the_file(&self) -> bool {
+        self.scope == Scope::File
     }
 }
 
@@ -178,18 +194,11 @@ impl Config {
             Ok(table) => table,
             Err(error) => {
                 let error: toml::de::Error = error;
-                let line = error
-                    .span()
-                    .map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-                let place = line.map(|line| format!("line {line}")).unwrap_or_default();
-                return (
-                    last.clone(),
-                    vec![Problem::new(
-                        at(&place),
-                        "",
-                        format!("{}: the file as it was before stays in force", error.message()),
-                    )],
-                );
+                let newlines =
+                    |end: usize| text.bytes().take(end).filter(|byte| *byte == b'\n').count();
+                let line = error.span().map(|span| format!("line {}", newlines(span.start) + 1));
+                let why = format!("{}: the file as it was before stays in force", error.message());
+                return (last.clone(), vec![Problem::file(at(&line.unwrap_or_default()), why)]);
             }
         };
         let mut config = Config::default();
@@ -239,14 +248,10 @@ impl Config {
     pub fn read(path: &Path, last: &Config) -> (Config, Vec<Problem>) {
         match std::fs::read_to_string(path) {
             Ok(text) => Config::parse(path, &text, last),
-            Err(error) => (
-                last.clone(),
-                vec![Problem::new(
-                    At(path.display().to_string()),
-                    "",
-                    format!("can't be read: {error}"),
-                )],
-            ),
+            Err(error) => {
+                let at = At(path.display().to_string());
+                (last.clone(), vec![Problem::file(at, format!("can't be read: {error}"))])
+            }
         }
     }
 }

@@ -87,14 +87,13 @@ type Failure = Box<dyn std::error::Error>;
 
 fn run(flags: Flags) -> Result<ExitCode, Failure> {
     let overrides = Overrides { node: flags.node, cluster: flags.cluster };
-    let mut config = Config::default();
-    if let Some(path) = &flags.config {
-        let (read, problems) = Config::read(path, &config);
-        // At start there is no last good version to go on with: a file that can't be read at all is an error.
-        if let (true, Some(problem)) = (read == config, problems.first()) {
-            return Err(problem.to_string().into());
-        }
-        config = read;
+    let (config, config_problems) = match &flags.config {
+        Some(path) => Config::read(path, &Config::default()),
+        None => Default::default(),
+    };
+    // At start there is no last good version to go on with.
+    if let Some(problem) = config_problems.iter().find(|problem| problem.is_about_the_file()) {
+        return Err(problem.to_string().into());
     }
     let manifests = flags
         .manifests
@@ -107,9 +106,9 @@ fn run(flags: Flags) -> Result<ExitCode, Failure> {
     {
         let interfaces = engine_file::interfaces(engine_config)?;
         let once = once(&manifests, &overrides.apply(config), interfaces)?;
-        for problem in &once.problems {
-            tracing::warn!("{problem}");
-        }
+        let problems =
+            config_problems.iter().map(ToString::to_string).chain(once.problems.iter().cloned());
+        let problems = problems.inspect(|problem| tracing::warn!("{problem}")).count();
         let mut writer = Writer::create(&segment)?;
         writer.set_readers(Readers::Nobody);
         let refused = apply(&mut writer, once.compiler.all());
@@ -119,7 +118,7 @@ fn run(flags: Flags) -> Result<ExitCode, Failure> {
         let generation = writer.publish()?;
         writer.write_image(output)?;
         tracing::info!(generation, services = once.services().len(), output = %output.display(), "written");
-        return Ok(if refused.is_empty() && once.problems.is_empty() {
+        return Ok(if refused.is_empty() && problems == 0 {
             ExitCode::SUCCESS
         } else {
             ExitCode::from(2)

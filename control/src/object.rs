@@ -268,7 +268,7 @@ fn identity(kind: Kind, value: &Value) -> Result<Key, (&'static str, String)> {
 
 /// RFC 1123 subdomain, as the API server demands (KEP and apimachinery `IsDNS1123Subdomain`): names go into table keys, where
 /// `/` and `:` separate.
-fn check_name(name: &str, longest: usize) -> Result<(), String> {
+pub(crate) fn check_name(name: &str, longest: usize) -> Result<(), String> {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     if name.len() > longest {
         return Err(format!("has {} bytes, at most {longest} are allowed", name.len()));
@@ -277,6 +277,7 @@ fn check_name(name: &str, longest: usize) -> Result<(), String> {
     let ends_plain = bytes.first().is_some_and(|&byte| plain(byte))
         && bytes.last().is_some_and(|&byte| plain(byte));
     if !ends_plain || !bytes.iter().all(|&byte| plain(byte) || byte == b'-' || byte == b'.') {
+        let name: String = name.chars().take(80).collect();
         return Err(format!(
             "{name:?} is not a name: lower-case letters, digits, '-' and '.', with a letter or digit at both ends"
         ));

@@ -29,6 +29,8 @@ use crate::{
 /// First wait before connecting again; it doubles up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// After another control process took over: no tug-of-war, and still there when that one ends.
+const TAKEN_OVER_WAIT: Duration = Duration::from_secs(10);
 /// An engine that takes a message no faster is treated as gone.
 const SEND_LIMIT: Duration = Duration::from_secs(2);
 
@@ -194,6 +196,9 @@ impl Publisher {
             Err(source) => source,
         };
         self.disconnect();
+        if matches!(source, SessionError::Refused { .. }) {
+            self.again = Some(Instant::now() + TAKEN_OVER_WAIT);
+        }
         Err(PublishError::Session { path: self.path.clone(), source })
     }
 

@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use millrace_tables::{BackendSpec, FrontendKind, FrontendSpec, ServiceSpec, SetChoice, WhenEmpty};
+use millrace_tables::{
+    BackendSpec, FrontendKind, FrontendSpec, ServiceSpec, SetChoice, WhenEmpty, spec::MAX_BACKENDS,
+};
 use millrace_wire::Addr;
 
 use super::Part;
@@ -178,5 +180,7 @@ fn backends(
             in_local: uses_local && candidate.local && member(&candidate, local),
         })
         .filter(|backend| backend.in_cluster || backend.in_local)
+        // More than any cluster has; a row with more would be refused whole.
+        .take(MAX_BACKENDS)
         .collect()
 }

@@ -9,6 +9,7 @@ use k8s_openapi::api::discovery::v1::{Endpoint as EndpointObject, EndpointSlice 
 use millrace_wire::Addr;
 
 use super::check::{Checker, Protocol, Use};
+use crate::object::check_name;
 
 /// Objects with one of these labels are another proxy's business (`cmd/kube-proxy/app.Run`).
 pub(super) const NOT_OURS: [&str; 2] =
@@ -160,14 +161,7 @@ fn judge_endpoint(
         |read: fn(&k8s_openapi::api::discovery::v1::EndpointConditions) -> Option<bool>| {
             endpoint.conditions.as_ref().and_then(read)
         };
-    let pod = endpoint
-        .target_ref
-        .as_ref()
-        .filter(|target| target.kind.as_deref() == Some("Pod"))
-        .and_then(|target| {
-            let name = target.name.as_deref()?;
-            Some(format!("{}/{name}", target.namespace.as_deref().unwrap_or(namespace)))
-        });
+    let pod = pod_name(at, endpoint, namespace, check);
     Some(Endpoint {
         addr,
         ready: condition(|conditions| conditions.ready).unwrap_or(true),
@@ -176,4 +170,24 @@ fn judge_endpoint(
         node: endpoint.node_name.as_deref().unwrap_or_default().into(),
         pod: pod.as_deref().unwrap_or_default().into(),
     })
+}
+
+/// The pod behind an endpoint, for people: an impossible name is left out, the endpoint works.
+fn pod_name(
+    at: usize,
+    endpoint: &EndpointObject,
+    namespace: &str,
+    check: &mut Checker<'_>,
+) -> Option<String> {
+    let target =
+        endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"))?;
+    let (namespace, name) =
+        (target.namespace.as_deref().unwrap_or(namespace), target.name.as_deref()?);
+    match check_name(namespace, 63).and_then(|()| check_name(name, 253)) {
+        Ok(()) => Some(format!("{namespace}/{name}")),
+        Err(why) => {
+            check.refuse(format!("endpoints[{at}].targetRef"), why);
+            None
+        }
+    }
 }

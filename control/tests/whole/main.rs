@@ -3,6 +3,7 @@
 mod common;
 mod engine;
 mod files;
+mod hostile;
 mod incremental;
 mod process;
 mod scenarios;

@@ -170,7 +170,8 @@ impl Sandbox {
         let mut steps = self.turn(from, snapshot);
         if let Some(Step::Verdict(Verdict::Hold { interface, neighbor })) = steps.last() {
             self.state.neighbors.learn(*interface, neighbor, OUTSIDE, Learn::Reply, self.now);
-            steps.extend(self.tick(snapshot));
+            // The packet goes down the line again, whole: that is the way it takes.
+            steps = self.tick(snapshot);
         }
         for queue in &mut self.queues {
             queue.sent(&mut self.state.local.pool);
