@@ -155,7 +155,10 @@ impl Seed {
     pub(crate) fn hash_neighbor(&self, interface: u16, addr: &Addr) -> u64 {
         let [a0, a1] = addr.to_words();
         let [k0, k1, k2, k3, _] = self.keys;
-        fold(fold(a0 ^ k2, a1 ^ k3) ^ k0, (u64::from(interface) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ k1)
+        fold(
+            fold(a0 ^ k2, a1 ^ k3) ^ k0,
+            (u64::from(interface) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ k1,
+        )
     }
 }
 
@@ -216,7 +219,8 @@ mod tests {
                 let mut flows = 0;
                 for host in 0..256 {
                     for port in 0..256 {
-                        let hash = seed.hash(&tuple(0x0a01_0000 + host, 0xac1e_0029, 32_768 + port, 80));
+                        let hash =
+                            seed.hash(&tuple(0x0a01_0000 + host, 0xac1e_0029, 32_768 + port, 80));
                         bins[(hash >> shift) as usize & 0xff] += 1;
                         flows += 1;
                     }

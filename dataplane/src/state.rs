@@ -42,7 +42,12 @@ pub struct State {
 impl State {
     /// The state of worker `worker`, of which there is one at a time. It is in a burst from now on: call
     /// [`State::idle`] if it won't run soon.
-    pub fn new(segment: &Segment, worker: usize, settings: &Settings, local: Local) -> Result<Self, Error> {
+    pub fn new(
+        segment: &Segment,
+        worker: usize,
+        settings: &Settings,
+        local: Local,
+    ) -> Result<Self, Error> {
         Ok(Self {
             conntrack: segment.conntrack(worker, settings)?,
             neighbors: segment.neighbors(settings)?,

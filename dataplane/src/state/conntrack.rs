@@ -40,6 +40,8 @@ mod writer;
 #[cfg(test)]
 mod model_tests;
 #[cfg(test)]
+mod property_tests;
+#[cfg(test)]
 mod tests;
 
 pub use entry::{CachedHop, Decision};
@@ -123,7 +125,13 @@ pub struct Conntrack<M: Memory = Region> {
 
 impl<M: Memory> Conntrack<M> {
     /// The handle number `handle` of `table`: each number for one thread at a time. Its first burst begins.
-    pub fn new(table: Table<M>, handle: usize, seed: Seed, timeouts: Timeouts, limits: Limits) -> Self {
+    pub fn new(
+        table: Table<M>,
+        handle: usize,
+        seed: Seed,
+        timeouts: Timeouts,
+        limits: Limits,
+    ) -> Self {
         let writer = Writer::new(table.capacity, handle, seed);
         let mut seat = Seat::new(handle);
         seat.quiesce(table.pool.words());
@@ -249,7 +257,8 @@ impl<M: Memory> Conntrack<M> {
             self.cursor += 1;
             let Some(row) = row(table.rows.words(), id) else { continue };
             let life = Life(row[LIFE].get());
-            if life.phase() == Phase::Live && is_expired(row, now) && writer.expire(table, id, life) {
+            if life.phase() == Phase::Live && is_expired(row, now) && writer.expire(table, id, life)
+            {
                 removed += 1;
             }
         }

@@ -12,9 +12,7 @@
 //! What it means that a row is there, and that a key is there only once, is left to the table.
 
 use super::word::Word;
-
-/// Slots in a bucket: one cache line ([`Word::SLOTS`]).
-const SLOTS: usize = 8;
+use std::sync::atomic::AtomicU64;
 
 /// Average keys per bucket when a table is full.
 pub const KEYS_PER_BUCKET: usize = 5;
@@ -37,9 +35,9 @@ pub struct Candidate {
     pub second: bool,
 }
 
-/// How many words the index of `keys` keys takes: a whole number of buckets, at least two.
+/// How many words the index of `keys` keys takes: a whole number of cache lines, at least two.
 pub fn words_for(keys: usize) -> usize {
-    keys.div_ceil(KEYS_PER_BUCKET).max(2) * SLOTS
+    keys.div_ceil(KEYS_PER_BUCKET).max(2) * AtomicU64::SLOTS
 }
 
 #[inline]
@@ -130,5 +128,82 @@ impl<'a, W: Word> Index<'a, W> {
                 word.set(0);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(keys: usize) -> Vec<AtomicU64> {
+        (0..words_for(keys)).map(|_| AtomicU64::new(0)).collect()
+    }
+
+    fn rows(index: &Index<'_, AtomicU64>, hash: u64) -> Vec<(u32, bool)> {
+        index.candidates(hash).map(|found| (found.row, found.second)).collect()
+    }
+
+    /// Any 64 bits, by number (splitmix64's increment is enough for a test).
+    fn hash(number: u64) -> u64 {
+        number
+            .wrapping_add(1)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(29)
+            .wrapping_mul(0xbf58_476d_1ce4_e5b9)
+    }
+
+    #[test]
+    fn what_was_published_is_found_until_it_is_withdrawn() {
+        let words = words(100);
+        let index = Index::new(&words);
+        for row in 0..100 {
+            assert!(index.publish(hash(row.into()), row, row % 2 == 1));
+        }
+        for row in 0..100 {
+            assert_eq!(rows(&index, hash(row.into())), [(row, row % 2 == 1)]);
+        }
+        index.withdraw(hash(7), 7, false);
+        assert_eq!(rows(&index, hash(7)), [(7, true)], "the other key stays");
+        index.withdraw(hash(7), 7, true);
+        assert_eq!(rows(&index, hash(7)), []);
+        index.clear();
+        assert!((0..100).all(|row| rows(&index, hash(row)).is_empty()));
+    }
+
+    #[test]
+    fn two_full_buckets_refuse_and_forget_nobody() {
+        let words = words(10);
+        let index = Index::new(&words);
+        for row in 0..16 {
+            assert!(index.publish(hash(3), row, false));
+        }
+        assert!(!index.publish(hash(3), 16, false));
+        let mut found = rows(&index, hash(3));
+        found.sort();
+        assert_eq!(found, (0..16).map(|row| (row, false)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_hash_has_two_different_buckets_within_the_index() {
+        for keys in [1, 10, 11, 1000] {
+            let words = words(keys);
+            for number in 0..1000 {
+                let [a, b] = places(&words, hash(number));
+                assert!(a != b && a % 8 == 0 && b % 8 == 0 && a.max(b) + 8 <= words.len());
+            }
+            for extreme in [0, u64::MAX, u64::MAX << 32, u64::MAX >> 32] {
+                let [a, b] = places(&words, extreme);
+                assert!(a != b && a.max(b) + 8 <= words.len());
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_row_number_fits() {
+        let words = words(10);
+        let index = Index::new(&words);
+        let row = (MAX_ROWS - 1) as u32;
+        assert!(index.publish(5, row, true));
+        assert_eq!(rows(&index, 5), [(row, true)]);
     }
 }

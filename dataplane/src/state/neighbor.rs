@@ -26,15 +26,21 @@
 //!
 //! PERMANENT ones, set by control, change by nothing else.
 //!
-//! Which rows are made and evicted when is in `neighbor/places.rs`.
+//! Which rows are made and evicted when is in `neighbor/places.rs`; what housekeeping does, and what is shown, in
+//! `neighbor/upkeep.rs`.
 
 mod places;
 mod row;
+mod upkeep;
+
+#[cfg(test)]
+mod property_tests;
 #[cfg(test)]
 mod tests;
 
 pub use places::Occupancy;
 pub use row::{NeighborId, NeighborState};
+pub use upkeep::Neighbor;
 
 use crate::clock::{MILLISECOND, Nanos, SECOND};
 use crate::flow::Seed;
@@ -42,18 +48,16 @@ use crate::state::word::{Memory, Region, Word};
 use millrace_tables::InterfaceId;
 use millrace_wire::{Addr, Mac};
 use places::Places;
-use row::{ASKED, Asked, CONFIRMED, LINK, Link, NEXT, Row, USED, address};
+use row::{ASKED, Asked, CONFIRMED, Link, Row, USED, address};
 
 /// How long a confirmation holds (RFC 4861 §10, REACHABLE_TIME, without its jitter).
 pub const REACHABLE: Nanos = 30 * SECOND;
 /// Between two requests (RETRANS_TIMER).
 pub const RETRANSMIT: Nanos = SECOND;
+/// Between a stale neighbor's first use and the first probe (DELAY_FIRST_PROBE_TIME).
+pub const DELAY: Nanos = 5 * SECOND;
 /// Requests in a row before a neighbor has failed (MAX_MULTICAST_SOLICIT, MAX_UNICAST_SOLICIT).
 pub const REQUESTS: u8 = 3;
-/// A complete neighbor that nobody used for so long is forgotten.
-pub const UNUSED: Nanos = 600 * SECOND;
-/// A failed one that nobody asked for for so long is forgotten.
-pub const FAILED: Nanos = 60 * SECOND;
 /// Resolution of the time of the last use.
 const USED_STEP: u64 = 128;
 
@@ -149,23 +153,6 @@ pub enum Learned {
     Ignored,
 }
 
-/// A neighbor as it is shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Neighbor {
-    /// Where it is.
-    pub interface: InterfaceId,
-    /// Its address.
-    pub addr: Addr,
-    /// Its MAC, when one is known.
-    pub mac: Option<Mac>,
-    /// What is known of it.
-    pub state: NeighborState,
-    /// Since its last use.
-    pub unused: Nanos,
-    /// Since it was confirmed, or made.
-    pub confirmed: Nanos,
-}
-
 /// The table. Clones are handles on the same memory; all of them may be used at once.
 #[derive(Clone, Debug)]
 pub struct Neighbors<M: Memory = Region> {
@@ -175,7 +162,14 @@ pub struct Neighbors<M: Memory = Region> {
 impl<M: Memory> Neighbors<M> {
     /// A table over memory laid out by [`Layout::of`], all zero at first; `None` if it doesn't fit that.
     /// `incomplete`: most neighbors that may be waited for at once.
-    pub fn new(head: M, index: M, rows: M, capacity: u32, incomplete: u32, seed: Seed) -> Option<Self> {
+    pub fn new(
+        head: M,
+        index: M,
+        rows: M,
+        capacity: u32,
+        incomplete: u32,
+        seed: Seed,
+    ) -> Option<Self> {
         let layout = Layout::of(capacity);
         let fits = (head.words().len(), index.words().len(), rows.words().len())
             == (layout.head, layout.index, layout.rows)
@@ -219,37 +213,51 @@ impl<M: Memory> Neighbors<M> {
         mark_used(row, now);
         match link.state() {
             NeighborState::Permanent => Some(Used { mac: link.mac(), probe: false }),
-            NeighborState::Reachable
-                if now.saturating_sub(row[CONFIRMED].get()) < REACHABLE =>
-            {
+            NeighborState::Reachable if now.saturating_sub(row[CONFIRMED].get()) < REACHABLE => {
                 Some(Used { mac: link.mac(), probe: false })
             }
-            NeighborState::Reachable | NeighborState::Stale | NeighborState::Probe => {
-                self.probe(row, link, now)
-            }
+            NeighborState::Reachable
+            | NeighborState::Stale
+            | NeighborState::Delay
+            | NeighborState::Probe => self.use_unconfirmed(row, link, now),
             NeighborState::Free | NeighborState::Incomplete | NeighborState::Failed => None,
         }
     }
 
-    /// Use of a neighbor that wasn't confirmed lately.
+    /// Use of a neighbor that wasn't confirmed lately: (REACHABLE →) STALE → DELAY → PROBE → FAILED.
     #[cold]
-    fn probe(&self, row: &Row<M::Word>, link: Link, now: Nanos) -> Option<Used> {
-        let mut link = link;
-        if link.state() != NeighborState::Probe {
-            let probing = link.with(NeighborState::Probe);
-            if self.places.change(row, link, probing).is_err() {
-                // Another worker did, or an answer came in this moment.
-                return Some(Used { mac: link.mac(), probe: false });
-            }
-            link = probing;
-        }
+    fn use_unconfirmed(&self, row: &Row<M::Word>, link: Link, now: Nanos) -> Option<Used> {
+        let quiet = Some(Used { mac: link.mac(), probe: false });
         let asked = Asked(row[ASKED].get());
-        if !asked.is_due(now, RETRANSMIT) {
-            return Some(Used { mac: link.mac(), probe: false });
-        }
-        if asked.times() >= REQUESTS {
-            let _ = self.places.change(row, link, link.with(NeighborState::Failed));
-            return None;
+        match link.state() {
+            NeighborState::Delay => {
+                if asked == Asked::NEVER {
+                    // Whoever began the delay hasn't said when yet, or an answer crossed it: begin it now.
+                    let _ = row[ASKED].exchange(asked.0, Asked::again(0, now).0);
+                    return quiet;
+                }
+                // More than none: left by an earlier round, its beginner is about to overwrite it.
+                if asked.times() > 0 || !asked.is_due(now, DELAY) {
+                    return quiet;
+                }
+                // Another worker may have done so.
+                let _ = self.places.change(row, link, link.with(NeighborState::Probe));
+            }
+            NeighborState::Probe => {
+                if asked.times() > 0 && !asked.is_due(now, RETRANSMIT) {
+                    return quiet;
+                }
+                if asked.times() >= REQUESTS {
+                    let _ = self.places.change(row, link, link.with(NeighborState::Failed));
+                    return None;
+                }
+            }
+            _ => {
+                if self.places.change(row, link, link.with(NeighborState::Delay)).is_ok() {
+                    row[ASKED].set(Asked::again(0, now).0);
+                }
+                return quiet;
+            }
         }
         let again = Asked::again(asked.times() + 1, now);
         let probe = row[ASKED].exchange(asked.0, again.0).is_ok();
@@ -307,7 +315,14 @@ impl<M: Memory> Neighbors<M> {
     }
 
     /// Takes in what a packet says about its sender.
-    pub fn learn(&self, interface: InterfaceId, addr: &Addr, mac: Mac, how: Learn, now: Nanos) -> Learned {
+    pub fn learn(
+        &self,
+        interface: InterfaceId,
+        addr: &Addr,
+        mac: Mac,
+        how: Learn,
+        now: Nanos,
+    ) -> Learned {
         if !mac.is_unicast() || addr.is_multicast() || addr.is_unspecified() {
             return Learned::Ignored;
         }
@@ -350,7 +365,13 @@ impl<M: Memory> Neighbors<M> {
     }
 
     /// A neighbor advertisement without a link-layer address: it is still where it was, if it was asked.
-    pub fn confirm(&self, interface: InterfaceId, addr: &Addr, solicited: bool, now: Nanos) -> Learned {
+    pub fn confirm(
+        &self,
+        interface: InterfaceId,
+        addr: &Addr,
+        solicited: bool,
+        now: Nanos,
+    ) -> Learned {
         match self.find(interface, addr).and_then(|id| self.mac(id)) {
             Some(mac) if solicited => {
                 let how = Learn::Advertisement { solicited: true, overrides: false };
@@ -359,110 +380,6 @@ impl<M: Memory> Neighbors<M> {
             Some(_) => Learned::Unchanged,
             None => Learned::Ignored,
         }
-    }
-
-    /// Makes `wanted` the permanent neighbors, all of them: others that were are forgotten. Housekeeping calls it,
-    /// one thread at a time. Returns how many got no row; call again for those.
-    pub fn sync_static(&self, wanted: impl Iterator<Item = (InterfaceId, Addr, Mac)>, now: Nanos) -> usize {
-        let round = self.next_round();
-        let mut missed = 0;
-        for (interface, addr, mac) in wanted {
-            let id = match self.find(interface, &addr) {
-                Some(id) => Some(id),
-                None => {
-                    let made = self.places.make(interface, &addr, (NeighborState::Permanent, mac), now);
-                    made.map(|made| made.unwrap_or_else(|id| id))
-                }
-            };
-            missed += usize::from(!id.is_some_and(|id| self.make_permanent(id, mac, round)));
-        }
-        for slot in 0..self.places.used() {
-            let Some(row) = self.places.row(slot) else { break };
-            let link = Link(row[LINK].get());
-            if link.state() == NeighborState::Permanent && row[NEXT].get() != round {
-                missed += usize::from(!self.places.remove(slot, link));
-            }
-        }
-        missed
-    }
-
-    /// A number that no permanent row has.
-    fn next_round(&self) -> u64 {
-        let rows = (0..self.places.used()).filter_map(|slot| self.places.row(slot));
-        rows.filter(|row| Link(row[LINK].get()).state() == NeighborState::Permanent)
-            .map(|row| row[NEXT].get())
-            .max()
-            .map_or(1, |round| round + 1)
-    }
-
-    fn make_permanent(&self, id: NeighborId, mac: Mac, round: u64) -> bool {
-        let Some((row, mut link)) = self.places.at(id) else { return false };
-        let permanent = Link::new(NeighborState::Permanent, mac, id.version);
-        loop {
-            match self.places.change(row, link, permanent) {
-                Ok(()) => {
-                    row[NEXT].set(round);
-                    return true;
-                }
-                Err(found) if found.version() == id.version => link = found,
-                Err(_) => return false,
-            }
-        }
-    }
-
-    /// Ages what nobody uses; housekeeping calls it about once a second. A cache line a row.
-    pub fn age(&self, now: Nanos) {
-        for slot in 0..self.places.used() {
-            let Some(row) = self.places.row(slot) else { break };
-            let link = Link(row[LINK].get());
-            let unused = now.saturating_sub(row[USED].get() * MILLISECOND);
-            let asked = Asked(row[ASKED].get());
-            match link.state() {
-                NeighborState::Reachable
-                    if now.saturating_sub(row[CONFIRMED].get()) >= REACHABLE =>
-                {
-                    // Or it was confirmed in this moment.
-                    let _ = self.places.change(row, link, link.with(NeighborState::Stale));
-                }
-                NeighborState::Incomplete
-                    if asked.is_due(now, u64::from(REQUESTS + 1) * RETRANSMIT) =>
-                {
-                    let _ = self.places.change(row, link, link.with(NeighborState::Failed));
-                }
-                NeighborState::Reachable | NeighborState::Stale | NeighborState::Probe
-                    if unused >= UNUSED =>
-                {
-                    self.places.remove(slot, link);
-                }
-                NeighborState::Failed if asked.is_due(now, FAILED) => {
-                    self.places.remove(slot, link);
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// All neighbors, in the order of their memory. On a read-only mapping of a running engine's table, one
-    /// that changes hands while it is read is left out; any bytes are survived.
-    pub fn neighbors(&self, now: Nanos) -> impl Iterator<Item = Neighbor> + '_ {
-        (0..self.places.used()).filter_map(move |slot| {
-            let row = self.places.row(slot)?;
-            let link = Link(row[LINK].get());
-            M::Word::fence_acquire();
-            let (interface, addr) = address(row);
-            let used = row[USED].get().saturating_mul(MILLISECOND);
-            let confirmed = row[CONFIRMED].get();
-            M::Word::fence_acquire();
-            let version = Link(row[LINK].get()).version();
-            (link.state() != NeighborState::Free && version == link.version()).then(|| Neighbor {
-                interface,
-                addr,
-                mac: link.state().is_complete().then(|| link.mac()),
-                state: link.state(),
-                unused: now.saturating_sub(used),
-                confirmed: now.saturating_sub(confirmed),
-            })
-        })
     }
 
     /// How full the table is.

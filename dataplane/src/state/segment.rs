@@ -22,9 +22,9 @@ use super::word::{Memory, Region, Word};
 use crate::clock::Nanos;
 use crate::counters::{COUNTERS, describe};
 use crate::flow::Seed;
+use millrace_tables::InterfaceId;
 use millrace_tables::epoch::{self, Epochs, Slots};
 use millrace_tables::shm::{self, Seals};
-use millrace_tables::InterfaceId;
 use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -67,7 +67,9 @@ pub enum Error {
         ours: u64,
     },
     /// Another engine configuration made it.
-    #[error("state segment was made for {found:?}, wanted is {wanted:?}: its contents can't be taken over")]
+    #[error(
+        "state segment was made for {found:?}, wanted is {wanted:?}: its contents can't be taken over"
+    )]
     OtherSizes {
         /// The segment's.
         found: Sizes,
@@ -83,7 +85,9 @@ pub enum Error {
         workers: usize,
     },
     /// The directory contradicts the file.
-    #[error("state segment of {words} words is too short for what its directory says ({wanted} words)")]
+    #[error(
+        "state segment of {words} words is too short for what its directory says ({wanted} words)"
+    )]
     Short {
         /// What it has.
         words: usize,
@@ -429,3 +433,6 @@ impl Segment {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -85,10 +85,6 @@ impl Seat {
         Self { handle, seen: IDLE }
     }
 
-    pub(super) fn handle(&self) -> usize {
-        self.handle
-    }
-
     /// Passes a burst boundary: what was found before is not looked at again.
     #[inline]
     pub(super) fn quiesce<W: Word>(&mut self, pool: &[W]) {

@@ -76,7 +76,8 @@ fn two_inserts_of_one_tuple_end_with_one_entry() {
         let (theirs, _other) = other.join().unwrap();
         let found = check(&table, 7).expect("one of them made it");
         match (mine, theirs) {
-            (Ok(entry), Err(CreateError::Exists(same))) | (Err(CreateError::Exists(same)), Ok(entry)) => {
+            (Ok(entry), Err(CreateError::Exists(same)))
+            | (Err(CreateError::Exists(same)), Ok(entry)) => {
                 assert_eq!((entry.id, same.id), (found.id, found.id));
             }
             outcome => panic!("{outcome:?}"),

@@ -154,8 +154,7 @@ impl Progress {
             (Some(state), Some(flags)) => {
                 let fins = [seen & FIN[0] != 0, seen & FIN[1] != 0];
                 let next = state.next(direction, flags, fins);
-                let fin =
-                    if flags.contains(Flags::FIN) { FIN[direction.index()] } else { 0 };
+                let fin = if flags.contains(Flags::FIN) { FIN[direction.index()] } else { 0 };
                 if next == state && seen | fin == self.0 {
                     return self;
                 }
@@ -269,8 +268,12 @@ mod tests {
 
     #[test]
     fn a_reset_is_remembered_though_the_sender_goes_on() {
-        let flow = Progress::first(Protocol::TCP, Some(Flags::ACK), &TIMEOUTS)
-            .after(Protocol::TCP, Direction::Reply, Some(Flags::RST), &TIMEOUTS);
+        let flow = Progress::first(Protocol::TCP, Some(Flags::ACK), &TIMEOUTS).after(
+            Protocol::TCP,
+            Direction::Reply,
+            Some(Flags::RST),
+            &TIMEOUTS,
+        );
         let later = flow.after(Protocol::TCP, Direction::Original, Some(Flags::ACK), &TIMEOUTS);
         assert_eq!((later, seconds(later)), (flow, 8));
     }

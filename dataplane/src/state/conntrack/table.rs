@@ -241,7 +241,8 @@ impl<M: Memory> Table<M> {
     /// Reads the buckets of `hash`, and starts loading the entry that they name.
     #[inline]
     pub fn prefetch_entry(&self, hash: u64) {
-        if let Some(Candidate { row, .. }) = Index::new(self.index.words()).candidates(hash).next() {
+        if let Some(Candidate { row, .. }) = Index::new(self.index.words()).candidates(hash).next()
+        {
             let start = row as usize * ROW;
             self.rows.prefetch(start);
             self.rows.prefetch(start + ROW / 2);
@@ -291,7 +292,8 @@ impl<M: Memory> Table<M> {
                 .fold(0u64, |sum, line| sum.wrapping_add(line[word].get()))
         };
         // A difference can be negative for a moment, when it was counted up here and down there.
-        let difference = |up, down| u64::try_from(sum(up).wrapping_sub(sum(down)) as i64).unwrap_or(0);
+        let difference =
+            |up, down| u64::try_from(sum(up).wrapping_sub(sum(down)) as i64).unwrap_or(0);
         Totals {
             live: difference(count::CREATED, count::REMOVED),
             half_open: difference(count::HALF_OPENED, count::HALF_CLOSED),

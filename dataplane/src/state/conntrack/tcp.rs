@@ -162,16 +162,7 @@ mod tests {
         ]);
         assert_eq!(
             states,
-            [
-                SynSent,
-                SynReceived,
-                Established,
-                Established,
-                FinWait,
-                CloseWait,
-                LastAck,
-                TimeWait
-            ]
+            [SynSent, SynReceived, Established, Established, FinWait, CloseWait, LastAck, TimeWait]
         );
     }
 
@@ -210,7 +201,13 @@ mod tests {
 
     #[test]
     fn a_crossing_syn_opens_too() {
-        let states = play(&[(Original, SYN), (Reply, SYN), (Reply, SYN_ACK), (Original, SYN_ACK), (Original, ACK)]);
+        let states = play(&[
+            (Original, SYN),
+            (Reply, SYN),
+            (Reply, SYN_ACK),
+            (Original, SYN_ACK),
+            (Original, ACK),
+        ]);
         assert_eq!(states, [SynSent, SynReceived, SynReceived, SynReceived, Established]);
     }
 

@@ -161,7 +161,9 @@ impl Writer {
         now: u32,
         stuck: Option<Rival>,
     ) -> Result<(), Obstacle> {
-        for (is_reply, (key, hash)) in [false, true].into_iter().zip(pair.keys.iter().zip(pair.hashes)) {
+        for (is_reply, (key, hash)) in
+            [false, true].into_iter().zip(pair.keys.iter().zip(pair.hashes))
+        {
             for (id, direction, row) in table.matching(key, hash) {
                 if own == Some(id) {
                     continue;

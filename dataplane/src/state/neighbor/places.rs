@@ -12,8 +12,8 @@
 //! the table: beyond it the oldest incomplete one goes.
 
 use super::row::{
-    ASKED, Asked, CONFIRMED, INTERFACE, LINK, Link, NEXT, NeighborId, NeighborState, ROW, Row, USED,
-    address, is_about,
+    ASKED, Asked, CONFIRMED, INTERFACE, LINK, Link, NEXT, NeighborId, NeighborState, ROW, Row,
+    USED, address, is_about,
 };
 use super::{REACHABLE, REQUESTS, RETRANSMIT};
 use crate::clock::{MILLISECOND, Nanos};
@@ -231,7 +231,8 @@ impl<M: Memory> Places<M> {
     fn clear(&self, slot: u32, link: Link) -> bool {
         let Some(row) = self.row(slot) else { return false };
         let (interface, addr) = address(row);
-        let free = Link::new(NeighborState::Free, Mac::ZERO, link.version().wrapping_add(1) & 0xfff);
+        let free =
+            Link::new(NeighborState::Free, Mac::ZERO, link.version().wrapping_add(1) & 0xfff);
         if self.change(row, link, free).is_err() {
             return false;
         }

@@ -30,9 +30,6 @@ pub(super) const ASKED: usize = 6;
 pub(super) const NEXT: usize = 7;
 
 /// What is known about a neighbor (RFC 4861 §7.3.2, for ARP too).
-///
-/// There is no DELAY: it waits for hints from upper layers, which a router doesn't get; a stale neighbor
-/// is probed at its first use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum NeighborState {
@@ -44,12 +41,14 @@ pub enum NeighborState {
     Reachable = 2,
     /// Not confirmed for a while, or learned from what it said unasked; used as it is.
     Stale = 3,
-    /// Stale and in use: being asked whether it is still there.
-    Probe = 4,
+    /// Stale and in use, for less than [`super::DELAY`]: it may yet speak up by itself.
+    Delay = 4,
+    /// Being asked whether it is still there.
+    Probe = 5,
     /// Asked [`super::REQUESTS`] times in vain.
-    Failed = 5,
+    Failed = 6,
     /// Set by control.
-    Permanent = 6,
+    Permanent = 7,
 }
 
 impl NeighborState {
@@ -58,9 +57,10 @@ impl NeighborState {
             1 => Self::Incomplete,
             2 => Self::Reachable,
             3 => Self::Stale,
-            4 => Self::Probe,
-            5 => Self::Failed,
-            6 => Self::Permanent,
+            4 => Self::Delay,
+            5 => Self::Probe,
+            6 => Self::Failed,
+            7 => Self::Permanent,
             _ => Self::Free,
         }
     }
@@ -68,7 +68,7 @@ impl NeighborState {
     /// Whether packets can be sent to it.
     #[inline]
     pub fn is_complete(self) -> bool {
-        matches!(self, Self::Reachable | Self::Stale | Self::Probe | Self::Permanent)
+        matches!(self, Self::Reachable | Self::Stale | Self::Delay | Self::Probe | Self::Permanent)
     }
 
     /// As `ip neigh` prints it.
@@ -78,6 +78,7 @@ impl NeighborState {
             Self::Incomplete => "INCOMPLETE",
             Self::Reachable => "REACHABLE",
             Self::Stale => "STALE",
+            Self::Delay => "DELAY",
             Self::Probe => "PROBE",
             Self::Failed => "FAILED",
             Self::Permanent => "PERMANENT",
@@ -187,7 +188,7 @@ mod tests {
     #[test]
     fn a_link_says_what_it_was_made_of() {
         let mac = Mac([0x02, 0xfe, 1, 2, 3, 0xff]);
-        for bits in 0..=6 {
+        for bits in 0..=7 {
             let state = NeighborState::from_bits(bits);
             let link = Link::new(state, mac, 0xabc);
             assert_eq!((link.state() as u64, link.mac(), link.version()), (bits, mac, 0xabc));
