@@ -163,9 +163,13 @@ fn sweep() {
     for name in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
         let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
         let Some(pid) = pid.and_then(|pid| pid.parse::<u32>().ok()) else { continue };
-        if !Path::new("/proc").join(pid.to_string()).exists() {
-            // Another test process may have swept it at the same moment.
-            let _gone = ip(&["netns", "del", &name]);
+        if Path::new("/proc").join(pid.to_string()).exists() {
+            continue;
         }
+        // Another test process may be sweeping it at the same moment: what is gone is fine.
+        for pid in ip(&["netns", "pids", &name]).unwrap_or_default().split_whitespace() {
+            let _gone = Command::new("kill").args(["-9", pid]).status();
+        }
+        let _gone = ip(&["netns", "del", &name]);
     }
 }
