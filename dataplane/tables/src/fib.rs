@@ -11,7 +11,7 @@
 //!
 //! ```text
 //! entry (32 bits)   0: nothing   leaf: 1 … 2^31 - 1   block: 1 << 31 | path << 30 | Ref (29 bits)
-//! wide node         word 0: default leaf (the root's: what 0/0 says)   512 entries                 routes
+//! wide node         word 0: default leaf | routes below << 32 (of the root) 512 entries            routes
 //! narrow node       word 0: bit i: slot i differs from slot i-1        an entry for each run       routes
 //! path              word 0: entry behind it | leaf otherwise << 32   1: bits compared   2, 3: what they have to be
 //! routes            bitmap: bit (1 << len | bits): that prefix of the node's bits is a route   leaves no entry shows
@@ -209,44 +209,48 @@ fn lookup_batch<K: Key>(words: Words<'_>, root: u32, keys: &[K], entries: &mut [
     if root & NODE == 0 {
         return;
     }
-    let Some(first) = keys.first() else { return };
-    let mut rest = [first.after(WIDE_BITS); BATCH];
-    for ((entry, key), rest) in entries.iter_mut().zip(keys).zip(&mut rest) {
+    for (entry, key) in entries.iter_mut().zip(keys) {
         *entry = words.u32_at(target(root), WIDE_ENTRIES + key.top(WIDE_BITS));
-        *rest = key.after(WIDE_BITS);
         if *entry & NODE != 0 {
-            words.prefetch(target(*entry), (WIDE_ENTRIES + rest.top(WIDE_BITS)) / 2);
+            let slot = key.after(WIDE_BITS).top(WIDE_BITS);
+            words.prefetch(target(*entry), (WIDE_ENTRIES + slot) / 2);
         }
     }
-    // Those still on their way, by index.
-    let mut open = [0u8; BATCH];
+    for (entry, key) in entries.iter_mut().zip(keys) {
+        if *entry & NODE != 0 {
+            let slot = key.after(WIDE_BITS).top(WIDE_BITS);
+            *entry = words.u32_at(target(*entry), WIDE_ENTRIES + slot);
+            words.prefetch(target(*entry), 0);
+        }
+    }
+    // Those still on their way after the first narrow level: which, and what is left of the address.
+    let Some(any) = keys.first() else { return };
+    let mut open = [(0, *any); BATCH];
     let mut opened = 0;
-    for (index, (entry, rest)) in entries.iter_mut().zip(&mut rest).enumerate() {
+    for (index, (entry, key)) in entries.iter_mut().zip(keys).enumerate() {
         if *entry & NODE != 0 {
-            *entry = words.u32_at(target(*entry), WIDE_ENTRIES + rest.top(WIDE_BITS));
-            *rest = rest.after(WIDE_BITS);
-            if *entry & NODE != 0 {
-                words.prefetch(target(*entry), 0);
-                open[opened] = index as u8;
-                opened += 1;
-            }
+            let rest = key.after(2 * WIDE_BITS);
+            (*entry, open[opened].1) = step(words, *entry, rest);
+            open[opened].0 = index;
+            opened += usize::from(*entry & NODE != 0);
         }
     }
-    for _ in 0..K::NARROW_LEVELS {
-        let mut still = 0;
-        for turn in 0..opened {
-            let index = usize::from(open[turn]);
-            (entries[index], rest[index]) = step(words, entries[index], rest[index]);
-            if entries[index] & NODE != 0 {
-                words.prefetch(target(entries[index]), 0);
-                open[still] = index as u8;
-                still += 1;
-            }
-        }
-        opened = still;
+    for _ in 1..K::NARROW_LEVELS {
         if opened == 0 {
             break;
         }
+        for &(index, _) in &open[..opened] {
+            words.prefetch(target(entries[index]), 0);
+        }
+        let mut still = 0;
+        for turn in 0..opened {
+            let (index, rest) = open[turn];
+            let (entry, rest) = step(words, entries[index], rest);
+            entries[index] = entry;
+            open[still] = (index, rest);
+            still += usize::from(entry & NODE != 0);
+        }
+        opened = still;
     }
     for entry in entries {
         *entry = finish(words, root, *entry);

@@ -27,7 +27,7 @@ use millrace_wire::Addr;
 
 /// Layout of this table and the FIB, for the segment's layout hash: change it with them.
 pub const DESCRIPTION: &str = "\
-    fib entry block1 path1 ref29; wide default64 512xu32 routes; narrow runs64 entries32 routes; \
+    fib entry block1 path1 ref29; wide default32|count32 512xu32 routes; narrow runs64 entries32 routes; \
     path target32|else32 length64 bits128; routes bitmap hidden32; levels 9 9 6; \
     leaf kind2 value29; group members8|buckets8 (interface16|gateway1|weight16@32 addr2)n bucket8; \
     hash fold; ";

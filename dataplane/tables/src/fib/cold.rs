@@ -1,7 +1,7 @@
 //! The routes as they were set, read back from the trie: for `show`, `explain` and tests.
 //!
 //! A FIB of pushed-down leaves forgets its prefixes; the bitmap at the end of each node keeps them. Cost: reading every
-//! block. On corrupt words the walk reads no more words than the segment has, and yields whatever they say.
+//! block. On corrupt words the walk reads no more than the segment has and yields no more than the root counts.
 
 use super::{
     Family, Key, NARROW_BITS, NARROW_ENTRIES, NODE, PATH, Prefix, WIDE_BITS, WIDE_ENTRIES,
@@ -17,22 +17,32 @@ pub struct Routes<'a> {
     family: Family,
     to_visit: Vec<Place>,
     found: Vec<(IpNet, u32)>,
-    /// Words it may still read.
+    /// Routes it may still yield, and blocks and words it may still read.
+    routes: u64,
+    blocks: u64,
     budget: usize,
 }
+
+/// At least the levels that an IPv6 address has.
+const LEVELS: u64 = 24;
 
 /// All routes below `root` (see [`super::Fib::commit`]).
 pub fn routes(words: Words<'_>, root: u32, family: Family) -> Routes<'_> {
     let top = Place { entry: root, bits: 0, depth: 0 };
     let to_visit = if root & NODE == 0 { Vec::new() } else { vec![top] };
-    Routes { words, family, to_visit, found: Vec::new(), budget: words.0.len() }
+    // A block leads to a route, in no more levels than an address has: what more there is, corruption made.
+    let routes = words.at(target(root), 0) >> 32;
+    let (blocks, budget) = ((routes + 1) * LEVELS, words.0.len());
+    Routes { words, family, to_visit, found: Vec::new(), routes, blocks, budget }
 }
 
 impl Iterator for Routes<'_> {
     type Item = (IpNet, u32);
 
     fn next(&mut self) -> Option<Self::Item> {
+        self.routes = self.routes.checked_sub(1)?;
         while self.found.is_empty() {
+            self.blocks = self.blocks.checked_sub(1)?;
             let place = self.to_visit.pop()?;
             self.visit(place);
         }

@@ -174,7 +174,12 @@ impl Fib {
             arena.free(self.table, at, words);
             (self.top.marked, self.top.entry) = (false, 0);
         } else {
-            Build { arena, table: self.table }.child(&mut self.top, 0, 0, false)?;
+            Build { arena, table: self.table, count: self.len as u32 }.child(
+                &mut self.top,
+                0,
+                0,
+                false,
+            )?;
         }
         self.pending = 0;
         Ok(self.top.entry)
@@ -279,6 +284,8 @@ impl Node {
 struct Build<'a> {
     arena: &'a mut Arena,
     table: Table,
+    /// Routes of the whole trie.
+    count: u32,
 }
 
 impl Build<'_> {
@@ -313,6 +320,8 @@ impl Build<'_> {
     /// A wide node of which nothing has changed but blocks of children.
     fn patch(&mut self, node: &mut Node, level: usize) -> Result<u32, Error> {
         node.block = self.arena.own(self.table, node.block, node.block_words)?;
+        let default = self.arena.load(node.block, 0) & u64::from(u32::MAX);
+        self.arena.store(node.block, 0, default | u64::from(self.count) << 32);
         for &slot in &node.changed {
             let Ok(found) = node.children.binary_search_by_key(&slot, |child| child.slot) else {
                 continue;
@@ -351,7 +360,7 @@ impl Build<'_> {
             let at = self.block(node, wide_words(level, hidden.len()))?;
             let default =
                 node.routes.first().filter(|route| route.0 == 1).map_or(0, |route| route.1);
-            self.arena.store(at, 0, default.into());
+            self.arena.store(at, 0, u64::from(default) | u64::from(self.count) << 32);
             self.store_pairs(at, WIDE_ENTRIES / 2, slots);
             self.store_routes(at, wide_words(level, 0), level, node, &hidden);
             return Ok(NODE | at.raw());
