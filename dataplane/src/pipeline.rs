@@ -59,7 +59,11 @@ pub fn tick<Q: Queue, O: Observer>(
     observer: &mut O,
 ) -> usize {
     let mut released = 0;
-    while let Some((from, frames)) = neighbor::release(tables, state, now, observer) {
+    // A released packet can come to wait for another neighbor; each is looked at once a turn.
+    let held = state.local.held();
+    while released < held
+        && let Some((from, frames)) = neighbor::release(state, now)
+    {
         released += frames.len();
         run(from, frames, queues, tables, state, now, observer);
     }
@@ -89,9 +93,13 @@ fn run<Q: Queue, O: Observer>(
     for (at, mut frame) in frames.into_iter().enumerate() {
         rx::look_ahead(&parsed, at, state);
         let packet = Packet::new(&umem, &mut frame);
-        let mut context = Context { tables, state, from, interfaces: &interfaces, now, observer };
+        let mut context =
+            Context { tables, state, from, interfaces: &interfaces, now, observer, again: false };
         let verdict = match parsed.get(at) {
-            Some(Ok(headers)) => forward(packet.parsed(*headers), &mut context),
+            Some(Ok(headers)) => {
+                context.observer.see(|| Step::Parsed { tuple: headers.tuple, related: headers.quote.is_some() });
+                forward(packet.parsed(*headers), &mut context)
+            }
             Some(Err(exit)) => *exit,
             None => crate::verdict::DropReason::Inconsistent.into(),
         };
@@ -132,6 +140,7 @@ fn path<O: Observer>(
     let adjacency = neighbor::resolve(&mut packet, &route, context)?;
     if !conntrack::commit(&packet, &mut flow, &adjacency, context)? {
         // Another worker made the same flow a moment ago: its choice holds, and is found the second time.
+        context.start_again()?;
         return path(packet, context);
     }
     Ok(rewrite::apply(packet, &flow, &adjacency, context)?.transmit())

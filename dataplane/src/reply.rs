@@ -18,7 +18,7 @@ pub use echo::echo;
 pub use icmp::{Problem, error};
 pub use limiter::Limiter;
 
-use crate::interface::Interface;
+use crate::interface::{Interface, Interfaces};
 use crate::packet::{Headers, Network, Packet, Part};
 use crate::pipeline::Context;
 use crate::trace::Observer;
@@ -48,13 +48,18 @@ pub fn refuse<O: Observer>(
 
 /// A request for `neighbor`: to all stations, or to `known` alone. `None` without an address of ours to ask from.
 pub(crate) fn request(
+    interfaces: &Interfaces,
     out: &Interface,
     neighbor: &Addr,
     known: Option<Mac>,
     tags: &[u8],
 ) -> Option<Bytes> {
     match neighbor.v4() {
-        Some(target) => arp::request(out, target, known, tags),
+        // An interface without an address of its own asks from another's, as Linux does (`inet_select_addr`).
+        Some(target) => {
+            let source = interfaces.source_for(out.id, neighbor)?.v4()?;
+            arp::request(out.mac, source, target, known, tags)
+        }
         None => nd::request(out, neighbor, known, tags),
     }
 }

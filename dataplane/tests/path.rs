@@ -27,5 +27,7 @@ mod services;
 mod quotes;
 #[path = "path/checksums.rs"]
 mod checksums;
+#[path = "path/workers.rs"]
+mod workers;
 #[path = "path/hostile.rs"]
 mod hostile;

@@ -27,6 +27,8 @@ pub struct Settings {
     pub hold_per_neighbor: usize,
     /// Neighbors that frames wait for.
     pub hold_neighbors: usize,
+    /// Frames that wait in all; a quarter of the worker's frames at most.
+    pub hold_total: usize,
     /// How long a frame waits.
     pub hold_timeout: Nanos,
 }
@@ -35,8 +37,9 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             errors_per_second: 1000,
-            hold_per_neighbor: 16,
+            hold_per_neighbor: 64,
             hold_neighbors: 64,
+            hold_total: 1024,
             hold_timeout: 3 * SECOND,
         }
     }
@@ -67,11 +70,12 @@ impl Local {
     /// A worker's own part.
     pub fn new(pool: Pool, interfaces: Arc<Interfaces>, settings: Settings) -> Local {
         let staged = vec![false; interfaces.len()];
+        let hold_total = settings.hold_total.min(pool.len() / 4);
         Local {
             pool,
             interfaces,
             settings,
-            hold: Hold::new(settings.hold_neighbors, settings.hold_per_neighbor),
+            hold: Hold::new(settings.hold_neighbors, settings.hold_per_neighbor, hold_total),
             limiter: Limiter::new(settings.errors_per_second),
             requests: Requests::new(),
             staged,
@@ -108,12 +112,23 @@ pub struct Context<'a, O> {
     pub now: Nanos,
     /// Who looks on.
     pub observer: &'a mut O,
+    /// Whether the packet takes the line for the second time.
+    pub(super) again: bool,
 }
 
 impl<O: Observer> Context<'_, O> {
     /// The interface that the packet came in on.
     pub fn receiving(&self) -> Result<&Interface, Verdict> {
         self.interfaces.get(self.from).ok_or(DropReason::NoInterface.into())
+    }
+
+    /// Lets the packet take the line once more, but not for ever.
+    pub(super) fn start_again(&mut self) -> Result<(), Verdict> {
+        if std::mem::replace(&mut self.again, true) {
+            Err(DropReason::Inconsistent.into())
+        } else {
+            Ok(())
+        }
     }
 
     /// Asks by ARP or ND who `neighbor` is: all stations, or `known` alone to see that it is still there. The request carries the
@@ -140,7 +155,7 @@ pub(crate) fn request(
     tags: &[u8],
 ) {
     let Some(out) = interfaces.get(interface) else { return };
-    let Some(bytes) = reply::request(out, neighbor, known, tags) else { return };
+    let Some(bytes) = reply::request(interfaces, out, neighbor, known, tags) else { return };
     if local.requests.is_full() {
         return;
     }

@@ -127,12 +127,7 @@ pub fn resolve<O: Observer>(
 
 /// Takes the frames out of the waiting room whose neighbor is known now: up to a burst that came in on one interface, with
 /// that interface. Asks again for the others when it is time.
-pub(super) fn release<O: Observer>(
-    _tables: Snapshot<'_>,
-    state: &mut State,
-    now: Nanos,
-    _observer: &mut O,
-) -> Option<(InterfaceId, Burst)> {
+pub(super) fn release(state: &mut State, now: Nanos) -> Option<(InterfaceId, Burst)> {
     if state.local.hold.is_empty() {
         return None;
     }
@@ -169,8 +164,8 @@ pub(super) fn give_up<Q: Queue, O: Observer>(
 ) -> usize {
     let mut ended = 0;
     let timeout = state.local.settings.hold_timeout;
-    while let Some(frames) = state.local.hold.take_expired(now, timeout) {
-        for (place, (from, mut frame)) in frames.into_iter().enumerate() {
+    while let Some(mut frames) = state.local.hold.take_expired(now, timeout) {
+        for (place, (from, mut frame)) in frames.drain(..).enumerate() {
             ended += 1;
             unbook(state, from, 1);
             let verdict = if place == 0 {
@@ -181,6 +176,7 @@ pub(super) fn give_up<Q: Queue, O: Observer>(
             observer.see(|| Step::Verdict(verdict));
             tx::stage(from, queues, frame, verdict, state, now);
         }
+        state.local.hold.recycle(frames);
     }
     ended
 }
@@ -199,8 +195,15 @@ fn unreachable<O: Observer>(
     let packet: Packet<'_, Raw> = Packet::new(&umem, frame);
     match super::parse::parse(packet, interface, &state.seed) {
         Ok(mut packet) => {
-            let mut context =
-                Context { tables, state, from, interfaces: &interfaces, now, observer };
+            let mut context = Context {
+                tables,
+                state,
+                from,
+                interfaces: &interfaces,
+                now,
+                observer,
+                again: false,
+            };
             reply::error(
                 &mut packet,
                 Problem::HostUnreachable,

@@ -45,7 +45,7 @@ fn headers(
     }
     let tags = vlan::walk(link.ether_type, rest).map_err(|_| DropReason::Truncated)?;
     let l3 = ethernet::Header::LEN + tags.len;
-    let available = total - l3;
+    let available = total.saturating_sub(l3);
     let bytes = bytes.get(l3..).ok_or(DropReason::Truncated)?;
     let mut headers = match tags.ether_type {
         EtherType::IPV4 if to_group => return Err(group(link).into()),

@@ -3,7 +3,6 @@
 use millrace_wire::{EtherType, Mac, arp};
 
 use super::{Bytes, fresh_link, link_to, push};
-use crate::interface::Interface;
 use crate::packet::{Headers, Packet};
 use crate::verdict::{DropReason, Verdict};
 
@@ -23,15 +22,15 @@ pub(crate) fn answer(
 
 /// A request for `target`: broadcast, or to `known` alone (RFC 1122 section 2.3.2.1).
 pub(super) fn request(
-    out: &Interface,
+    mac: Mac,
+    source: [u8; 4],
     target: [u8; 4],
     known: Option<Mac>,
     tags: &[u8],
 ) -> Option<Bytes> {
-    let source = out.source_for(&millrace_wire::Addr::from_v4(target))?.v4()?;
-    let mut bytes = fresh_link(out.mac, known.unwrap_or(Mac::BROADCAST), tags)?;
+    let mut bytes = fresh_link(mac, known.unwrap_or(Mac::BROADCAST), tags)?;
     set_ether_type(&mut bytes, EtherType::ARP)?;
-    push(&mut bytes, &arp::Packet::new(arp::Op::REQUEST, (out.mac, source), (Mac::ZERO, target)))?;
+    push(&mut bytes, &arp::Packet::new(arp::Op::REQUEST, (mac, source), (Mac::ZERO, target)))?;
     Some(bytes)
 }
 

@@ -76,11 +76,12 @@ pub fn error<O: Observer>(
     if !may_complain(packet) {
         return otherwise.into();
     }
+    if !context.state.local.limiter.take(context.now) {
+        return otherwise.into();
+    }
     match build(packet, problem, context) {
-        Ok(Some(answer)) if context.state.local.limiter.take(context.now) => {
-            replace(packet, &answer, problem.kind(), context)
-        }
-        Ok(_) => otherwise.into(),
+        Ok(Some(answer)) => replace(packet, &answer, problem.kind(), context),
+        Ok(None) => otherwise.into(),
         Err(verdict) => verdict,
     }
 }

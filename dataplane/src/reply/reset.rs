@@ -19,11 +19,12 @@ pub(super) fn reset<O: Observer>(
     if headers.tcp.contains(tcp::Flags::RST) || headers.fault.is_some() || !may_complain(packet) {
         return otherwise.into();
     }
+    if !context.state.local.limiter.take(context.now) {
+        return otherwise.into();
+    }
     match build(packet, context) {
-        Ok(Some(answer)) if context.state.local.limiter.take(context.now) => {
-            replace(packet, &answer, ReplyKind::TcpReset, context)
-        }
-        Ok(_) => otherwise.into(),
+        Ok(Some(answer)) => replace(packet, &answer, ReplyKind::TcpReset, context),
+        Ok(None) => otherwise.into(),
         Err(verdict) => verdict,
     }
 }

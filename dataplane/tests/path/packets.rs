@@ -178,11 +178,6 @@ impl Ip {
         [&header.to_bytes()[..], &body].concat()
     }
 
-    pub fn frame(&self, link: &Link, protocol: u8, payload: &[u8]) -> Vec<u8> {
-        let ether_type = if self.src.is_ipv4() { 0x0800 } else { 0x86dd };
-        [link.bytes(ether_type), self.packet(protocol, payload)].concat()
-    }
-
     pub fn udp(&self, sport: u16, dport: u16, payload: &[u8]) -> Vec<u8> {
         let mut header = UdpHeader {
             source_port: sport,

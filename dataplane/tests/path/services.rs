@@ -432,3 +432,21 @@ fn a_closed_connection_can_be_opened_again() {
         world.now += SECOND;
     }
 }
+
+#[test]
+fn a_flow_that_expired_begins_anew_with_the_endpoints_of_today() {
+    for (port, make) in PROTOCOLS {
+        let mut world = World::new();
+        let packet = on(&client_link(), make(&between("10.0.1.2", VIP), 4000, port));
+        assert_eq!(world.send(UP, &packet).len(), 1);
+        let all = [frontend(VIP, 80, 6), frontend(VIP, 53, 17), frontend(VIP, 9, 132)];
+        let moved = service("default/web:http", &all, &[("10.0.2.10", 9090)]);
+        world.writer.set_service("default/web", &moved).unwrap();
+        world.writer.publish().unwrap();
+        world.now += 7 * 24 * 3600 * SECOND;
+        world.learn();
+        let sent = world.send(UP, &packet);
+        let out = make(&between("10.0.1.2", "10.0.2.10").ttl(63), 4000, 9090);
+        assert_eq!(sent[0].bytes, on(&to_backend(), out), "{:#?}", world.steps);
+    }
+}

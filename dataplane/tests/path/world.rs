@@ -14,7 +14,7 @@ use millrace_dataplane::trace::{Recorder, Step};
 use millrace_dataplane::verdict::Verdict;
 use millrace_tables::{
     BackendSpec, FrontendKind, FrontendSpec, InterfaceId, InterfaceKind, NextHop, RouteSpec,
-    SegmentConfig, ServiceSpec, SetChoice, WhenEmpty, Writer,
+    SegmentConfig, ServiceSpec, SetChoice, Tables, WhenEmpty, Writer,
 };
 use millrace_wire::{Addr, Mac};
 use millrace_xsk::{Pool, TxOffload, Umem, UmemConfig};
@@ -46,6 +46,68 @@ pub struct Worker {
     pub state: State,
     pub queues: Vec<MemoryQueue>,
     frames: usize,
+    steps: Vec<Step>,
+}
+
+impl Worker {
+    /// Packets come in on one interface; what leaves, by interface.
+    pub fn burst(
+        &mut self,
+        interface: u16,
+        packets: &[Vec<u8>],
+        tables: &Tables,
+        now: Nanos,
+    ) -> Vec<Sent> {
+        let queue = &mut self.queues[usize::from(interface)];
+        for bytes in packets {
+            assert!(
+                queue.offer(&mut self.state.local.pool, bytes),
+                "no frame for {} bytes",
+                bytes.len()
+            );
+        }
+        let mut recorder = Recorder::default();
+        let id = InterfaceId(interface);
+        while pipeline::burst(
+            id,
+            &mut self.queues,
+            tables.snapshot(),
+            &mut self.state,
+            now,
+            &mut recorder,
+        ) != 0
+        {
+            self.state.quiesce();
+        }
+        self.steps = recorder.steps;
+        self.sent()
+    }
+
+    fn sent(&mut self) -> Vec<Sent> {
+        let mut sent = Vec::new();
+        for interface in [UP, DOWN] {
+            let pool = &mut self.state.local.pool;
+            let frames = self.queues[usize::from(interface)].sent(pool);
+            sent.extend(frames.into_iter().map(|it| Sent {
+                interface,
+                bytes: it.bytes,
+                offload: it.offload,
+            }));
+        }
+        sent
+    }
+
+    /// The ledger balances on every queue, and no frame is lost.
+    fn check_books(&self) {
+        for interface in [UP, DOWN] {
+            let block = self.state.counters.interface(InterfaceId(interface));
+            let ledger = Ledger::read(|place| block.get(place));
+            assert_eq!(ledger.imbalance(), 0, "interface {interface}: {ledger:?}");
+        }
+        let in_flight: usize = self.queues.iter().map(MemoryQueue::in_flight).sum();
+        let accounted = self.state.local.pool.len() + in_flight + self.state.local.held();
+        assert_eq!(accounted, self.frames, "a frame was lost");
+    }
 }
 
 pub struct World {
@@ -174,6 +236,7 @@ impl World {
                 state,
                 queues: (0..2).map(|_| MemoryQueue::new(Arc::clone(&umem), 256)).collect(),
                 frames: FRAMES as usize,
+                steps: Vec::new(),
             })
             .collect();
         World { writer: tables(), workers, now: 100 * SECOND, steps: Vec::new() }
@@ -213,30 +276,11 @@ impl World {
 
     /// A burst through one worker.
     pub fn send_all(&mut self, worker: usize, interface: u16, packets: &[Vec<u8>]) -> Vec<Sent> {
-        let tables = self.writer.tables();
-        let one = &mut self.workers[worker];
-        for bytes in packets {
-            assert!(
-                one.queues[usize::from(interface)].offer(&mut one.state.local.pool, bytes),
-                "no frame for {} bytes",
-                bytes.len()
-            );
-        }
-        let mut recorder = Recorder::default();
-        let id = InterfaceId(interface);
-        while pipeline::burst(
-            id,
-            &mut one.queues,
-            tables.snapshot(),
-            &mut one.state,
-            self.now,
-            &mut recorder,
-        ) != 0
-        {
-            one.state.quiesce();
-        }
-        self.steps = recorder.steps;
-        self.collect(worker)
+        let (tables, now) = (self.writer.tables(), self.now);
+        let sent = self.workers[worker].burst(interface, packets, &tables, now);
+        self.steps = std::mem::take(&mut self.workers[worker].steps);
+        self.workers[worker].check_books();
+        sent
     }
 
     /// Time passes; held frames are looked after.
@@ -246,39 +290,10 @@ impl World {
         let one = &mut self.workers[0];
         let mut recorder = Recorder::default();
         pipeline::tick(&mut one.queues, tables.snapshot(), &mut one.state, self.now, &mut recorder);
+        let sent = one.sent();
+        one.check_books();
         self.steps = recorder.steps;
-        self.collect(0)
-    }
-
-    fn collect(&mut self, worker: usize) -> Vec<Sent> {
-        let one = &mut self.workers[worker];
-        let mut sent = Vec::new();
-        for interface in [UP, DOWN] {
-            let pool = &mut one.state.local.pool;
-            sent.extend(one.queues[usize::from(interface)].sent(pool).into_iter().map(|it| Sent {
-                interface,
-                bytes: it.bytes,
-                offload: it.offload,
-            }));
-        }
-        self.check_books(worker);
         sent
-    }
-
-    /// The ledger balances on every queue, and no frame is lost.
-    fn check_books(&self, worker: usize) {
-        let one = &self.workers[worker];
-        for interface in [UP, DOWN] {
-            let block = one.state.counters.interface(InterfaceId(interface));
-            let ledger = Ledger::read(|place| block.get(place));
-            assert_eq!(ledger.imbalance(), 0, "interface {interface}: {ledger:?}");
-        }
-        let in_flight: usize = one.queues.iter().map(MemoryQueue::in_flight).sum();
-        assert_eq!(
-            one.state.local.pool.len() + in_flight + one.state.local.held(),
-            one.frames,
-            "a frame was lost"
-        );
     }
 
     /// The verdicts of the last call, in order.
