@@ -30,7 +30,10 @@ impl Engine {
     /// Asks the engine at `socket`.
     pub fn open(socket: &Path) -> Result<Self, String> {
         let at = |error: &dyn std::fmt::Display| {
-            format!("{error} (is millrace-dataplane running? --socket FILE names its socket, here {})", socket.display())
+            format!(
+                "{error} (is millrace-dataplane running? --socket FILE names its socket, here {})",
+                socket.display()
+            )
         };
         let session = Session::connect(socket).map_err(|e| at(&e))?;
         let greeting = session.greet(Role::Observer).map_err(|e| at(&e))?;

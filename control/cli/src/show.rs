@@ -93,7 +93,9 @@ pub fn run(options: &Options, socket: &Path) -> Result<(), String> {
     };
     match writeln!(std::io::stdout(), "{text}") {
         // A reader that has seen enough (`| head`) is no error.
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(format!("standard output: {error}")),
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(format!("standard output: {error}"))
+        }
         _ => Ok(()),
     }
 }
@@ -116,7 +118,8 @@ impl Part {
         for row in rows {
             table.add_row(row.iter().map(|cell| printable(cell)));
         }
-        let arrangement = if prose { ContentArrangement::Dynamic } else { ContentArrangement::Disabled };
+        let arrangement =
+            if prose { ContentArrangement::Dynamic } else { ContentArrangement::Disabled };
         table.set_content_arrangement(arrangement).set_width(WIDTH);
         for (index, column) in table.column_iter_mut().enumerate() {
             column.set_padding((0, 2));
@@ -166,8 +169,15 @@ mod tests {
 
     #[test]
     fn durations_read_like_kubernetes_durations() {
-        let cases = [(0, "0s"), (999_999_999, "0s"), (30 * SECOND, "30s"), (60 * SECOND, "1m0s"),
-            (90 * SECOND + 1, "1m30s"), (3605 * SECOND, "1h0m5s"), (432_000 * SECOND, "120h0m0s")];
+        let cases = [
+            (0, "0s"),
+            (999_999_999, "0s"),
+            (30 * SECOND, "30s"),
+            (60 * SECOND, "1m0s"),
+            (90 * SECOND + 1, "1m30s"),
+            (3605 * SECOND, "1h0m5s"),
+            (432_000 * SECOND, "120h0m0s"),
+        ];
         for (time, text) in cases {
             assert_eq!(seconds(time), text);
         }
@@ -176,11 +186,13 @@ mod tests {
     #[test]
     fn numbers_align_right_and_nothing_frames_them() {
         let rows = [["eth0", "5", "1"], ["veth12", "1000", "-"]];
-        let rows = rows.iter().map(|row| row.iter().map(|cell| (*cell).to_owned()).collect()).collect();
+        let rows =
+            rows.iter().map(|row| row.iter().map(|cell| (*cell).to_owned()).collect()).collect();
         let grid = Part::Grid { headers: &["INTERFACE", "RX", "MAC"], rows, prose: false };
         let note = Part::Note("two interfaces".into());
         let view = View { parts: vec![grid, note], json: Value::Null };
-        let text = "INTERFACE    RX  MAC\neth0          5    1\nveth12     1000    -\n\ntwo interfaces";
+        let text =
+            "INTERFACE    RX  MAC\neth0          5    1\nveth12     1000    -\n\ntwo interfaces";
         assert_eq!(view.text(), text);
     }
 
@@ -189,7 +201,10 @@ mod tests {
         let sentence = "A neighbor discovery message with a hop limit other than 255. ".repeat(4);
         let rows = vec![vec!["eth0".to_owned(), sentence]];
         let prose = Part::Grid { headers: &["INTERFACE", "MEANING"], rows, prose: true }.text();
-        assert!(prose.lines().count() > 3 && prose.lines().all(|line| line.len() <= usize::from(WIDTH)), "{prose}");
+        assert!(
+            prose.lines().count() > 3 && prose.lines().all(|line| line.len() <= usize::from(WIDTH)),
+            "{prose}"
+        );
 
         let long = "[2001:db8:1111:2222:3333:4444:5555:6666]:65535".to_owned();
         let rows = vec![vec![long.clone(), long.clone(), long.clone()]];
@@ -207,6 +222,9 @@ mod tests {
     #[test]
     fn endpoints_of_both_families_are_unambiguous() {
         assert_eq!(endpoint(Addr::from_v4([10, 0, 1, 7]), 8080), "10.0.1.7:8080");
-        assert_eq!(endpoint(Addr::from("fd00::1".parse::<std::net::Ipv6Addr>().unwrap()), 80), "[fd00::1]:80");
+        assert_eq!(
+            endpoint(Addr::from("fd00::1".parse::<std::net::Ipv6Addr>().unwrap()), 80),
+            "[fd00::1]:80"
+        );
     }
 }

@@ -54,7 +54,8 @@ pub(super) fn view(engine: &Engine) -> Result<View, String> {
     let (mut rows, mut values) = (Vec::new(), Vec::new());
     for flow in &flows {
         let mut value = row(flow);
-        let service = flow.service.map(|id| snapshot.service_name(id)).filter(|name| !name.is_empty());
+        let service =
+            flow.service.map(|id| snapshot.service_name(id)).filter(|name| !name.is_empty());
         value["service"] = json!(service);
         value["snat_port"] = json!(flow.snat().map(|(_, port)| port));
         value["idle"] = json!(seconds(flow.idle));
@@ -67,13 +68,15 @@ pub(super) fn view(engine: &Engine) -> Result<View, String> {
             state(flow).to_owned(),
             endpoint(flow.original.src, flow.original.sport),
             endpoint(flow.original.dst, flow.original.dport),
-            flow.backend_endpoint().map_or_else(|| NONE.to_owned(), |(addr, port)| endpoint(addr, port)),
+            flow.backend_endpoint()
+                .map_or_else(|| NONE.to_owned(), |(addr, port)| endpoint(addr, port)),
             or_none(flow.snat().map(changed_port)),
             seconds(flow.age),
             seconds(flow.expires),
         ]);
     }
-    let headers = &["PROTOCOL", "STATE", "SOURCE", "DESTINATION", "BACKEND", "SNAT", "AGE", "EXPIRES"];
+    let headers =
+        &["PROTOCOL", "STATE", "SOURCE", "DESTINATION", "BACKEND", "SNAT", "AGE", "EXPIRES"];
     let note = format!(
         "{} of {} entries, {} half-open; {} created, {} expired and {} refused for want of room since the start",
         totals.live,
@@ -137,7 +140,10 @@ mod tests {
         plain.replied = true;
         let shown = row(&plain);
         assert_eq!((&shown["backend"], &shown["snat"]), (&Value::Null, &Value::Null));
-        assert_eq!((&shown["src"], &shown["state"]), (&json!("[fd00::2]:9"), &json!("ESTABLISHED")));
+        assert_eq!(
+            (&shown["src"], &shown["state"]),
+            (&json!("[fd00::2]:9"), &json!("ESTABLISHED"))
+        );
         plain.original.protocol = Protocol(253);
         assert_eq!(row(&plain)["protocol"], "253");
     }
@@ -161,11 +167,23 @@ mod tests {
         let fixture = Fixture::new();
         let mut conntrack = fixture.segment.conntrack(0, &fixture.settings).unwrap();
         let now = clock::now();
-        let web = fixture.engine.tables.snapshot().services().find(|service| service.affinity_seconds > 0).unwrap();
+        let web = fixture
+            .engine
+            .tables
+            .snapshot()
+            .services()
+            .find(|service| service.affinity_seconds > 0)
+            .unwrap();
         let mut create = |sport, age: u64, flags| {
             let original = tuple(Protocol::TCP, ("203.0.113.2", sport), ("172.30.0.41", 80));
             let reply = tuple(Protocol::TCP, ("10.0.2.9", 8080), ("192.168.0.2", sport + 1));
-            let new = NewFlow { original, reply, service: Some(web.id), backend: 1, tcp: Some(Flags(flags)) };
+            let new = NewFlow {
+                original,
+                reply,
+                service: Some(web.id),
+                backend: 1,
+                tcp: Some(Flags(flags)),
+            };
             conntrack.create(&new, now.saturating_sub(age)).unwrap();
         };
         create(40_000, 5 * SECOND, Flags::SYN.0);
@@ -173,13 +191,25 @@ mod tests {
         let view = view(&fixture.engine).unwrap();
         let rows = view.json["conntrack"].as_array().unwrap();
         assert_eq!(rows.len(), 2);
-        assert_eq!((&rows[0]["src"], &rows[0]["state"]), (&json!("203.0.113.2:50000"), &json!("ESTABLISHED")));
-        assert_eq!((&rows[1]["src"], &rows[1]["state"]), (&json!("203.0.113.2:40000"), &json!("SYN_SENT")));
-        assert_eq!((&rows[1]["service"], &rows[1]["snat_port"]), (&json!("default/web:http"), &json!(40001)));
+        assert_eq!(
+            (&rows[0]["src"], &rows[0]["state"]),
+            (&json!("203.0.113.2:50000"), &json!("ESTABLISHED"))
+        );
+        assert_eq!(
+            (&rows[1]["src"], &rows[1]["state"]),
+            (&json!("203.0.113.2:40000"), &json!("SYN_SENT"))
+        );
+        assert_eq!(
+            (&rows[1]["service"], &rows[1]["snat_port"]),
+            (&json!("default/web:http"), &json!(40001))
+        );
         assert_eq!(view.json["totals"]["live"], 2);
         assert_eq!(view.json["totals"]["half_open"], 1);
         let text = view.text();
         assert!(text.contains("192.168.0.2:50001"), "{text}");
-        assert!(text.contains("2 of 4096 entries, 1 half-open; 2 created, 0 expired and 0 refused"), "{text}");
+        assert!(
+            text.contains("2 of 4096 entries, 1 half-open; 2 created, 0 expired and 0 refused"),
+            "{text}"
+        );
     }
 }

@@ -7,8 +7,8 @@ use ipnet::IpNet;
 use millrace_dataplane::state::segment::{Segment, Settings, Sizes};
 use millrace_tables::session::{Interface, Session};
 use millrace_tables::{
-    BackendSpec, FrontendKind, FrontendSpec, InterfaceId, NextHop, RouteSpec, SegmentConfig, ServiceSpec, SetChoice,
-    WhenEmpty, Writer,
+    BackendSpec, FrontendKind, FrontendSpec, InterfaceId, NextHop, RouteSpec, SegmentConfig,
+    ServiceSpec, SetChoice, WhenEmpty, Writer,
 };
 use millrace_wire::{Addr, Mac, Protocol};
 
@@ -37,9 +37,11 @@ fn net(text: &str) -> IpNet {
 
 impl Fixture {
     pub fn new() -> Self {
-        let sizes = Sizes { workers: 2, interfaces: 2, conntrack_entries: 4096, neighbor_entries: 64 };
+        let sizes =
+            Sizes { workers: 2, interfaces: 2, conntrack_entries: 4096, neighbor_entries: 64 };
         let segment = Segment::create(&sizes, [0, 0]).unwrap();
-        let mut writer = Writer::create(&SegmentConfig { bytes: 64 << 20, ..SegmentConfig::default() }).unwrap();
+        let mut writer =
+            Writer::create(&SegmentConfig { bytes: 64 << 20, ..SegmentConfig::default() }).unwrap();
         set_services(&mut writer);
         set_routes(&mut writer);
         writer.publish().unwrap();
@@ -68,7 +70,13 @@ fn interface(id: u16, name: &str, mtu: u32, addresses: &[&str]) -> Interface {
     }
 }
 
-fn frontend(address: &str, port: u16, protocol: Protocol, kind: FrontendKind, set: SetChoice) -> FrontendSpec {
+fn frontend(
+    address: &str,
+    port: u16,
+    protocol: Protocol,
+    kind: FrontendKind,
+    set: SetChoice,
+) -> FrontendSpec {
     FrontendSpec { addr: addr(address), port, protocol: protocol.0, kind, set, flags: 0 }
 }
 
@@ -103,13 +111,25 @@ fn set_services(writer: &mut Writer) {
     };
     let six = ServiceSpec {
         name: "default/six:".into(),
-        frontends: vec![frontend("fd00:30::41", 80, Protocol::SCTP, FrontendKind::CLUSTER_IP, cluster)],
+        frontends: vec![frontend(
+            "fd00:30::41",
+            80,
+            Protocol::SCTP,
+            FrontendKind::CLUSTER_IP,
+            cluster,
+        )],
         backends: vec![backend("fd00::1", 80, false)],
         ..ServiceSpec::default()
     };
     let empty = ServiceSpec {
         name: "default/empty:dns".into(),
-        frontends: vec![frontend("172.30.0.10", 53, Protocol::UDP, FrontendKind::CLUSTER_IP, cluster)],
+        frontends: vec![frontend(
+            "172.30.0.10",
+            53,
+            Protocol::UDP,
+            FrontendKind::CLUSTER_IP,
+            cluster,
+        )],
         when_cluster_empty: WhenEmpty::Drop,
         ..ServiceSpec::default()
     };
@@ -119,7 +139,10 @@ fn set_services(writer: &mut Writer) {
 }
 
 fn set_routes(writer: &mut Writer) {
-    let hop = |interface, gateway: Option<&str>| NextHop { interface: InterfaceId(interface), gateway: gateway.map(addr) };
+    let hop = |interface, gateway: Option<&str>| NextHop {
+        interface: InterfaceId(interface),
+        gateway: gateway.map(addr),
+    };
     let ecmp = vec![(hop(0, Some("192.168.0.1")), 3), (hop(1, Some("192.168.1.1")), 1)];
     for (prefix, spec) in [
         ("0.0.0.0/0", RouteSpec::Forward(ecmp)),

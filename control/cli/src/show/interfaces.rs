@@ -53,7 +53,13 @@ mod tests {
         for worker in 0..2 {
             let counters = fixture.segment.counters(worker).unwrap();
             let eth1 = counters.interface(InterfaceId(1));
-            for (counter, n) in [(Counter::Rx, 3), (Counter::RxBytes, 300), (Counter::Tx, 7), (Counter::Out, 4), (Counter::OutBytes, 500)] {
+            for (counter, n) in [
+                (Counter::Rx, 3),
+                (Counter::RxBytes, 300),
+                (Counter::Tx, 7),
+                (Counter::Out, 4),
+                (Counter::OutBytes, 500),
+            ] {
                 eth1.add(counter.place(), n);
             }
         }
@@ -67,7 +73,20 @@ mod tests {
         let text = view.text();
         assert!(text.lines().all(|line| line.len() <= 100), "{text}");
         let last: Vec<&str> = text.lines().last().unwrap().split_whitespace().collect();
-        assert_eq!(last, ["eth1", "uplink", "02:00:00:00:00:f1", "9000", "6", "600", "8", "1000", "192.168.1.2/24"]);
+        assert_eq!(
+            last,
+            [
+                "eth1",
+                "uplink",
+                "02:00:00:00:00:f1",
+                "9000",
+                "6",
+                "600",
+                "8",
+                "1000",
+                "192.168.1.2/24"
+            ]
+        );
         assert_eq!(text.lines().nth(2).map(str::trim), Some("fd00:192::2/64"), "{text}");
     }
 }

@@ -63,8 +63,11 @@ fn is_balanced(words: &[u64]) -> bool {
 pub(super) fn read(state: &View) -> Vec<Reading> {
     let sizes = state.sizes();
     let once = |worker: usize| {
-        let interfaces = (0..sizes.interfaces).filter_map(|id| u16::try_from(id).ok()).map(InterfaceId);
-        interfaces.flat_map(|id| (0..COUNTERS).map(move |place| state.counter(worker, id, place))).collect()
+        let interfaces =
+            (0..sizes.interfaces).filter_map(|id| u16::try_from(id).ok()).map(InterfaceId);
+        interfaces
+            .flat_map(|id| (0..COUNTERS).map(move |place| state.counter(worker, id, place)))
+            .collect()
     };
     (0..sizes.workers).map(|worker| settle(|| once(worker), || thread::sleep(PAUSE))).collect()
 }
@@ -120,7 +123,10 @@ mod tests {
     #[test]
     fn a_worker_at_rest_is_read_once() {
         let (reading, count) = settle_on(|_| block(7, 7));
-        assert_eq!((reading.settled, reading.is_balanced(), reading.total().rx, count), (true, true, 7, 2));
+        assert_eq!(
+            (reading.settled, reading.is_balanced(), reading.total().rx, count),
+            (true, true, 7, 2)
+        );
     }
 
     #[test]
@@ -132,7 +138,10 @@ mod tests {
     #[test]
     fn a_balanced_reading_of_a_busy_worker_is_preferred_and_not_called_settled() {
         let (reading, count) = settle_on(|n| block(n as u64, if n == 101 { 101 } else { 0 }));
-        assert_eq!((reading.settled, reading.is_balanced(), reading.total().rx), (false, true, 101));
+        assert_eq!(
+            (reading.settled, reading.is_balanced(), reading.total().rx),
+            (false, true, 101)
+        );
         assert_eq!(count, 2 * ATTEMPTS);
     }
 

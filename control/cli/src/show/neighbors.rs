@@ -7,7 +7,8 @@ use super::{Part, View, or_none, seconds};
 use crate::live::Engine;
 
 pub(super) fn view(engine: &Engine) -> Result<View, String> {
-    let (mut neighbors, occupancy) = engine.state.neighbors(clock::now()).map_err(|e| e.to_string())?;
+    let (mut neighbors, occupancy) =
+        engine.state.neighbors(clock::now()).map_err(|e| e.to_string())?;
     neighbors.sort_by_key(|neighbor| (neighbor.interface, neighbor.addr));
     let (mut rows, mut values) = (Vec::new(), Vec::new());
     for neighbor in neighbors {
@@ -58,11 +59,19 @@ mod tests {
         let short = |key: &str| rows.iter().map(|row| row[key].clone()).collect::<Vec<_>>();
         assert_eq!(short("address"), ["192.168.0.1", "192.168.0.9", "192.168.1.1"]);
         assert_eq!(short("interface"), ["eth0", "eth0", "eth1"]);
-        assert_eq!(short("mac"), [json!("02:00:00:00:00:01"), json!("02:00:00:00:00:09"), json!(null)]);
+        assert_eq!(
+            short("mac"),
+            [json!("02:00:00:00:00:01"), json!("02:00:00:00:00:09"), json!(null)]
+        );
         assert_eq!(short("state"), ["REACHABLE", "REACHABLE", "INCOMPLETE"]);
         assert_eq!(rows[0]["age"], "1m30s");
         let text = view.text();
         assert!(text.lines().nth(3).is_some_and(|line| line.contains(" -  ")), "{text}");
-        assert!(text.ends_with("\n\n3 of 64 neighbors, 1 being asked for; 0 evicted and 0 refused since the start"), "{text}");
+        assert!(
+            text.ends_with(
+                "\n\n3 of 64 neighbors, 1 being asked for; 0 evicted and 0 refused since the start"
+            ),
+            "{text}"
+        );
     }
 }

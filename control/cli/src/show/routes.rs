@@ -22,22 +22,28 @@ pub(super) fn view(engine: &Engine) -> View {
         // All cells of a route have as many lines as it has next hops.
         let column = |cell: &dyn Fn(&NextHop, u16) -> String| match hops.as_slice() {
             [] => NONE.to_owned(),
-            some => some.iter().map(|(hop, weight)| cell(hop, *weight)).collect::<Vec<_>>().join("\n"),
+            some => {
+                some.iter().map(|(hop, weight)| cell(hop, *weight)).collect::<Vec<_>>().join("\n")
+            }
         };
         let gateway = |hop: &NextHop| hop.gateway.map(|gateway| gateway.to_ip());
         rows.push(vec![
             prefix.to_string(),
             kind.to_owned(),
-            column(&|hop, _| gateway(hop).map_or_else(|| "on-link".to_owned(), |ip| ip.to_string())),
+            column(&|hop, _| {
+                gateway(hop).map_or_else(|| "on-link".to_owned(), |ip| ip.to_string())
+            }),
             column(&|hop, _| engine.interface_name(hop.interface)),
             column(&|_, weight| weight.to_string()),
         ]);
-        let hop = |(hop, weight): &(NextHop, u16)| {
-            json!({ "gateway": gateway(hop), "interface": engine.interface_name(hop.interface), "weight": weight })
-        };
+        let hop = |(hop, weight): &(NextHop, u16)| json!({ "gateway": gateway(hop), "interface": engine.interface_name(hop.interface), "weight": weight });
         values.push(json!({ "prefix": prefix, "kind": kind, "next_hops": hops.iter().map(hop).collect::<Vec<_>>() }));
     }
-    let table = Part::Grid { headers: &["PREFIX", "KIND", "NEXT HOP", "INTERFACE", "WEIGHT"], rows, prose: false };
+    let table = Part::Grid {
+        headers: &["PREFIX", "KIND", "NEXT HOP", "INTERFACE", "WEIGHT"],
+        rows,
+        prose: false,
+    };
     View { parts: vec![table], json: values.into() }
 }
 
@@ -50,7 +56,8 @@ mod tests {
     fn routes_come_in_order_with_every_next_hop_and_its_weight() {
         let view = view(&Fixture::new().engine);
         let text = view.text();
-        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        let lines: Vec<Vec<&str>> =
+            text.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines[0], ["PREFIX", "KIND", "NEXT", "HOP", "INTERFACE", "WEIGHT"]);
         assert_eq!(lines[1], ["0.0.0.0/0", "forward", "192.168.0.1", "eth0", "3"]);
         assert_eq!(lines[2], ["192.168.1.1", "eth1", "1"]);

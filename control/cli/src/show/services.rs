@@ -37,7 +37,8 @@ pub fn rows(snapshot: Snapshot<'_>) -> Vec<Row> {
     let row = |row: millrace_tables::FrontendRow| {
         let service = snapshot.service(row.frontend.service)?;
         let set = service.set(row.frontend.set);
-        let mut backends: Vec<_> = snapshot.backends(set).map(|backend| (backend.addr, backend.port)).collect();
+        let mut backends: Vec<_> =
+            snapshot.backends(set).map(|backend| (backend.addr, backend.port)).collect();
         backends.sort_unstable();
         Some(Row {
             service: snapshot.service_name(service.id),
@@ -78,7 +79,14 @@ pub(super) fn view(engine: &Engine) -> View {
             seconds => format!("{seconds}s"),
         };
         let address = format!("{address}/{}", row.protocol);
-        vec![row.service.clone(), row.kind.into(), address, row.traffic_policy.into(), affinity, backends]
+        vec![
+            row.service.clone(),
+            row.kind.into(),
+            address,
+            row.traffic_policy.into(),
+            affinity,
+            backends,
+        ]
     };
     let headers = &["SERVICE", "TYPE", "ADDRESS", "POLICY", "AFFINITY", "BACKENDS"];
     let table = Part::Grid { headers, rows: rows.iter().map(cells).collect(), prose: false };
@@ -104,15 +112,45 @@ mod tests {
         let rows = rows(fixture.engine.tables.snapshot());
         let short: Vec<_> = rows
             .iter()
-            .map(|row| (row.service.as_str(), row.kind, row.address.to_string(), row.port, row.protocol, row.backends.join(" ")))
+            .map(|row| {
+                (
+                    row.service.as_str(),
+                    row.kind,
+                    row.address.to_string(),
+                    row.port,
+                    row.protocol,
+                    row.backends.join(" "),
+                )
+            })
             .collect();
         assert_eq!(
             short,
             [
                 ("default/empty:dns", "ClusterIP", "172.30.0.10".into(), 53, "UDP", String::new()),
-                ("default/six:", "ClusterIP", "fd00:30::41".into(), 80, "SCTP", "[fd00::1]:80".into()),
-                ("default/web:http", "ClusterIP", "172.30.0.41".into(), 80, "TCP", "10.0.1.7:8080 10.0.1.20:8080 10.0.2.9:8080".into()),
-                ("default/web:http", "NodePort", "192.168.0.2".into(), 30080, "TCP", "10.0.1.7:8080".into()),
+                (
+                    "default/six:",
+                    "ClusterIP",
+                    "fd00:30::41".into(),
+                    80,
+                    "SCTP",
+                    "[fd00::1]:80".into()
+                ),
+                (
+                    "default/web:http",
+                    "ClusterIP",
+                    "172.30.0.41".into(),
+                    80,
+                    "TCP",
+                    "10.0.1.7:8080 10.0.1.20:8080 10.0.2.9:8080".into()
+                ),
+                (
+                    "default/web:http",
+                    "NodePort",
+                    "192.168.0.2".into(),
+                    30080,
+                    "TCP",
+                    "10.0.1.7:8080".into()
+                ),
             ]
         );
     }
@@ -121,13 +159,41 @@ mod tests {
     fn people_and_programs_see_the_same_frontends() {
         let view = view(&Fixture::new().engine);
         let text = view.text();
-        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        let lines: Vec<Vec<&str>> =
+            text.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines[0], ["SERVICE", "TYPE", "ADDRESS", "POLICY", "AFFINITY", "BACKENDS"]);
-        assert_eq!(lines[1], ["default/empty:dns", "ClusterIP", "172.30.0.10:53/UDP", "Cluster", "-", "none:", "drop"]);
-        assert_eq!(lines[2], ["default/six:", "ClusterIP", "[fd00:30::41]:80/SCTP", "Cluster", "-", "[fd00::1]:80"]);
-        assert_eq!(lines[3][..5], ["default/web:http", "ClusterIP", "172.30.0.41:80/TCP", "Cluster", "10800s"]);
+        assert_eq!(
+            lines[1],
+            [
+                "default/empty:dns",
+                "ClusterIP",
+                "172.30.0.10:53/UDP",
+                "Cluster",
+                "-",
+                "none:",
+                "drop"
+            ]
+        );
+        assert_eq!(
+            lines[2],
+            ["default/six:", "ClusterIP", "[fd00:30::41]:80/SCTP", "Cluster", "-", "[fd00::1]:80"]
+        );
+        assert_eq!(
+            lines[3][..5],
+            ["default/web:http", "ClusterIP", "172.30.0.41:80/TCP", "Cluster", "10800s"]
+        );
         assert_eq!(lines[4..6], [["10.0.1.20:8080"], ["10.0.2.9:8080"]]);
-        assert_eq!(lines[6], ["default/web:http", "NodePort", "192.168.0.2:30080/TCP", "Local", "10800s", "10.0.1.7:8080"]);
+        assert_eq!(
+            lines[6],
+            [
+                "default/web:http",
+                "NodePort",
+                "192.168.0.2:30080/TCP",
+                "Local",
+                "10800s",
+                "10.0.1.7:8080"
+            ]
+        );
         assert!(text.lines().all(|line| line.len() <= 100), "{text}");
         assert_eq!(
             view.json[0],

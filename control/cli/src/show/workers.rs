@@ -37,8 +37,17 @@ pub(super) fn view(engine: &Engine) -> View {
             last.map_or_else(|| "never".to_owned(), |last| format!("{last} ago")),
         ]);
     }
-    let headers =
-        &["WORKER", "CPU", "THREAD", "TURNS", "IDLE TURNS", "PACKETS", "SLEEPS", "GENERATION", "LAST PACKETS"];
+    let headers = &[
+        "WORKER",
+        "CPU",
+        "THREAD",
+        "TURNS",
+        "IDLE TURNS",
+        "PACKETS",
+        "SLEEPS",
+        "GENERATION",
+        "LAST PACKETS",
+    ];
     View { parts: vec![Part::Grid { headers, rows, prose: false }], json: values.into() }
 }
 
@@ -82,6 +91,12 @@ mod tests {
         for key in ["cpu", "thread", "generation", "last_packets_ago"] {
             assert_eq!(second[key], json!(null), "{key}");
         }
-        assert!(shown.text().lines().nth(2).is_some_and(|line| line.contains("not started") && line.ends_with("never")));
+        assert!(
+            shown
+                .text()
+                .lines()
+                .nth(2)
+                .is_some_and(|line| line.contains("not started") && line.ends_with("never"))
+        );
     }
 }
