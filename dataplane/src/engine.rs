@@ -194,7 +194,7 @@ pub fn interfaces(
             Checksums::Complete => false,
         };
         let id = InterfaceId(index as u16);
-        Interface::new(id, &interface.name, mac, mtu, InterfaceKind::PORT, interface.addresses.clone(), partial)
+        Interface::new(id, &interface.name, mac, mtu, InterfaceKind::UPLINK, interface.addresses.clone(), partial)
     });
     // Ids are places by construction.
     Arc::new(Interfaces::new(list.collect()).unwrap_or_default())

@@ -3,7 +3,7 @@
 //! Run by housekeeping, a turn at a time; nothing here is near a packet. Each peer is a program that may be
 //! broken or of another release: what it sends is checked, and a fault ends its session alone.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -201,12 +201,8 @@ impl Server {
             workers: self.facts.workers,
             interfaces: self.facts.interfaces.clone(),
         };
-        let segment = tables.segment();
-        let state = self.facts.state.as_fd();
-        let fds: Vec<BorrowedFd<'_>> = match role {
-            Role::Control => vec![state],
-            Role::Observer => vec![state, segment.fd()],
-        };
+        // Control reads its predecessor's tables, so that services keep their numbers.
+        let fds = [self.facts.state.as_fd(), tables.segment().fd()];
         guest.session.send(&welcome, &fds)
     }
 

@@ -20,7 +20,9 @@ use std::sync::Arc;
 
 use clap::Args;
 use millrace_control::compile::node::NodeOptions;
-use millrace_control::{Compiler, Refusal, Store, World, apply, compile, config, engine_file, reflect};
+use millrace_control::{
+    Compiler, Refusal, Store, World, apply, compile, config, engine_file, reflect,
+};
 use millrace_tables::writer::Readers;
 use millrace_tables::{InterfaceSpec, SegmentConfig, Tables, Writer};
 use serde_json::{Value, json};
@@ -68,9 +70,12 @@ pub struct Options {
 /// Answers everything asked. False if a line could not be answered.
 pub fn run(options: &Options, socket: &Path) -> Result<bool, String> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    let offline = options.manifests.is_some() || options.script.is_some() || options.config.is_some();
+    let offline =
+        options.manifests.is_some() || options.script.is_some() || options.config.is_some();
     if !offline && options.node.is_some() {
-        return Err("--node needs --manifests DIR or --script FILE, where the Node object is".into());
+        return Err(
+            "--node needs --manifests DIR or --script FILE, where the Node object is".into()
+        );
     }
     let mut source = if offline { Source::files(options)? } else { Source::live(socket)? };
     if let Some(path) = &options.script {
@@ -247,8 +252,10 @@ impl Files<'_> {
     /// Brings the tables up to date with the store.
     fn compile(&mut self) -> Result<(), String> {
         let world = match (&self.options.node, &self.options.config) {
-            (Some(node), _) => compile::node::world(&self.store, node, &self.options.options, Some(&self.world))
-                .map_err(|e| e.to_string())?,
+            (Some(node), _) => {
+                compile::node::world(&self.store, node, &self.options.options, Some(&self.world))
+                    .map_err(|e| e.to_string())?
+            }
             (None, Some(path)) => self.router_world(path)?,
             (None, None) => return Err("neither --node nor --config".into()),
         };
@@ -281,7 +288,12 @@ impl Files<'_> {
 }
 
 /// Runs a script, line by line on one engine.
-fn history(path: &Path, options: &Options, source: &mut Source<'_>, out: &mut impl Write) -> Result<bool, String> {
+fn history(
+    path: &Path,
+    options: &Options,
+    source: &mut Source<'_>,
+    out: &mut impl Write,
+) -> Result<bool, String> {
     let mut sandbox = source.sandbox(1)?;
     let mut good = true;
     for line in lines(path)? {
@@ -295,8 +307,11 @@ fn history(path: &Path, options: &Options, source: &mut Source<'_>, out: &mut im
             Ok(Line::Show(Show::Frontends)) => write_line(out, &frontends(source.tables()))?,
             Ok(Line::Show(Show::Conntrack)) => write_line(out, &connections(&sandbox)?)?,
             Ok(Line::Objects(objects)) => {
-                let Source::Files(files) = source else { return Err("a running engine's objects are its own".into()) };
-                let refused: Vec<Refusal> = objects.into_iter().flat_map(|o| files.store.apply_json(o)).collect();
+                let Source::Files(files) = source else {
+                    return Err("a running engine's objects are its own".into());
+                };
+                let refused: Vec<Refusal> =
+                    objects.into_iter().flat_map(|o| files.store.apply_json(o)).collect();
                 for refusal in &refused {
                     write_line(out, &json!({ "refused": refusal }))?;
                 }
@@ -304,7 +319,9 @@ fn history(path: &Path, options: &Options, source: &mut Source<'_>, out: &mut im
                 update(files, &mut sandbox, options)?;
             }
             Ok(Line::Delete(gone)) => {
-                let Source::Files(files) = source else { return Err("a running engine's objects are its own".into()) };
+                let Source::Files(files) = source else {
+                    return Err("a running engine's objects are its own".into());
+                };
                 for object in gone {
                     files.store.delete_named(&object.kind, &object.namespace, &object.name);
                 }
@@ -319,7 +336,9 @@ fn update(files: &mut Files<'_>, sandbox: &mut Sandbox, options: &Options) -> Re
     let before = files.world.interfaces.clone();
     match files.compile() {
         // The Node has not come yet: nothing is in force until it does.
-        Err(_) if options.node.as_deref().is_some_and(|node| files.store.node(node).is_none()) => return Ok(()),
+        Err(_) if options.node.as_deref().is_some_and(|node| files.store.node(node).is_none()) => {
+            return Ok(());
+        }
         result => result?,
     }
     if files.world.interfaces != before {
@@ -352,6 +371,13 @@ fn connections(sandbox: &Sandbox) -> Result<Value, String> {
     let table = sandbox.segment().view().conntrack().map_err(|e| e.to_string())?;
     let mut flows: Vec<_> = table.flows(sandbox.now()).collect();
     flows.sort_by_key(|flow| (std::cmp::Reverse(flow.age), flow.original.sport));
-    let rows = flows.iter().map(crate::show::conntrack::row).collect::<Vec<_>>();
-    Ok(json!({ "conntrack": rows }))
+    // What depends on timeouts, which are configured, is left to `show`.
+    const KEYS: [&str; 6] = ["protocol", "src", "dst", "backend", "snat", "age"];
+    let rows = flows.iter().map(|flow| {
+        let row = crate::show::conntrack::row(flow);
+        KEYS.iter()
+            .map(|key| ((*key).to_owned(), row[*key].clone()))
+            .collect::<serde_json::Map<_, _>>()
+    });
+    Ok(json!({ "conntrack": rows.collect::<Vec<_>>() }))
 }

@@ -42,7 +42,9 @@ pub struct Outcome {
 impl Outcome {
     /// Whether both say the same but for the count and the source port, which counts up.
     fn same(&self, other: &Self) -> bool {
-        let address = |s: &Option<String>| s.as_deref().and_then(|s| s.rsplit_once(':')).map(|(a, _)| a.to_owned());
+        let address = |s: &Option<String>| {
+            s.as_deref().and_then(|s| s.rsplit_once(':')).map(|(a, _)| a.to_owned())
+        };
         let bare = |o: &Self| Self { count: 0, src: address(&o.src), ..o.clone() };
         bare(self) == bare(other)
     }
@@ -132,6 +134,9 @@ mod tests {
             r#"{"id":"f1","outcomes":[{"count":1,"verdict":"transmit","service":null,"backend":"10.0.1.7:8080","snat":null,"src":"203.0.113.2:40000"}],"generation":12,"policies":[],"steps":[{"stop":"service","said":"no frontend"}]}"#
         );
         let error = Answer::Error { id: Value::Null, error: "src: is missing".into() };
-        assert_eq!(serde_json::to_string(&error).unwrap(), r#"{"id":null,"error":"src: is missing"}"#);
+        assert_eq!(
+            serde_json::to_string(&error).unwrap(),
+            r#"{"id":null,"error":"src: is missing"}"#
+        );
     }
 }

@@ -117,16 +117,16 @@ pub struct BadLine {
 impl Ask {
     /// Checks one JSON line.
     pub fn parse(text: &str) -> Result<Self, BadLine> {
-        let value: Value =
-            serde_json::from_str(text).map_err(|e| BadLine { id: Value::Null, error: format!("not JSON: {e}") })?;
+        let value: Value = serde_json::from_str(text)
+            .map_err(|e| BadLine { id: Value::Null, error: format!("not JSON: {e}") })?;
         Self::from_value(value)
     }
 
     /// Checks one JSON value.
     pub fn from_value(value: Value) -> Result<Self, BadLine> {
         let id = value.get("id").cloned().unwrap_or(Value::Null);
-        let line: Line =
-            serde_json::from_value(value).map_err(|e| BadLine { id: id.clone(), error: e.to_string() })?;
+        let line: Line = serde_json::from_value(value)
+            .map_err(|e| BadLine { id: id.clone(), error: e.to_string() })?;
         check(line).map_err(|error| BadLine { id, error })
     }
 }
@@ -142,7 +142,9 @@ fn check(line: Line) -> Result<Ask, String> {
     if src.is_ipv4() != dst.is_ipv4() {
         return Err("src and dst: one is IPv4, the other IPv6".into());
     }
-    if (protocol == Protocol::ICMP && src.is_ipv6()) || (protocol == Protocol::ICMPV6 && src.is_ipv4()) {
+    if (protocol == Protocol::ICMP && src.is_ipv6())
+        || (protocol == Protocol::ICMPV6 && src.is_ipv4())
+    {
         return Err(format!("protocol: {} does not go with {src}", name(protocol)));
     }
     let has_ports = protocol != Protocol::ICMP && protocol != Protocol::ICMPV6;
@@ -166,7 +168,12 @@ fn check(line: Line) -> Result<Ask, String> {
 }
 
 /// Reads the flow of a command line: `tcp 203.0.113.2:40000 172.30.0.41:80 --from uplink`.
-pub fn from_words(protocol_word: &str, src: &str, dst: &str, from_word: Option<&str>) -> Result<Flow, String> {
+pub fn from_words(
+    protocol_word: &str,
+    src: &str,
+    dst: &str,
+    from_word: Option<&str>,
+) -> Result<Flow, String> {
     let protocol = protocol(protocol_word)?;
     let (src, sport) = endpoint("source", src)?;
     let (dst, dport) = endpoint("destination", dst)?;
@@ -194,13 +201,16 @@ fn endpoint(what: &str, text: &str) -> Result<(String, Option<u32>), String> {
     }
     match text.parse::<IpAddr>() {
         Ok(ip) => Ok((ip.to_string(), None)),
-        Err(_) => Err(format!("{what}: \"{text}\": write ADDRESS:PORT, or [ADDRESS]:PORT for IPv6")),
+        Err(_) => {
+            Err(format!("{what}: \"{text}\": write ADDRESS:PORT, or [ADDRESS]:PORT for IPv6"))
+        }
     }
 }
 
 fn address(field: &str, text: Option<&str>) -> Result<IpAddr, String> {
     let text = text.ok_or_else(|| format!("{field}: is missing"))?;
-    let addr: IpAddr = text.parse().map_err(|_| format!("{field}: \"{text}\" is not an IP address"))?;
+    let addr: IpAddr =
+        text.parse().map_err(|_| format!("{field}: \"{text}\" is not an IP address"))?;
     match addr {
         IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
             Err(format!("{field}: {text}: write an IPv4 address as itself"))
@@ -248,7 +258,9 @@ fn from(text: Option<&str>) -> Result<From, String> {
         None if text == "host" => Ok(From::Host),
         Some(("uplink", name)) if !name.is_empty() => Ok(From::Uplink(Some(name.into()))),
         Some(("interface", name)) if !name.is_empty() => Ok(From::Interface(name.into())),
-        Some(("pod", name)) if name.split_once('/').is_some_and(|(ns, pod)| !ns.is_empty() && !pod.is_empty()) => {
+        Some(("pod", name))
+            if name.split_once('/').is_some_and(|(ns, pod)| !ns.is_empty() && !pod.is_empty()) =>
+        {
             Ok(From::Pod(name.into()))
         }
         _ => Err(format!(
@@ -279,13 +291,34 @@ mod tests {
     fn a_bad_line_names_its_field_and_keeps_its_id() {
         let cases = [
             (r#"{"id":1,"src":"10.0.0.1","sport":1,"dst":"10.0.0.2","dport":1}"#, "protocol"),
-            (r#"{"id":1,"src":"10.0.0.01","sport":1,"dst":"10.0.0.2","dport":1,"protocol":"TCP"}"#, "src"),
-            (r#"{"id":1,"src":"10.0.0.1","sport":0,"dst":"10.0.0.2","dport":1,"protocol":"TCP"}"#, "sport"),
-            (r#"{"id":1,"src":"10.0.0.1","sport":1,"dst":"10.0.0.2","dport":70000,"protocol":"TCP"}"#, "dport"),
-            (r#"{"id":1,"src":"10.0.0.1","sport":1,"dst":"fd00::2","dport":7,"protocol":"TCP"}"#, "IPv6"),
-            (r#"{"id":1,"src":"10.0.0.1","sport":1,"dst":"10.0.0.2","dport":7,"protocol":"TCP","count":0}"#, "count"),
-            (r#"{"id":1,"src":"10.0.0.1","sport":1,"dst":"10.0.0.2","dport":7,"protocol":"TCP","from":"pod:x"}"#, "from"),
-            (r#"{"id":1,"src":"10.0.0.1","sport":1,"dst":"10.0.0.2","dport":7,"protocol":"TCP","flags":"BIG"}"#, "flags"),
+            (
+                r#"{"id":1,"src":"10.0.0.01","sport":1,"dst":"10.0.0.2","dport":1,"protocol":"TCP"}"#,
+                "src",
+            ),
+            (
+                r#"{"id":1,"src":"10.0.0.1","sport":0,"dst":"10.0.0.2","dport":1,"protocol":"TCP"}"#,
+                "sport",
+            ),
+            (
+                r#"{"id":1,"src":"10.0.0.1","sport":1,"dst":"10.0.0.2","dport":70000,"protocol":"TCP"}"#,
+                "dport",
+            ),
+            (
+                r#"{"id":1,"src":"10.0.0.1","sport":1,"dst":"fd00::2","dport":7,"protocol":"TCP"}"#,
+                "IPv6",
+            ),
+            (
+                r#"{"id":1,"src":"10.0.0.1","sport":1,"dst":"10.0.0.2","dport":7,"protocol":"TCP","count":0}"#,
+                "count",
+            ),
+            (
+                r#"{"id":1,"src":"10.0.0.1","sport":1,"dst":"10.0.0.2","dport":7,"protocol":"TCP","from":"pod:x"}"#,
+                "from",
+            ),
+            (
+                r#"{"id":1,"src":"10.0.0.1","sport":1,"dst":"10.0.0.2","dport":7,"protocol":"TCP","flags":"BIG"}"#,
+                "flags",
+            ),
             (r#"{"id":1,"port":1}"#, "port"),
         ];
         for (text, needle) in cases {
@@ -298,8 +331,12 @@ mod tests {
 
     #[test]
     fn a_command_line_reads_like_a_line() {
-        let flow = from_words("tcp", "[fd00::1]:4000", "[fd00::2]:80", Some("pod:default/web-0")).unwrap();
-        assert_eq!((flow.sport, flow.dport, flow.from), (4000, 80, From::Pod("default/web-0".into())));
+        let flow =
+            from_words("tcp", "[fd00::1]:4000", "[fd00::2]:80", Some("pod:default/web-0")).unwrap();
+        assert_eq!(
+            (flow.sport, flow.dport, flow.from),
+            (4000, 80, From::Pod("default/web-0".into()))
+        );
         assert!(from_words("tcp", "10.0.0.1", "10.0.0.2:80", None).unwrap_err().contains("sport"));
     }
 }

@@ -57,8 +57,11 @@ pub fn tale(steps: &[Step], tables: Snapshot<'_>) -> Tale {
         outcome.dst = Some(endpoint(&translated.dst, translated.dport, translated.protocol));
         outcome.src = Some(endpoint(&translated.src, translated.sport, translated.protocol));
         if outcome.service.is_some() {
-            let (addr, port) =
-                if reply_direction { (original.src, original.sport) } else { (translated.dst, translated.dport) };
+            let (addr, port) = if reply_direction {
+                (original.src, original.sport)
+            } else {
+                (translated.dst, translated.dport)
+            };
             outcome.backend = Some(endpoint(&addr, port, translated.protocol));
         }
         if !reply_direction && translated.src != original.src {
@@ -103,24 +106,35 @@ pub fn words(steps: &[Step], tables: Snapshot<'_>) -> Vec<Said> {
 fn say(step: &Step, asked: Option<Tuple>, tables: Snapshot<'_>) -> Option<Said> {
     let (stop, said) = match step {
         Step::Parsed { tuple, related: false } => ("parse", show(tuple)),
-        Step::Parsed { tuple, related: true } => ("parse", format!("an ICMP error about {}", show(tuple))),
+        Step::Parsed { tuple, related: true } => {
+            ("parse", format!("an ICMP error about {}", show(tuple)))
+        }
         Step::Tracked { direction, translated, service, decided } => {
             let way = if *direction == Direction::Reply { "reply" } else { "original" };
             let of = service.map_or(String::new(), |id| format!(" of {}", name(id, tables)));
             let decided = if *decided { ", decided already" } else { "" };
-            ("conntrack", format!("known flow{of}, {way} direction{decided}, leaves as {}", show(translated)))
+            (
+                "conntrack",
+                format!("known flow{of}, {way} direction{decided}, leaves as {}", show(translated)),
+            )
         }
         Step::Untracked => ("conntrack", "no known flow".to_owned()),
         Step::Frontend { frontend } => {
             let at = asked.map_or(String::new(), |tuple| {
-                format!("{}/{} ", endpoint(&tuple.dst, tuple.dport, tuple.protocol), flow::name(tuple.protocol))
+                format!(
+                    "{}/{} ",
+                    endpoint(&tuple.dst, tuple.dport, tuple.protocol),
+                    flow::name(tuple.protocol)
+                )
             });
             ("service", format!("frontend {at}of {}", name(frontend.service, tables)))
         }
         Step::Backend { backend, .. } => {
             ("service", format!("backend {}", endpoint(&backend.addr, backend.port, Protocol::TCP)))
         }
-        Step::NoBackend { service } => ("service", format!("{} has no endpoints to go to", name(*service, tables))),
+        Step::NoBackend { service } => {
+            ("service", format!("{} has no endpoints to go to", name(*service, tables)))
+        }
         Step::Route { destination, route } => {
             let to = IpAddr::from(*destination);
             let what = match route {
@@ -133,17 +147,22 @@ fn say(step: &Step, asked: Option<Tuple>, tables: Snapshot<'_>) -> Option<Said> 
             };
             ("fib", format!("route to {to}: {what}"))
         }
-        Step::NextHop { interface, neighbor } => {
-            ("fib", format!("out of {} to {}", interface_name(*interface, tables), IpAddr::from(*neighbor)))
-        }
+        Step::NextHop { interface, neighbor } => (
+            "fib",
+            format!("out of {} to {}", interface_name(*interface, tables), IpAddr::from(*neighbor)),
+        ),
         Step::Allowed => ("policy", "allowed".to_owned()),
-        Step::Created { translated } => ("conntrack", format!("new flow, leaves as {}", show(translated))),
+        Step::Created { translated } => {
+            ("conntrack", format!("new flow, leaves as {}", show(translated)))
+        }
         Step::Rewritten { translated, .. } => ("rewrite", show(translated)),
         Step::Verdict(verdict) => {
             let said = match verdict {
                 Verdict::Transmit { .. } => "transmit".to_owned(),
                 Verdict::Reply(kind) => format!("reply: {kind}"),
-                Verdict::Hold { neighbor, .. } => format!("waits for the MAC of {}", IpAddr::from(*neighbor)),
+                Verdict::Hold { neighbor, .. } => {
+                    format!("waits for the MAC of {}", IpAddr::from(*neighbor))
+                }
                 Verdict::Punt(reason) => format!("left to the kernel: {reason}"),
                 Verdict::Drop(reason) => format!("drop: {reason}"),
             };
@@ -179,7 +198,11 @@ pub fn interface_name(id: InterfaceId, tables: Snapshot<'_>) -> String {
     match row.kind {
         InterfaceKind::UPLINK => {
             let first = tables.interfaces().find(|other| other.kind == InterfaceKind::UPLINK);
-            if first.is_some_and(|first| first.id == id) { "uplink".into() } else { format!("uplink:{}", row.name) }
+            if first.is_some_and(|first| first.id == id) {
+                "uplink".into()
+            } else {
+                format!("uplink:{}", row.name)
+            }
         }
         InterfaceKind::HOST => "host".into(),
         InterfaceKind::POD => row.name,

@@ -71,7 +71,8 @@ impl Packet {
             Protocol::UDP => self.summed([&ports[..], &[0, 16, 0, 0], b"explain\n"].concat(), 6),
             Protocol::SCTP => {
                 // An INIT chunk: verification tag 0, and 20 bytes of parameters (RFC 9260 section 3.3.2).
-                let chunk = [&[1, 0, 0, 20][..], &[0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1]].concat();
+                let chunk = [&[1, 0, 0, 20][..], &[0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1]]
+                    .concat();
                 let mut bytes = [&ports[..], &[0; 8], &chunk].concat();
                 let crc = Crc32c::new().add_bytes(&bytes).finish();
                 bytes[8..12].copy_from_slice(&crc.to_le_bytes());

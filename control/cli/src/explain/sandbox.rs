@@ -53,25 +53,40 @@ pub struct Sandbox {
 
 impl Sandbox {
     /// An engine with these interfaces and room for `flows` connections.
-    pub fn new<'a>(interfaces: impl Iterator<Item = &'a InterfaceSpec>, flows: u32) -> Result<Self, String> {
-        let entries = flows.max(1 << 16).checked_next_power_of_two().unwrap_or(1 << 24).min(1 << 24);
-        let sizes = Sizes { workers: 1, interfaces: MAX_INTERFACES, conntrack_entries: entries, neighbor_entries: 1 << 12 };
+    pub fn new<'a>(
+        interfaces: impl Iterator<Item = &'a InterfaceSpec>,
+        flows: u32,
+    ) -> Result<Self, String> {
+        let entries =
+            flows.max(1 << 16).checked_next_power_of_two().unwrap_or(1 << 24).min(1 << 24);
+        let sizes = Sizes {
+            workers: 1,
+            interfaces: MAX_INTERFACES,
+            conntrack_entries: entries,
+            neighbor_entries: 1 << 12,
+        };
         let segment = Segment::create(&sizes, [0, 0]).map_err(|e| e.to_string())?;
         let (local, queues) = local(interfaces)?;
-        let state = State::new(&segment, 0, &StateSettings::of(&sizes), local).map_err(|e| e.to_string())?;
+        let state = State::new(&segment, 0, &StateSettings::of(&sizes), local)
+            .map_err(|e| e.to_string())?;
         Ok(Self { segment, sizes, state, queues, now: START, seen: BTreeMap::new() })
     }
 
     /// The interfaces have changed; flows and neighbors stay.
-    pub fn set_interfaces<'a>(&mut self, interfaces: impl Iterator<Item = &'a InterfaceSpec>) -> Result<(), String> {
+    pub fn set_interfaces<'a>(
+        &mut self,
+        interfaces: impl Iterator<Item = &'a InterfaceSpec>,
+    ) -> Result<(), String> {
         (self.state.local, self.queues) = local(interfaces)?;
         Ok(())
     }
 
     /// The tables have changed: their static neighbors are in force.
     pub fn sync_neighbors(&self, tables: &Tables) -> Result<(), String> {
-        let neighbors = self.segment.neighbors(&StateSettings::of(&self.sizes)).map_err(|e| e.to_string())?;
-        let wanted = tables.snapshot().static_neighbors().map(|row| (row.interface, row.addr, row.mac));
+        let neighbors =
+            self.segment.neighbors(&StateSettings::of(&self.sizes)).map_err(|e| e.to_string())?;
+        let wanted =
+            tables.snapshot().static_neighbors().map(|row| (row.interface, row.addr, row.mac));
         neighbors.sync_static(wanted, self.now);
         Ok(())
     }
@@ -116,7 +131,11 @@ impl Sandbox {
         }
     }
 
-    fn forward(&mut self, flow: &Flow, tables: &Tables) -> Result<(Vec<Outcome>, Vec<Step>), String> {
+    fn forward(
+        &mut self,
+        flow: &Flow,
+        tables: &Tables,
+    ) -> Result<(Vec<Outcome>, Vec<Step>), String> {
         let from = entrance(flow, tables.snapshot())?;
         let (mut outcomes, mut first) = (Vec::new(), None);
         for n in 0..flow.count {
@@ -143,8 +162,16 @@ impl Sandbox {
     }
 
     /// The backend's answer to an earlier flow, from where that flow went.
-    fn reverse(&mut self, id: &Value, flags: Option<Flags>, tables: &Tables) -> Result<(Vec<Outcome>, Vec<Step>), String> {
-        let seen = *self.seen.get(&id.to_string()).ok_or("reverse: no flow of that id has been forwarded")?;
+    fn reverse(
+        &mut self,
+        id: &Value,
+        flags: Option<Flags>,
+        tables: &Tables,
+    ) -> Result<(Vec<Outcome>, Vec<Step>), String> {
+        let seen = *self
+            .seen
+            .get(&id.to_string())
+            .ok_or("reverse: no flow of that id has been forwarded")?;
         let answer = seen.translated.reversed();
         let packet = Packet {
             src: answer.src.into(),
@@ -160,7 +187,12 @@ impl Sandbox {
     }
 
     /// Sends one packet through the engine. Returns its steps.
-    fn send(&mut self, from: InterfaceId, packet: &Packet, tables: &Tables) -> Result<Vec<Step>, String> {
+    fn send(
+        &mut self,
+        from: InterfaceId,
+        packet: &Packet,
+        tables: &Tables,
+    ) -> Result<Vec<Step>, String> {
         let snapshot = tables.snapshot();
         let mac = self.state.local.interfaces.get(from).ok_or("from: no such interface")?.mac;
         let queue = self.queues.get_mut(usize::from(from.0)).ok_or("from: no such interface")?;
@@ -202,7 +234,9 @@ fn port(first: u16, n: u32) -> u16 {
 }
 
 /// Memory queues for these interfaces, and a worker's own part over them.
-fn local<'a>(interfaces: impl Iterator<Item = &'a InterfaceSpec>) -> Result<(Local, Vec<MemoryQueue>), String> {
+fn local<'a>(
+    interfaces: impl Iterator<Item = &'a InterfaceSpec>,
+) -> Result<(Local, Vec<MemoryQueue>), String> {
     let by_id: BTreeMap<u16, &InterfaceSpec> = interfaces.map(|spec| (spec.id.0, spec)).collect();
     let count = by_id.keys().last().map_or(0, |last| usize::from(*last) + 1);
     if count > MAX_INTERFACES {
@@ -219,11 +253,20 @@ fn local<'a>(interfaces: impl Iterator<Item = &'a InterfaceSpec>) -> Result<(Loc
             true,
         ),
         // A number that is free: its pod is gone.
-        None => Interface::new(InterfaceId(id), "", Mac::ZERO, 1500, InterfaceKind::PORT, Vec::new(), true),
+        None => Interface::new(
+            InterfaceId(id),
+            "",
+            Mac::ZERO,
+            1500,
+            InterfaceKind::PORT,
+            Vec::new(),
+            true,
+        ),
     });
-    let interfaces = Interfaces::new(list.collect()).map_err(|id| format!("interface {} is out of place", id.0))?;
-    let (umem, frames) =
-        Umem::new(&UmemConfig { frames: 256, ..UmemConfig::default() }).map_err(|e| e.to_string())?;
+    let interfaces = Interfaces::new(list.collect())
+        .map_err(|id| format!("interface {} is out of place", id.0))?;
+    let (umem, frames) = Umem::new(&UmemConfig { frames: 256, ..UmemConfig::default() })
+        .map_err(|e| e.to_string())?;
     let queues = (0..count).map(|_| MemoryQueue::new(Arc::clone(&umem), 64)).collect();
     let settings = Settings { errors_per_second: u32::MAX, ..Settings::default() };
     Ok((Local::new(Pool::new(&umem, frames), Arc::new(interfaces), settings), queues))
@@ -232,14 +275,23 @@ fn local<'a>(interfaces: impl Iterator<Item = &'a InterfaceSpec>) -> Result<(Loc
 /// The interface where a flow enters.
 fn entrance(flow: &Flow, tables: Snapshot<'_>) -> Result<InterfaceId, String> {
     let named = |name: &str, what: &str| {
-        tables.interfaces().find(|row| row.name == name).map(|row| row.id).ok_or_else(|| format!("from: no {what}"))
+        tables
+            .interfaces()
+            .find(|row| row.name == name)
+            .map(|row| row.id)
+            .ok_or_else(|| format!("from: no {what}"))
     };
-    let of_kind = |kind: InterfaceKind| tables.interfaces().find(|row| row.kind == kind).map(|row| row.id);
+    let of_kind =
+        |kind: InterfaceKind| tables.interfaces().find(|row| row.kind == kind).map(|row| row.id);
     match &flow.from {
-        From::Source => Ok(towards(&flow.src.into(), tables).or_else(|| uplink(tables)).ok_or("from: no interface")?),
+        From::Source => Ok(towards(&flow.src.into(), tables)
+            .or_else(|| uplink(tables))
+            .ok_or("from: no interface")?),
         From::Uplink(None) => uplink(tables).ok_or_else(|| "from: there is no uplink".into()),
         From::Uplink(Some(name)) => named(name, &format!("uplink {name}")),
-        From::Host => of_kind(InterfaceKind::HOST).ok_or_else(|| "from: there is no host interface".into()),
+        From::Host => {
+            of_kind(InterfaceKind::HOST).ok_or_else(|| "from: there is no host interface".into())
+        }
         From::Pod(pod) => named(&format!("pod:{pod}"), &format!("pod {pod} on this node")),
         From::Interface(name) => named(name, &format!("interface {name}")),
     }
@@ -248,14 +300,18 @@ fn entrance(flow: &Flow, tables: Snapshot<'_>) -> Result<InterfaceId, String> {
 /// The first uplink; on a router, which has none, its first interface.
 fn uplink(tables: Snapshot<'_>) -> Option<InterfaceId> {
     let uplink = tables.interfaces().find(|row| row.kind == InterfaceKind::UPLINK);
-    uplink.or_else(|| tables.interfaces().find(|row| row.kind == InterfaceKind::PORT)).map(|row| row.id)
+    uplink
+        .or_else(|| tables.interfaces().find(|row| row.kind == InterfaceKind::PORT))
+        .map(|row| row.id)
 }
 
 /// Where packets from `src` come in: where packets to it would go out. Our own addresses are the host's.
 fn towards(src: &Addr, tables: Snapshot<'_>) -> Option<InterfaceId> {
     match tables.route(src)? {
         Route::Forward(group) => tables.next_hop(group, 0).map(|hop| hop.interface),
-        Route::Local => tables.interfaces().find(|row| row.kind == InterfaceKind::HOST).map(|row| row.id),
+        Route::Local => {
+            tables.interfaces().find(|row| row.kind == InterfaceKind::HOST).map(|row| row.id)
+        }
         _ => None,
     }
 }

@@ -64,14 +64,18 @@ impl Line {
             Raw { objects: Some(objects), delete: None, flow: None, advance: None, show: None } => {
                 Ok(Self::Objects(objects))
             }
-            Raw { objects: None, delete: Some(gone), flow: None, advance: None, show: None } => Ok(Self::Delete(gone)),
+            Raw { objects: None, delete: Some(gone), flow: None, advance: None, show: None } => {
+                Ok(Self::Delete(gone))
+            }
             Raw { objects: None, delete: None, flow: Some(flow), advance: None, show: None } => {
                 Ask::from_value(flow).map(Self::Flow)
             }
             Raw { objects: None, delete: None, flow: None, advance: Some(text), show: None } => {
                 duration(&text).map(Self::Advance).map_err(bad)
             }
-            Raw { objects: None, delete: None, flow: None, advance: None, show: Some(show) } => Ok(Self::Show(show)),
+            Raw { objects: None, delete: None, flow: None, advance: None, show: Some(show) } => {
+                Ok(Self::Show(show))
+            }
             _ => Err(bad("a line has exactly one of objects, delete, flow, advance, show".into())),
         }
     }
@@ -112,18 +116,36 @@ mod tests {
 
     #[test]
     fn each_kind_of_line_is_read() {
-        assert!(matches!(Line::parse(r#"{"objects":[{"kind":"Service"}]}"#), Ok(Line::Objects(o)) if o.len() == 1));
-        let gone = Gone { kind: "EndpointSlice".into(), namespace: "default".into(), name: "web-1".into() };
+        assert!(
+            matches!(Line::parse(r#"{"objects":[{"kind":"Service"}]}"#), Ok(Line::Objects(o)) if o.len() == 1)
+        );
+        let gone = Gone {
+            kind: "EndpointSlice".into(),
+            namespace: "default".into(),
+            name: "web-1".into(),
+        };
         let text = r#"{"delete":[{"kind":"EndpointSlice","namespace":"default","name":"web-1"}]}"#;
         assert_eq!(Line::parse(text), Ok(Line::Delete(vec![gone])));
         assert_eq!(Line::parse(r#"{"show":"conntrack"}"#), Ok(Line::Show(Show::Conntrack)));
-        assert_eq!(Line::parse(r#"{"advance":"1m30s"}"#), Ok(Line::Advance(Duration::from_secs(90))));
-        assert!(matches!(Line::parse(r#"{"flow":{"id":"a","reverse":true}}"#), Ok(Line::Flow(Ask::Reverse { .. }))));
+        assert_eq!(
+            Line::parse(r#"{"advance":"1m30s"}"#),
+            Ok(Line::Advance(Duration::from_secs(90)))
+        );
+        assert!(matches!(
+            Line::parse(r#"{"flow":{"id":"a","reverse":true}}"#),
+            Ok(Line::Flow(Ask::Reverse { .. }))
+        ));
     }
 
     #[test]
     fn a_line_that_says_two_things_or_none_is_refused() {
-        for text in ["{}", r#"{"advance":"1s","show":"conntrack"}"#, r#"{"wait":"1s"}"#, "[]", r#"{"show":"x"}"#] {
+        for text in [
+            "{}",
+            r#"{"advance":"1s","show":"conntrack"}"#,
+            r#"{"wait":"1s"}"#,
+            "[]",
+            r#"{"show":"x"}"#,
+        ] {
             assert!(Line::parse(text).is_err(), "{text}");
         }
     }
@@ -132,7 +154,9 @@ mod tests {
     fn durations_are_as_kubernetes_writes_them() {
         assert_eq!(duration("100ms"), Ok(Duration::from_millis(100)));
         assert_eq!(duration("2h1s"), Ok(Duration::from_secs(7201)));
-        for text in ["", "5", "s", "1d", "-1s", "99999999999999999999s", "18446744073709551615h", "1.5s"] {
+        for text in
+            ["", "5", "s", "1d", "-1s", "99999999999999999999s", "18446744073709551615h", "1.5s"]
+        {
             assert!(duration(text).is_err(), "{text}");
         }
     }

@@ -156,7 +156,7 @@ pub struct Table<M: Memory = Region> {
 #[inline]
 pub(super) fn is_expired<W: Word>(row: &Row<W>, now: u32) -> bool {
     let timeout = Progress(row[PROGRESS].get()).timeout();
-    ticks_since(row[TIMES].get() as u32, now) >= timeout
+    ticks_since(row[TIMES].get() as u32, now) > timeout
 }
 
 impl<M: Memory> Table<M> {
