@@ -1,7 +1,7 @@
 //! The index of a table: from a hash to the few rows that may hold its key.
 //!
 //! Buckets of one cache line hold eight slots; each key has two buckets, and a new key goes to the
-//! emptier one. With five keys a bucket on average (which the table sizes keep to) a million inserts
+//! emptier one. With five keys a bucket on average (which the table sizes keep to) some million inserts
 //! meet no pair of full buckets. A slot is one word: 32 bits of the hash as a tag, one bit for which
 //! of a row's two keys this is, and the row's number plus one; zero is an empty slot. So a lookup
 //! reads two lines and compares 16 tags; a key that isn't there is mistaken for one that may be in
@@ -57,20 +57,26 @@ fn candidate(slot: u64) -> Option<Candidate> {
     Some(Candidate { row, second: slot & 1 << 31 != 0 })
 }
 
-/// First words of the two buckets of `hash` in an index of `words` words (two different ones).
+/// The two buckets, of `count`, of a hash: two different ones.
 #[inline]
-pub fn places<W: Word>(words: &[W], hash: u64) -> [usize; 2] {
-    let buckets = (words.len() / W::SLOTS) as u64;
-    let first = ((hash >> 32) * buckets) >> 32;
-    let second = ((hash & 0xffff_ffff) * buckets) >> 32;
+pub fn buckets(count: usize, hash: u64) -> [usize; 2] {
+    let count = count as u64;
+    let first = ((hash >> 32) * count) >> 32;
+    let second = ((hash & 0xffff_ffff) * count) >> 32;
     let second = if second != first {
         second
-    } else if first + 1 < buckets {
+    } else if first + 1 < count {
         first + 1
     } else {
         0
     };
-    [first as usize * W::SLOTS, second as usize * W::SLOTS]
+    [first as usize, second as usize]
+}
+
+/// First words of the two buckets of `hash` in an index of these words.
+#[inline]
+pub fn places<W: Word>(words: &[W], hash: u64) -> [usize; 2] {
+    buckets(words.len() / W::SLOTS, hash).map(|bucket| bucket * W::SLOTS)
 }
 
 impl<'a, W: Word> Index<'a, W> {

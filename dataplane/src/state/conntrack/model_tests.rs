@@ -5,6 +5,7 @@
 
 use super::*;
 use crate::flow::Direction;
+use crate::state::index;
 use crate::state::word::model::Cells;
 use loom::thread;
 use millrace_wire::{Addr, Protocol};
@@ -87,6 +88,46 @@ fn two_inserts_of_one_tuple_end_with_one_entry() {
     });
 }
 
+/// The same when the two put the tuple into different slots of its bucket, so that neither's
+/// compare-and-exchange tells it of the other: the fences have to.
+#[test]
+fn two_inserts_into_different_slots_end_with_one_entry() {
+    // A flow in the first slot of the tuple's first bucket, which the other thread removes; and one in
+    // its second bucket, so that the first stays the emptier one.
+    let buckets = |tuple: &Tuple| index::buckets(16 / 2, Seed::FIXED.hash(tuple));
+    let [first, second] = buckets(&original(7));
+    let lies_in = |bucket: usize| {
+        let mut others = (100..).map(|number| flow(number, 3)).filter(|other| {
+            let reply = buckets(&other.reply);
+            buckets(&other.original)[0] == bucket
+                && !reply.contains(&first)
+                && !reply.contains(&second)
+        });
+        others.next().unwrap()
+    };
+    let (leaving, staying) = (lies_in(first), lies_in(second));
+    model(move || {
+        let table = table(4, 2);
+        assert_eq!(table.index.words().len(), 16);
+        let mut conntrack = handle(&table, 0);
+        let leaving = conntrack.create(&leaving, 0).unwrap();
+        conntrack.create(&staying, 0).unwrap();
+        let other = {
+            let mut conntrack = handle(&table, 1);
+            thread::spawn(move || {
+                assert!(conntrack.remove(&leaving));
+                (conntrack.create(&flow(7, 2), 0), conntrack)
+            })
+        };
+        let mine = conntrack.create(&flow(7, 1), 0);
+        let (theirs, _other) = other.join().unwrap();
+        let made = [mine, theirs].iter().filter(|outcome| outcome.is_ok()).count();
+        let of_tuple = table.flows(0).filter(|flow| flow.original == original(7)).count();
+        assert_eq!((made, of_tuple), (1, 1), "{mine:?} {theirs:?}");
+        assert!(check(&table, 7).is_some());
+    });
+}
+
 /// Two flows want the same reply tuple (the same backend seen through the same SNAT port): one gets it.
 #[test]
 fn two_flows_never_share_a_reply_tuple() {
@@ -113,36 +154,50 @@ fn two_flows_never_share_a_reply_tuple() {
 /// A reader in a burst, while another thread removes the entry and fills its memory with another flow.
 #[test]
 fn an_entry_stays_whole_until_the_readers_burst_ends() {
-    model(|| {
-        let table = table(1, 2);
-        let mut writer = handle(&table, 1);
-        let first = writer.create(&flow(1, 1), 0).unwrap();
-        let reader = {
-            let table = table.clone();
-            let mut conntrack = handle(&table, 0);
-            thread::spawn(move || {
-                if let Some(found) = check(&table, 1) {
-                    assert_eq!(found.backend, 1);
-                    // Still in the burst: what the packet found may be written through.
-                    let _ = conntrack.touch(&found, None, 0);
-                }
-                conntrack.quiesce();
-                check(&table, 1);
-                check(&table, 2);
-                conntrack.idle();
-            })
-        };
-        assert!(writer.remove(&first));
-        writer.quiesce();
-        writer.quiesce();
-        let second = writer.create(&flow(2, 2), 0);
-        reader.join().unwrap();
-        match second {
-            Ok(_) => assert_eq!(check(&table, 2).unwrap().backend, 2),
-            Err(error) => assert_eq!(error, CreateError::Full, "the reader still held it back"),
+    model(|| reuse_under_a_reader(false));
+}
+
+/// The same with a reader that wakes up meanwhile.
+#[test]
+fn an_entry_stays_whole_for_a_reader_that_wakes() {
+    model(|| reuse_under_a_reader(true));
+}
+
+fn reuse_under_a_reader(asleep: bool) {
+    let table = table(1, 2);
+    let mut writer = handle(&table, 1);
+    let first = writer.create(&flow(1, 1), 0).unwrap();
+    let reader = {
+        let table = table.clone();
+        let mut conntrack = handle(&table, 0);
+        if asleep {
+            conntrack.idle();
         }
-        assert_eq!(check(&table, 1), None);
-    });
+        thread::spawn(move || {
+            if asleep {
+                conntrack.quiesce();
+            }
+            if let Some(found) = check(&table, 1) {
+                assert_eq!(found.backend, 1);
+                // Still in the burst: what the packet found may be written through.
+                let _ = conntrack.touch(&found, None, 0);
+            }
+            conntrack.quiesce();
+            check(&table, 1);
+            check(&table, 2);
+            conntrack.idle();
+        })
+    };
+    assert!(writer.remove(&first));
+    writer.quiesce();
+    writer.quiesce();
+    let second = writer.create(&flow(2, 2), 0);
+    reader.join().unwrap();
+    match second {
+        Ok(_) => assert_eq!(check(&table, 2).unwrap().backend, 2),
+        Err(error) => assert_eq!(error, CreateError::Full, "the reader still held it back"),
+    }
+    assert_eq!(check(&table, 1), None);
 }
 
 /// Two threads remove one entry: one of them does.
