@@ -1,4 +1,7 @@
 //! Neighbors: the stations on each link and what is known of them.
+//!
+//! The age is the time since the last confirmation, or since the row was made. When a neighbor was last used is not
+//! shown: the table dates a row that was learned unasked back, so that it is the first to be evicted.
 
 use millrace_dataplane::clock;
 use serde_json::json;
@@ -14,14 +17,14 @@ pub(super) fn view(engine: &Engine) -> Result<View, String> {
     for neighbor in neighbors {
         let interface = engine.interface_name(neighbor.interface);
         let (address, mac) = (neighbor.addr.to_ip(), neighbor.mac.map(|mac| mac.to_string()));
-        let (age, idle) = (seconds(neighbor.confirmed), seconds(neighbor.unused));
+        let age = seconds(neighbor.confirmed);
         let state = neighbor.state.name();
         values.push(json!({
-            "interface": interface, "address": address, "mac": mac, "state": state, "age": age, "idle": idle,
+            "interface": interface, "address": address, "mac": mac, "state": state, "age": age,
         }));
-        rows.push(vec![interface, address.to_string(), or_none(mac), state.to_owned(), age, idle]);
+        rows.push(vec![interface, address.to_string(), or_none(mac), state.to_owned(), age]);
     }
-    let headers = &["INTERFACE", "ADDRESS", "MAC", "STATE", "AGE", "IDLE"];
+    let headers = &["INTERFACE", "ADDRESS", "MAC", "STATE", "AGE"];
     let note = format!(
         "{} of {} neighbors, {} being asked for; {} evicted and {} refused since the start",
         occupancy.live,
