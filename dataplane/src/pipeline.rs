@@ -1,7 +1,10 @@
 //! The path of a packet, in order. Each module is one stop; read down.
+//!
+//! `burst.rs` runs it: `rx` and `parse` for all packets of a burst, then [`forward`] and `tx` for each.
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod burst;
 mod context;
 pub mod rx;
 pub mod parse;
@@ -14,99 +17,12 @@ pub mod policy;
 pub mod rewrite;
 pub mod tx;
 
-use std::sync::Arc;
-
-use arrayvec::ArrayVec;
-use millrace_tables::{InterfaceId, Snapshot};
-
+pub use burst::{burst, tick};
 pub use context::{Context, Local, Settings};
 
-use crate::clock::Nanos;
-use crate::driver::{BURST, Burst, Queue};
 use crate::packet::{Headers, Packet};
-use crate::state::State;
-use crate::trace::{Observer, Step};
+use crate::trace::Observer;
 use crate::verdict::Verdict;
-
-/// Moves one burst from the rx ring of interface `from` to wherever each packet belongs.
-///
-/// `queues` are the worker's, one for each interface: the one at place `i` is of `InterfaceId(i)`. Returns how many
-/// packets came in, so that the worker can tell idle from busy.
-pub fn burst<Q: Queue, O: Observer>(
-    from: InterfaceId,
-    queues: &mut [Q],
-    tables: Snapshot<'_>,
-    state: &mut State,
-    now: Nanos,
-    observer: &mut O,
-) -> usize {
-    let mut frames = Burst::new();
-    rx::receive(from, queues, state, &mut frames);
-    let received = frames.len();
-    run(from, frames, queues, tables, state, now, observer);
-    tx::flush(queues, state);
-    received
-}
-
-/// Sends on what waited for a neighbor that is known now, asks again for those that are not, and gives up on those that never
-/// answered. Looks after every transmit queue. To be called once
-/// a turn; returns how many packets left the queue.
-pub fn tick<Q: Queue, O: Observer>(
-    queues: &mut [Q],
-    tables: Snapshot<'_>,
-    state: &mut State,
-    now: Nanos,
-    observer: &mut O,
-) -> usize {
-    let mut released = 0;
-    // A released packet can come to wait for another neighbor; each is looked at once a turn.
-    let held = state.local.held();
-    while released < held
-        && let Some((from, frames)) = neighbor::release(state, now)
-    {
-        released += frames.len();
-        run(from, frames, queues, tables, state, now, observer);
-    }
-    released += neighbor::give_up(queues, tables, state, now, observer);
-    tx::flush_all(queues, state);
-    released
-}
-
-/// Two passes, so that the memory that a packet needs is on its way while others are worked on: (1) parse, hash and
-/// prefetch for all, (2) the line for each.
-fn run<Q: Queue, O: Observer>(
-    from: InterfaceId,
-    frames: Burst,
-    queues: &mut [Q],
-    tables: Snapshot<'_>,
-    state: &mut State,
-    now: Nanos,
-    observer: &mut O,
-) {
-    let umem = Arc::clone(state.local.pool.umem());
-    let interfaces = Arc::clone(&state.local.interfaces);
-    let mut frames = frames;
-    let mut parsed = ArrayVec::<Result<Headers, Verdict>, BURST>::new();
-    for frame in &mut frames {
-        parsed.push(rx::look(Packet::new(&umem, frame), from, &interfaces, state));
-    }
-    for (at, mut frame) in frames.into_iter().enumerate() {
-        rx::look_ahead(&parsed, at, state);
-        let packet = Packet::new(&umem, &mut frame);
-        let mut context =
-            Context { tables, state, from, interfaces: &interfaces, now, observer, again: false };
-        let verdict = match parsed.get(at) {
-            Some(Ok(headers)) => {
-                context.observer.see(|| Step::Parsed { tuple: headers.tuple, related: headers.quote.is_some() });
-                forward(packet.parsed(*headers), &mut context)
-            }
-            Some(Err(exit)) => *exit,
-            None => crate::verdict::DropReason::Inconsistent.into(),
-        };
-        context.observer.see(|| Step::Verdict(verdict));
-        tx::stage(from, queues, frame, verdict, state, now);
-    }
-}
 
 /// Decides what becomes of one packet. Total: every packet gets a verdict.
 pub fn forward<O: Observer>(packet: Packet<'_, Headers>, context: &mut Context<'_, O>) -> Verdict {
@@ -130,10 +46,12 @@ fn path<O: Observer>(
 ) -> Result<Verdict, Verdict> {
     let mut packet = neighbor::intercept(packet, context)?;
     let mut flow = conntrack::find(&packet, context)?;
+    // (1)
     if let Some(adjacency) = conntrack::decided(&packet, &flow, context) {
         fib::check_transit(&mut packet, adjacency.mtu, context)?;
         return Ok(rewrite::apply(packet, &flow, &adjacency, context)?.transmit());
     }
+    // (2), (3), (4)
     service::choose(&mut packet, &mut flow, context)?;
     let route = fib::lookup(&mut packet, &flow, context)?;
     policy::check(&flow, &route, context)?;

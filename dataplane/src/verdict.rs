@@ -126,6 +126,7 @@ list! {
         NoRoute = "no_route": "No route to the destination, and no answer was due or allowed.";
         Blackhole = "blackhole": "The route says to throw away.";
         Unreachable = "unreachable": "The route says unreachable, and no answer was due or allowed.";
+        DirectedBroadcast = "directed_broadcast": "The broadcast address of a network of ours (RFC 2644).";
         BeyondScope = "beyond_scope": "An IPv6 link-local address would leave its link.";
         TtlExceeded = "ttl_exceeded": "The TTL or hop limit ran out here, and no answer was due or allowed.";
         FragmentNeeded = "fragment_needed": "Bigger than the MTU of the way out.";
@@ -134,7 +135,6 @@ list! {
         // policy
         Policy = "policy": "A policy denies it.";
         // neighbor, on the way out
-        DirectedBroadcast = "directed_broadcast": "The broadcast address of a network of ours (RFC 2644).";
         Unresolved = "arp_incomplete": "The next hop's MAC is unknown: its waiting queue was full or its answer never came.";
         NeighborTableFull = "neighbor_table_full": "No room in the neighbor table for the next hop.";
         // tx

@@ -66,6 +66,10 @@ pub fn lookup<O: Observer>(
     let route = Route { interface: hop.interface, neighbor: hop.gateway.unwrap_or(destination) };
     let out = context.interfaces.get(route.interface).ok_or(DropReason::NoInterface)?;
     context.observer.see(|| Step::NextHop { interface: route.interface, neighbor: route.neighbor });
+    // Before anything is answered: a broadcast is not to be complained about (RFC 1122 section 3.2.2).
+    if out.is_broadcast(&route.neighbor) {
+        return Err(DropReason::DirectedBroadcast.into());
+    }
     let source = packet.source()?;
     if source.is_link_local() && !source.is_v4() && route.interface != context.from {
         return Err(reply::error(packet, Problem::BeyondScope, DropReason::BeyondScope, context));

@@ -103,9 +103,6 @@ pub fn resolve<O: Observer>(
 ) -> Result<Adjacency, Verdict> {
     let Route { interface, neighbor } = *route;
     let out = context.interfaces.get(interface).ok_or(DropReason::NoInterface)?;
-    if out.is_broadcast(&neighbor) {
-        return Err(DropReason::DirectedBroadcast.into());
-    }
     match context.state.neighbors.resolve(interface, &neighbor, context.now) {
         Answer::Complete { id, mac, probe } => {
             if probe {

@@ -1,6 +1,6 @@
 //! Puts verdicts into effect: frames go to a tx ring, into the waiting room or back to the pool, and are booked.
 //!
-//! Beside `rx` the only stop that touches rings. Nothing leaves before [`flush`]: one kick a burst and interface.
+//! Beside `rx` the only stop that touches rings. Nothing leaves before `flush`: one kick a burst and interface.
 
 use std::sync::Arc;
 

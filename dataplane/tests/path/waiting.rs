@@ -141,14 +141,17 @@ fn an_ipv6_neighbor_is_solicited_at_its_group() {
 #[test]
 fn the_broadcast_address_of_a_network_is_nobodys() {
     let mut world = World::new();
-    let packet = on(&client_link(), between("10.0.1.2", "10.0.2.255").udp(1, 2, b""));
-    world.expect(
-        UP,
-        &packet,
-        DropReason::DirectedBroadcast.into(),
-        &[],
-        &["up0 rx_packets", "up0 directed_broadcast"],
-    );
+    // Nor is it complained about when the TTL runs out.
+    for ttl in [64, 1] {
+        let ip = between("10.0.1.2", "10.0.2.255").ttl(ttl);
+        world.expect(
+            UP,
+            &on(&client_link(), ip.udp(1, 2, b"")),
+            DropReason::DirectedBroadcast.into(),
+            &[],
+            &["up0 rx_packets", "up0 directed_broadcast"],
+        );
+    }
 }
 
 #[test]
