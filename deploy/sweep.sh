@@ -6,7 +6,7 @@ set -euo pipefail
 export PATH=$PATH:/usr/sbin:/sbin
 
 is_left_over() {
-    [[ $1 =~ ^millrace-[a-z]+-([0-9]+)- ]] && [[ ! -e /proc/${BASH_REMATCH[1]} ]]
+    [[ $1 =~ ^millrace-[a-z]+-([0-9]+)(-|$) ]] && [[ ! -e /proc/${BASH_REMATCH[1]} ]]
 }
 
 if command -v ip >/dev/null; then
