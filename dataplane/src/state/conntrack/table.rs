@@ -152,7 +152,8 @@ pub struct Table<M: Memory = Region> {
     pub(super) capacity: u32,
 }
 
-/// Whether the entry has been idle for longer than it may.
+/// Whether the entry has been idle for longer than it may. A timeout of 30 s is over after 30.125 s: what
+/// was idle for exactly that long is still there.
 #[inline]
 pub(super) fn is_expired<W: Word>(row: &Row<W>, now: u32) -> bool {
     let timeout = Progress(row[PROGRESS].get()).timeout();
@@ -249,7 +250,7 @@ impl<M: Memory> Table<M> {
         }
     }
 
-    /// All flows in force, in the order of their memory. On a read-only mapping of a running engine's
+    /// All flows in force and not expired, in the order of their memory. On a read-only mapping of a running engine's
     /// table, an entry that changes hands while it is read is left out; any bytes are survived.
     pub fn flows(&self, now: Nanos) -> impl Iterator<Item = Flow> + '_ {
         let now = tick(now);
@@ -270,7 +271,8 @@ impl<M: Memory> Table<M> {
                 return None;
             }
             let idle = ticks_since(times as u32, now);
-            Some(Flow {
+            // Over, though not swept yet: for packets it isn't there.
+            (idle <= progress.timeout()).then(|| Flow {
                 original: keys.tuple(Direction::Original),
                 reply: keys.tuple(Direction::Reply),
                 service: service(kind),

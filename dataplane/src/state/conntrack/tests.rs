@@ -109,10 +109,12 @@ fn an_idle_flow_expires_and_a_used_one_does_not() {
     let new = flow(1, Protocol::UDP);
     let made = conntrack.create(&new, 0).unwrap();
     assert_eq!(conntrack.touch(&made, None, 20 * SECOND), Touch::Continues);
-    assert!(find(conntrack.table(), &new.original, 49 * SECOND).is_some());
-    assert_eq!(conntrack.sweep(1024, 49 * SECOND), 0);
-    assert_eq!(find(conntrack.table(), &new.original, 50 * SECOND), None);
-    assert_eq!(conntrack.sweep(1024, 50 * SECOND), 1);
+    assert!(find(conntrack.table(), &new.original, 50 * SECOND).is_some());
+    assert_eq!(conntrack.table().flows(50 * SECOND).count(), 1);
+    assert_eq!(conntrack.sweep(1024, 50 * SECOND), 0);
+    assert_eq!(find(conntrack.table(), &new.original, 50 * SECOND + TICK), None);
+    assert_eq!(conntrack.table().flows(50 * SECOND + TICK).count(), 0);
+    assert_eq!(conntrack.sweep(1024, 50 * SECOND + TICK), 1);
     let totals = conntrack.table().totals();
     assert_eq!((totals.live, totals.expired, totals.created), (0, 1, 1));
 }
@@ -122,8 +124,8 @@ fn an_expired_entry_makes_way_before_it_is_swept() {
     let mut conntrack = handle(&table(1024, 1), 0);
     let new = flow(1, Protocol::UDP);
     conntrack.create(&new, 0).unwrap();
-    let entry = conntrack.create(&new, 30 * SECOND).unwrap();
-    assert_eq!(find(conntrack.table(), &new.original, 30 * SECOND).unwrap().id, entry.id);
+    let entry = conntrack.create(&new, 31 * SECOND).unwrap();
+    assert_eq!(find(conntrack.table(), &new.original, 31 * SECOND).unwrap().id, entry.id);
     assert_eq!(conntrack.table().totals().live, 1);
 }
 
@@ -273,7 +275,7 @@ fn unfinished_handshakes_are_bounded_apart() {
     assert!(conntrack.remove(&second));
     assert!(conntrack.create(&syn(103), 0).is_ok());
     assert_eq!(conntrack.create(&syn(104), 0), Err(CreateError::HalfOpenFull));
-    conntrack.sweep(4096, 30 * SECOND);
+    conntrack.sweep(4096, 31 * SECOND);
     assert_eq!(conntrack.table().totals().half_open, 0);
 }
 

@@ -135,7 +135,7 @@ fn a_directory_that_promises_too_much_is_refused() {
     let segment = Segment::create(&SIZES, [0, 0]).unwrap();
     let directory = segment.view.plan.directory.start;
     for (word, value) in
-        [(2, 3), (2, u64::MAX), (3, 4), (4, 1 << 20), (4, 1 << 40), (5, 60_000), (5, 0)]
+        [(2, 3), (2, u64::MAX), (3, 40), (4, 1 << 20), (4, 1 << 40), (5, 60_000), (5, 0)]
     {
         let word = &segment.view.memory.words()[directory + word];
         let before = word.get();
