@@ -227,7 +227,9 @@ impl Config {
         let file: File = toml::from_str(text)?;
         match file.mode.as_deref() {
             Some("router") => {}
-            Some(other) => return refuse("mode", format!("\"{other}\" is not a mode; write \"router\"")),
+            Some(other) => {
+                return refuse("mode", format!("\"{other}\" is not a mode; write \"router\""));
+            }
             None => return refuse("mode", "is missing; write mode = \"router\""),
         }
         let cpus = cpus(file.workers.cpus)?;
@@ -235,7 +237,10 @@ impl Config {
             None | Some("adaptive") => Idle::Adaptive,
             Some("busy") => Idle::Busy,
             Some(other) => {
-                return refuse("[workers] mode", format!("\"{other}\": write \"adaptive\" or \"busy\""));
+                return refuse(
+                    "[workers] mode",
+                    format!("\"{other}\": write \"adaptive\" or \"busy\""),
+                );
             }
         };
         let frames = file.umem.frames.unwrap_or(8192);
@@ -249,15 +254,23 @@ impl Config {
         let pages = match file.umem.pages.as_deref() {
             None | Some("4k") => Pages::Small,
             Some("2m") => Pages::Huge,
-            Some(other) => return refuse("[umem] pages", format!("\"{other}\": write \"4k\" or \"2m\"")),
+            Some(other) => {
+                return refuse("[umem] pages", format!("\"{other}\": write \"4k\" or \"2m\""));
+            }
         };
         let conntrack_entries = file.conntrack.entries.unwrap_or(1 << 20);
         if !(1 << 10..=1 << 24).contains(&conntrack_entries) {
-            return refuse("[conntrack] entries", format!("{conntrack_entries} is not between 1024 and 16777216"));
+            return refuse(
+                "[conntrack] entries",
+                format!("{conntrack_entries} is not between 1024 and 16777216"),
+            );
         }
         let neighbor_entries = file.neighbors.entries.unwrap_or(4096);
         if !(16..=65_535).contains(&neighbor_entries) {
-            return refuse("[neighbors] entries", format!("{neighbor_entries} is not between 16 and 65535"));
+            return refuse(
+                "[neighbors] entries",
+                format!("{neighbor_entries} is not between 16 and 65535"),
+            );
         }
         let icmp_errors_per_second = file.limits.icmp_errors_per_second.unwrap_or(1000);
         Ok(Self {
@@ -285,7 +298,10 @@ impl Config {
 fn cpus(cpus: Option<Vec<usize>>) -> Result<Vec<usize>, ConfigError> {
     let cpus = cpus.unwrap_or_else(|| vec![0]);
     if cpus.is_empty() || cpus.len() > 64 {
-        return refuse("[workers] cpus", format!("{} CPUs; list 1 to 64, such as cpus = [2, 3]", cpus.len()));
+        return refuse(
+            "[workers] cpus",
+            format!("{} CPUs; list 1 to 64, such as cpus = [2, 3]", cpus.len()),
+        );
     }
     if cpus.iter().collect::<BTreeSet<_>>().len() != cpus.len() {
         return refuse("[workers] cpus", "names a CPU twice; each worker has its own");
@@ -320,7 +336,10 @@ fn interfaces(files: Vec<InterfaceFile>) -> Result<Vec<Interface>, ConfigError> 
     }
     let captures = interfaces.iter().filter(|i| matches!(i.driver, Driver::Pcap { .. })).count();
     if captures != 0 && captures != interfaces.len() {
-        return refuse("[[interface]] driver", "\"pcap\" and \"xsk\" can't be mixed: packet time is not real time");
+        return refuse(
+            "[[interface]] driver",
+            "\"pcap\" and \"xsk\" can't be mixed: packet time is not real time",
+        );
     }
     Ok(interfaces)
 }
@@ -328,7 +347,10 @@ fn interfaces(files: Vec<InterfaceFile>) -> Result<Vec<Interface>, ConfigError> 
 fn interface(index: usize, file: InterfaceFile) -> Result<Interface, ConfigError> {
     let entry = |key: &str| format!("[[interface]] {} {key}", file.name);
     if file.name.is_empty() || file.name.len() > 15 || file.name.contains(['/', ' ', ':']) {
-        return refuse("[[interface]] name", format!("\"{}\" is not an interface's name", file.name));
+        return refuse(
+            "[[interface]] name",
+            format!("\"{}\" is not an interface's name", file.name),
+        );
     }
     let mut addresses = Vec::new();
     for text in &file.addresses {
@@ -354,7 +376,10 @@ fn interface(index: usize, file: InterfaceFile) -> Result<Interface, ConfigError
                 ("write", file.write.is_some()),
             ] {
                 if there {
-                    return refuse(entry(key), "is for driver = \"pcap\"; a real interface has its own");
+                    return refuse(
+                        entry(key),
+                        "is for driver = \"pcap\"; a real interface has its own",
+                    );
                 }
             }
             let zero_copy = match file.zero_copy.as_deref() {
@@ -376,7 +401,12 @@ fn interface(index: usize, file: InterfaceFile) -> Result<Interface, ConfigError
                 None => Mac([0x02, 0, 0, 0, 0, u8::try_from(index + 1).unwrap_or(u8::MAX)]),
                 Some(text) => match text.parse::<Mac>() {
                     Ok(mac) if !mac.is_multicast() => mac,
-                    _ => return refuse(entry("mac"), format!("\"{text}\": write it like 02:00:00:00:00:01")),
+                    _ => {
+                        return refuse(
+                            entry("mac"),
+                            format!("\"{text}\": write it like 02:00:00:00:00:01"),
+                        );
+                    }
                 },
             };
             let mtu = file.mtu.unwrap_or(1500);
@@ -388,14 +418,21 @@ fn interface(index: usize, file: InterfaceFile) -> Result<Interface, ConfigError
             }
             Driver::Pcap { read: file.read.clone(), write: file.write.clone(), mac, mtu }
         }
-        Some(other) => return refuse(entry("driver"), format!("\"{other}\": write \"xsk\" or \"pcap\"")),
+        Some(other) => {
+            return refuse(entry("driver"), format!("\"{other}\": write \"xsk\" or \"pcap\""));
+        }
     };
     Ok(Interface { name: file.name.clone(), addresses, driver, checksums })
 }
 
 fn address(text: &str) -> Result<IpNet, String> {
-    let net: IpNet =
-        text.parse().map_err(|_| format!("\"{text}\": write an address with its prefix, such as 192.0.2.1/24"))?;
+    // Not IpNet's own reader, which takes 010.0.0.1 for 10.0.0.1.
+    let parsed = text
+        .split_once('/')
+        .and_then(|(addr, len)| IpNet::new(addr.parse().ok()?, len.parse().ok()?).ok());
+    let net = parsed.ok_or_else(|| {
+        format!("\"{text}\": write an address with its prefix, such as 192.0.2.1/24")
+    })?;
     let addr = net.addr();
     let unusable = match addr {
         IpAddr::V4(a) => a.is_broadcast() || a.is_loopback(),
@@ -441,7 +478,8 @@ mod tests {
 
     #[test]
     fn a_capture_interface_has_a_mac_and_mtu_without_being_told() {
-        let text = "mode = \"router\"\n[[interface]]\nname = \"a\"\ndriver = \"pcap\"\nread = \"in.pcap\"";
+        let text =
+            "mode = \"router\"\n[[interface]]\nname = \"a\"\ndriver = \"pcap\"\nread = \"in.pcap\"";
         let config = Config::parse(text).unwrap();
         let Driver::Pcap { mac, mtu, write, .. } = &config.interfaces[0].driver else { panic!() };
         assert_eq!((mac.0, *mtu, write), ([2, 0, 0, 0, 0, 1], 1500, &None));
@@ -455,14 +493,35 @@ mod tests {
             ("mode = \"bridge\"", "\"bridge\""),
             ("mode = \"router\"", "[[interface]]"),
             ("mode = \"router\"\nfoo = 1", "foo"),
-            ("mode = \"router\"\n[workers]\ncpus = [1, 1]\n[[interface]]\nname = \"a\"", "[workers] cpus"),
-            ("mode = \"router\"\n[umem]\nchunk = 1024\n[[interface]]\nname = \"a\"", "[umem] chunk"),
+            (
+                "mode = \"router\"\n[workers]\ncpus = [1, 1]\n[[interface]]\nname = \"a\"",
+                "[workers] cpus",
+            ),
+            (
+                "mode = \"router\"\n[umem]\nchunk = 1024\n[[interface]]\nname = \"a\"",
+                "[umem] chunk",
+            ),
             ("mode = \"router\"\n[[interface]]\nname = \"a/b\"", "a/b"),
-            ("mode = \"router\"\n[[interface]]\nname = \"a\"\n[[interface]]\nname = \"a\"", "twice"),
-            ("mode = \"router\"\n[[interface]]\nname = \"a\"\naddresses = [\"10.0.0.1\"]", "192.0.2.1/24"),
-            ("mode = \"router\"\n[[interface]]\nname = \"a\"\naddresses = [\"10.0.0.0/24\"]", "network itself"),
-            ("mode = \"router\"\n[[interface]]\nname = \"a\"\naddresses = [\"010.0.0.1/24\"]", "010.0.0.1"),
-            ("mode = \"router\"\n[[interface]]\nname = \"a\"\naddresses = [\"224.0.0.1/24\"]", "224.0.0.1"),
+            (
+                "mode = \"router\"\n[[interface]]\nname = \"a\"\n[[interface]]\nname = \"a\"",
+                "twice",
+            ),
+            (
+                "mode = \"router\"\n[[interface]]\nname = \"a\"\naddresses = [\"10.0.0.1\"]",
+                "192.0.2.1/24",
+            ),
+            (
+                "mode = \"router\"\n[[interface]]\nname = \"a\"\naddresses = [\"10.0.0.0/24\"]",
+                "network itself",
+            ),
+            (
+                "mode = \"router\"\n[[interface]]\nname = \"a\"\naddresses = [\"010.0.0.1/24\"]",
+                "010.0.0.1",
+            ),
+            (
+                "mode = \"router\"\n[[interface]]\nname = \"a\"\naddresses = [\"224.0.0.1/24\"]",
+                "224.0.0.1",
+            ),
             ("mode = \"router\"\n[[interface]]\nname = \"a\"\nmac = \"02:00:00:00:00:01\"", "pcap"),
             ("mode = \"router\"\n[[interface]]\nname = \"a\"\ndriver = \"dpdk\"", "dpdk"),
             (

@@ -47,7 +47,9 @@ pub enum EngineError {
         workers: usize,
     },
     /// Too few frames to give every queue some.
-    #[error("[umem] frames: {frames} is too few for {workers} workers on {interfaces} interfaces; at least {least}")]
+    #[error(
+        "[umem] frames: {frames} is too few for {workers} workers on {interfaces} interfaces; at least {least}"
+    )]
     Frames {
         /// Configured.
         frames: u32,
@@ -110,8 +112,10 @@ pub fn run(config: &Config, stop: &Arc<AtomicBool>) -> Result<(), EngineError> {
     let (queues, pools) = open_queues(config, workers)?;
     let mut steering = Vec::new();
     for (index, (interface, netdev)) in config.interfaces.iter().zip(&netdevs).enumerate() {
-        let sockets: Vec<(u32, BorrowedFd<'_>)> =
-            (0u32..).zip(&queues).map(|(queue, of_worker)| (queue, of_worker[index].as_fd())).collect();
+        let sockets: Vec<(u32, BorrowedFd<'_>)> = (0u32..)
+            .zip(&queues)
+            .map(|(queue, of_worker)| (queue, of_worker[index].as_fd()))
+            .collect();
         let options = steer::Options {
             mode: steer::Mode::Router,
             mac: netdev.mac,
@@ -135,7 +139,8 @@ pub fn run(config: &Config, stop: &Arc<AtomicBool>) -> Result<(), EngineError> {
             idle: config.idle,
             stop: Arc::clone(stop),
         };
-        let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(move || worker.run());
+        let thread =
+            thread::Builder::new().name(format!("worker-{index}")).spawn(move || worker.run());
         threads.push(thread.map_err(EngineError::Io)?);
     }
     info!(workers, interfaces = interfaces.len(), socket = %config.socket.display(), "forwarding");
@@ -194,7 +199,15 @@ pub fn interfaces(
             Checksums::Complete => false,
         };
         let id = InterfaceId(index as u16);
-        Interface::new(id, &interface.name, mac, mtu, InterfaceKind::UPLINK, interface.addresses.clone(), partial)
+        Interface::new(
+            id,
+            &interface.name,
+            mac,
+            mtu,
+            InterfaceKind::UPLINK,
+            interface.addresses.clone(),
+            partial,
+        )
     });
     // Ids are places by construction.
     Arc::new(Interfaces::new(list.collect()).unwrap_or_default())
@@ -229,7 +242,10 @@ fn netdevs(config: &Config, workers: usize) -> Result<Vec<Netdev>, EngineError> 
 }
 
 /// One UMEM, and for each worker its queue on each interface and the frames that are left.
-fn open_queues(config: &Config, workers: usize) -> Result<(Vec<Vec<XskQueue>>, Vec<Pool>), EngineError> {
+fn open_queues(
+    config: &Config,
+    workers: usize,
+) -> Result<(Vec<Vec<XskQueue>>, Vec<Pool>), EngineError> {
     let interfaces = config.interfaces.len();
     let per_worker = config.frames / workers as u32;
     // A quarter of its frames waits in fill rings and the rest can be under way: a burst never finds the pool empty.
@@ -250,7 +266,11 @@ fn open_queues(config: &Config, workers: usize) -> Result<(Vec<Vec<XskQueue>>, V
     let mut all = Pool::new(&umem, frames);
     let (mut queues, mut pools) = (Vec::new(), Vec::new());
     for worker in 0..workers {
-        let mut pool = if worker + 1 == workers { all.split(all.len()) } else { all.split(per_worker as usize) };
+        let mut pool = if worker + 1 == workers {
+            all.split(all.len())
+        } else {
+            all.split(per_worker as usize)
+        };
         let mut of_worker = Vec::new();
         for interface in &config.interfaces {
             let socket = bind(config, interface, worker as u32, &umem)?;
@@ -275,7 +295,8 @@ fn bind(
     };
     let device = millrace_xsk::Interface::named(&interface.name)?;
     let busy_poll = config.busy_poll_us.map(|microseconds| BusyPoll { microseconds, budget: 64 });
-    let socket = Socket::bind(&SocketConfig { mode, busy_poll, ..SocketConfig::new(device, queue) }, umem)?;
+    let socket =
+        Socket::bind(&SocketConfig { mode, busy_poll, ..SocketConfig::new(device, queue) }, umem)?;
     let how = if socket.is_zero_copy() { "zero-copy" } else { "copy" };
     info!(interface = interface.name, queue, mode = how, "queue opened");
     Ok(socket)

@@ -42,6 +42,8 @@ pub struct Housekeeping {
     bursts: Vec<Option<u64>>,
     /// Generation whose static neighbors are in force.
     synced: Option<u64>,
+    /// Of these, how many have no row.
+    missed: usize,
     beaten: Nanos,
     aged: Nanos,
 }
@@ -56,7 +58,8 @@ impl Housekeeping {
         live: &Arc<Live>,
     ) -> Result<Self, EngineError> {
         let workers = config.cpus.len();
-        let mut slots = (workers..shared.slots().count()).filter_map(|slot| shared.slots().reader(slot));
+        let mut slots =
+            (workers..shared.slots().count()).filter_map(|slot| shared.slots().reader(slot));
         let epoch = slots.next().ok_or(EngineError::Slots)?;
         let told = interfaces.iter().map(|interface| Told {
             id: interface.id.0,
@@ -86,6 +89,7 @@ impl Housekeeping {
             epochs: shared.slots().epochs(),
             bursts: vec![None; workers],
             synced: None,
+            missed: 0,
             beaten: 0,
             aged: 0,
         })
@@ -122,10 +126,16 @@ impl Housekeeping {
         if self.synced != Some(tables.generation()) {
             let wanted = tables.static_neighbors().map(|row| (row.interface, row.addr, row.mac));
             let missed = self.neighbors.sync_static(wanted, clock::now());
-            if missed > 0 {
-                warn!(missed, "static neighbors that got no row: [neighbors] entries is too small");
+            // A row can be busy for a moment; what is missed for lack of room is tried again as well, quietly.
+            if missed == 0 {
+                self.synced = Some(tables.generation());
+            } else if self.missed != missed {
+                warn!(
+                    missed,
+                    "static neighbors have no row yet; if this stays, raise [neighbors] entries"
+                );
             }
-            self.synced = Some(tables.generation());
+            self.missed = missed;
         }
         self.epoch.idle();
     }
@@ -154,7 +164,12 @@ impl Drop for Housekeeping {
     fn drop(&mut self) {
         for steering in &self.steering {
             if let Ok(of) = steering.statistics() {
-                info!(redirected = of.redirected, passed = of.passed, stale = of.stale, "steering ends");
+                info!(
+                    redirected = of.redirected,
+                    passed = of.passed,
+                    stale = of.stale,
+                    "steering ends"
+                );
             }
         }
     }

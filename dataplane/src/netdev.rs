@@ -63,7 +63,9 @@ impl Netdev {
             ));
         }
         let file = folder.join("address");
-        let mac = text(name, &file)?.parse().map_err(|_| unreadable(name, &file, "not an Ethernet address"))?;
+        let mac = text(name, &file)?
+            .parse()
+            .map_err(|_| unreadable(name, &file, "not an Ethernet address"))?;
         Ok(Self {
             index,
             mac,
@@ -90,7 +92,8 @@ fn number(name: &str, file: &Path) -> Result<u32, NetdevError> {
 
 fn queues(folder: &Path, prefix: &str) -> u32 {
     let Ok(entries) = std::fs::read_dir(folder.join("queues")) else { return 0 };
-    let count = entries.flatten().filter(|e| e.file_name().to_string_lossy().starts_with(prefix)).count();
+    let count =
+        entries.flatten().filter(|e| e.file_name().to_string_lossy().starts_with(prefix)).count();
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 

@@ -57,7 +57,10 @@ pub fn run(config: &Config) -> Result<Ledger, EngineError> {
     let mut state = State::new(&segment, 0, &state_settings, local)?;
     let snapshot = tables.snapshot();
     let neighbors = segment.neighbors(&state_settings)?;
-    neighbors.sync_static(snapshot.static_neighbors().map(|row| (row.interface, row.addr, row.mac)), START);
+    neighbors.sync_static(
+        snapshot.static_neighbors().map(|row| (row.interface, row.addr, row.mac)),
+        START,
+    );
 
     let first = queues.iter().filter_map(PcapQueue::next_time).min().unwrap_or(0);
     let (mut file_now, mut aged) = (first, START);
@@ -72,7 +75,15 @@ pub fn run(config: &Config) -> Result<Ledger, EngineError> {
         pipeline::tick(&mut queues, snapshot, &mut state, now, &mut Silent);
         for index in 0..queues.len() {
             // Frame by frame, and after each what it set free: the order in the files does not depend on burst sizes.
-            while pipeline::burst(InterfaceId(index as u16), &mut queues, snapshot, &mut state, now, &mut Silent) > 0 {
+            while pipeline::burst(
+                InterfaceId(index as u16),
+                &mut queues,
+                snapshot,
+                &mut state,
+                now,
+                &mut Silent,
+            ) > 0
+            {
                 pipeline::tick(&mut queues, snapshot, &mut state, now, &mut Silent);
                 state.quiesce();
             }
@@ -87,6 +98,16 @@ pub fn run(config: &Config) -> Result<Ledger, EngineError> {
         queue.finish()?;
     }
     let Ledger { rx, tx, replies, punts, held, drops } = ledger;
-    info!(rx, tx, replies, punts, held, drops, invalid, generation = snapshot.generation(), "end of input");
+    info!(
+        rx,
+        tx,
+        replies,
+        punts,
+        held,
+        drops,
+        invalid,
+        generation = snapshot.generation(),
+        "end of input"
+    );
     Ok(ledger)
 }

@@ -7,7 +7,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use millrace_tables::session::{Contract, Interface, Listener, Message, Role, Session, SessionError};
+use millrace_tables::session::{
+    Contract, Interface, Listener, Message, Role, Session, SessionError,
+};
 use millrace_tables::{Epochs, ReaderEpoch, Tables};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracing::{info, warn};
@@ -73,7 +75,8 @@ impl Server {
         }
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         drop(fds);
-        let (listening, guests) = ready.split_first().map_or((false, &[][..]), |(first, rest)| (*first, rest));
+        let (listening, guests) =
+            ready.split_first().map_or((false, &[][..]), |(first, rest)| (*first, rest));
         let mut index = 0;
         let ready = guests.to_vec();
         self.guests = std::mem::take(&mut self.guests)
@@ -96,7 +99,9 @@ impl Server {
 
     /// Tells control once every worker uses the generation that it waits for.
     pub fn acknowledge(&mut self) {
-        let in_use = (0..usize::from(self.facts.workers)).filter_map(|slot| self.facts.epochs.generation(slot)).min();
+        let in_use = (0..usize::from(self.facts.workers))
+            .filter_map(|slot| self.facts.epochs.generation(slot))
+            .min();
         // Workers that all sleep use nothing, and take the newest when they wake.
         let in_use = in_use.unwrap_or_else(|| self.live.current().snapshot().generation());
         for guest in &mut self.guests {
@@ -128,7 +133,9 @@ impl Server {
     fn serve(&mut self, mut guest: Guest) -> Option<Guest> {
         let Err(error) = self.message(&mut guest) else { return Some(guest) };
         match guest.peer {
-            Peer::Control { .. } => info!(reason = %error, "control is gone; its tables stay in force"),
+            Peer::Control { .. } => {
+                info!(reason = %error, "control is gone; its tables stay in force")
+            }
             Peer::Observer { mut pin } => {
                 pin.idle();
                 self.slots.push(pin);
@@ -159,11 +166,15 @@ impl Server {
                     *awaited = Some(generation);
                     Ok(())
                 }
-                Some((other, _)) => Err(SessionError::Message { why: format!("{other:?} from control") }),
+                Some((other, _)) => {
+                    Err(SessionError::Message { why: format!("{other:?} from control") })
+                }
             },
             Peer::Observer { .. } => match guest.session.receive()? {
                 None => Ok(()),
-                Some((other, _)) => Err(SessionError::Message { why: format!("{other:?} from an observer") }),
+                Some((other, _)) => {
+                    Err(SessionError::Message { why: format!("{other:?} from an observer") })
+                }
             },
         }
     }
@@ -208,14 +219,19 @@ impl Server {
 
     fn take_tables(&self, generation: u64, fds: Vec<OwnedFd>) -> Result<(), SessionError> {
         let refuse = |why: String| Err(SessionError::Message { why });
-        let Some(fd) = fds.into_iter().next() else { return refuse("tables without their segment".into()) };
+        let Some(fd) = fds.into_iter().next() else {
+            return refuse("tables without their segment".into());
+        };
         let tables = match Tables::open(fd) {
             Ok(tables) => tables,
             Err(error) => return refuse(error.to_string()),
         };
-        let (found, current) = (tables.snapshot().generation(), self.live.current().snapshot().generation());
+        let (found, current) =
+            (tables.snapshot().generation(), self.live.current().snapshot().generation());
         if found <= current {
-            return refuse(format!("its tables are of generation {found}, generation {current} is in force"));
+            return refuse(format!(
+                "its tables are of generation {found}, generation {current} is in force"
+            ));
         }
         self.live.replace(Arc::new(tables));
         info!(generation, "tables taken over");

@@ -72,7 +72,8 @@ impl<Q: Queue> Worker<Q> {
         let mut received = 0;
         for index in 0..self.queues.len() {
             let from = InterfaceId(index as u16);
-            received += pipeline::burst(from, &mut self.queues, tables, &mut self.state, now, &mut Silent);
+            received +=
+                pipeline::burst(from, &mut self.queues, tables, &mut self.state, now, &mut Silent);
         }
         pipeline::tick(&mut self.queues, tables, &mut self.state, now, &mut Silent);
         self.state.quiesce();
@@ -84,7 +85,10 @@ impl<Q: Queue> Worker<Q> {
     fn pin(&self) {
         let Some(cpu) = self.cpu else { return };
         if !core_affinity::set_for_current(core_affinity::CoreId { id: cpu }) {
-            warn!(worker = self.index, cpu, "can't be pinned: is the CPU there, and allowed to this process?");
+            warn!(
+                worker = self.index,
+                cpu, "can't be pinned: is the CPU there, and allowed to this process?"
+            );
         }
         debug!(worker = self.index, cpu, "started");
     }

@@ -170,7 +170,7 @@ enum Source<'a> {
     /// Compiled here.
     Files(Box<Files<'a>>),
     /// A running engine's.
-    Live { tables: Arc<Tables>, interfaces: Vec<InterfaceSpec>, _session: live::Engine },
+    Live { tables: Arc<Tables>, interfaces: Vec<InterfaceSpec>, _session: Box<live::Engine> },
 }
 
 struct Files<'a> {
@@ -219,7 +219,7 @@ impl<'a> Source<'a> {
             name: row.name,
             addresses: row.addresses,
         });
-        Ok(Self::Live { interfaces: interfaces.collect(), tables, _session: engine })
+        Ok(Self::Live { interfaces: interfaces.collect(), tables, _session: Box::new(engine) })
     }
 
     fn tables(&self) -> &Arc<Tables> {

@@ -12,7 +12,7 @@ struct Folder(PathBuf);
 impl Folder {
     fn new(name: &str) -> Self {
         let path =
-            std::env::temp_dir().join(format!("millrace-explain-{name}-{}", std::process::id()));
+            std::env::temp_dir().join(format!("millrace-explain-{}-{name}", std::process::id()));
         fs::create_dir_all(path.join("manifests")).unwrap();
         fs::copy(
             Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/world.yaml"),

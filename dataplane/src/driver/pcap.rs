@@ -30,7 +30,9 @@ pub enum PcapError {
         source: std::io::Error,
     },
     /// Not a capture of Ethernet frames in the classic format.
-    #[error("{path}: {why}; it must be a classic pcap file of Ethernet frames (editcap -F pcap converts others)")]
+    #[error(
+        "{path}: {why}; it must be a classic pcap file of Ethernet frames (editcap -F pcap converts others)"
+    )]
     Format {
         /// The file.
         path: PathBuf,
@@ -54,15 +56,24 @@ pub struct PcapQueue {
 
 impl PcapQueue {
     /// Opens the files; without `read` nothing comes in, without `write` what is sent is thrown away.
-    pub fn open(umem: Arc<Umem>, read: Option<&Path>, write: Option<&Path>) -> Result<Self, PcapError> {
+    pub fn open(
+        umem: Arc<Umem>,
+        read: Option<&Path>,
+        write: Option<&Path>,
+    ) -> Result<Self, PcapError> {
         let mut resolution = TsResolution::MicroSecond;
         let reader = match read {
             None => None,
             Some(path) => {
-                let file = File::open(path).map_err(|source| PcapError::Io { path: path.into(), source })?;
-                let reader = PcapReader::new(BufReader::new(file)).map_err(|e| format_error(path, e))?;
+                let file = File::open(path)
+                    .map_err(|source| PcapError::Io { path: path.into(), source })?;
+                let reader =
+                    PcapReader::new(BufReader::new(file)).map_err(|e| format_error(path, e))?;
                 if reader.header().datalink != DataLink::ETHERNET {
-                    return Err(format_error(path, format!("holds {:?}", reader.header().datalink)));
+                    return Err(format_error(
+                        path,
+                        format!("holds {:?}", reader.header().datalink),
+                    ));
                 }
                 resolution = reader.header().ts_resolution;
                 Some((path.to_owned(), reader))
@@ -71,7 +82,8 @@ impl PcapQueue {
         let writer = match write {
             None => None,
             Some(path) => {
-                let file = File::create(path).map_err(|source| PcapError::Io { path: path.into(), source })?;
+                let file = File::create(path)
+                    .map_err(|source| PcapError::Io { path: path.into(), source })?;
                 let header = PcapHeader {
                     version_major: 2,
                     version_minor: 4,

@@ -15,7 +15,8 @@ pub struct Namespace(String);
 impl Namespace {
     pub fn new() -> Namespace {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("mrx-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let name =
+            format!("millrace-xsk-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         ip(&["netns", "add", &name]);
         let namespace = Namespace(name);
         namespace.ip("link set lo up");
@@ -79,6 +80,7 @@ pub struct World {
 /// Runs a test in the engine's namespace of a new world, or says why not.
 pub fn in_world(mtu: u32, test: impl FnOnce(&World) + Send) {
     if let Err(why) = available() {
+        assert!(std::env::var_os("MILLRACE_PRIVILEGED").is_none(), "{why}");
         println!("SKIP: {why}");
         return;
     }
@@ -93,7 +95,8 @@ fn available() -> Result<(), String> {
     if !rustix::process::geteuid().is_root() {
         return Err("needs root, for network namespaces and AF_XDP".into());
     }
-    let probe = format!("mrx-probe-{}-{:?}", std::process::id(), std::thread::current().id());
+    let probe =
+        format!("millrace-xskprobe-{}-{:?}", std::process::id(), std::thread::current().id());
     let add = Command::new("ip")
         .args(["netns", "add", &probe])
         .output()
