@@ -190,6 +190,8 @@ pub struct Interface {
 pub struct Config {
     /// The Unix socket for control and the command.
     pub socket: PathBuf,
+    /// Whether the file names the socket. On captures, which are over in a moment, that means to wait for control.
+    pub names_socket: bool,
     /// A tables image to run on instead of waiting for control.
     pub tables: Option<PathBuf>,
     /// One worker for each CPU.
@@ -274,6 +276,7 @@ impl Config {
         }
         let icmp_errors_per_second = file.limits.icmp_errors_per_second.unwrap_or(1000);
         Ok(Self {
+            names_socket: file.socket.is_some(),
             socket: file.socket.unwrap_or_else(|| DEFAULT_SOCKET.into()),
             tables: file.tables,
             cpus,

@@ -84,6 +84,15 @@ pub enum EngineError {
     /// A thread, a signal handler or a file descriptor.
     #[error("the kernel refused: {0}")]
     Io(std::io::Error),
+    /// No tables came.
+    #[error(
+        "{socket}: control brought no tables within 30 s: start millrace-control with this as its `engine`, run on an image \
+         (--tables), or leave `socket` out to route between the interfaces' own networks alone"
+    )]
+    NoControl {
+        /// Where control was waited for.
+        socket: std::path::PathBuf,
+    },
     /// A worker ended by itself.
     #[error("worker {0} ended by itself; the log has the reason")]
     Worker(usize),

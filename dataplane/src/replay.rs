@@ -4,16 +4,19 @@
 
 use std::sync::Arc;
 
-use millrace_tables::InterfaceId;
+use millrace_tables::{InterfaceId, Tables};
 use millrace_xsk::{PageSize, Pool, Umem, UmemConfig};
 use tracing::info;
 
-use crate::clock::{Nanos, SECOND};
+use crate::clock::{self, Nanos, SECOND};
 use crate::config::{Config, Driver, Pages};
-use crate::counters::Ledger;
+use crate::counters::{COUNTERS, Kind, Ledger, describe};
 use crate::driver::Queue;
 use crate::driver::pcap::PcapQueue;
 use crate::engine::{EngineError, first_tables, interfaces, settings};
+use crate::housekeeping::Housekeeping;
+use crate::interface::Interfaces;
+use crate::live::Live;
 use crate::pipeline::{self, Local};
 use crate::state::State;
 use crate::state::segment::{Segment, Settings as StateSettings, Sizes};
@@ -21,6 +24,8 @@ use crate::trace::Silent;
 
 /// Engine time at the first frame: later than any timer could mistake for "never".
 const START: Nanos = 1000 * SECOND;
+/// How long to wait for control.
+const WAIT: Nanos = 30 * SECOND;
 /// The key of the hash tables, the same in every run.
 const SEED: [u64; 2] = [0, 0];
 
@@ -30,7 +35,6 @@ pub fn run(config: &Config) -> Result<Ledger, EngineError> {
         Driver::Pcap { mac, mtu, .. } => (*mac, u32::from(*mtu), true),
         Driver::Xsk { .. } => (millrace_wire::Mac::ZERO, 0, false),
     });
-    let tables = first_tables(config, &interfaces)?;
     let sizes = Sizes {
         workers: 1,
         interfaces: interfaces.len(),
@@ -38,6 +42,7 @@ pub fn run(config: &Config) -> Result<Ledger, EngineError> {
         neighbor_entries: config.neighbor_entries,
     };
     let segment = Segment::create(&sizes, SEED)?;
+    let tables = tables(config, &interfaces, &segment)?;
     let state_settings = StateSettings::of(&sizes);
     let (umem, frames) = Umem::new(&UmemConfig {
         frames: config.frames,
@@ -48,14 +53,16 @@ pub fn run(config: &Config) -> Result<Ledger, EngineError> {
         },
         ..UmemConfig::default()
     })?;
+    let pool = Pool::new(&umem, frames);
     let mut queues = Vec::new();
     for interface in &config.interfaces {
         let Driver::Pcap { read, write, .. } = &interface.driver else { continue };
         queues.push(PcapQueue::open(Arc::clone(&umem), read.as_deref(), write.as_deref())?);
     }
-    let local = Local::new(Pool::new(&umem, frames), Arc::clone(&interfaces), settings(config));
+    let local = Local::new(pool, Arc::clone(&interfaces), settings(config));
     let mut state = State::new(&segment, 0, &state_settings, local)?;
-    let snapshot = tables.snapshot();
+    let mut epoch = segment.slots().reader(0).ok_or(EngineError::Slots)?;
+    let snapshot = epoch.enter(&tables);
     let neighbors = segment.neighbors(&state_settings)?;
     neighbors.sync_static(
         snapshot.static_neighbors().map(|row| (row.interface, row.addr, row.mac)),
@@ -89,10 +96,19 @@ pub fn run(config: &Config) -> Result<Ledger, EngineError> {
             }
         }
     }
-    let ledger = (0..interfaces.len()).fold(Ledger::default(), |sum, index| {
-        let block = state.counters.interface(InterfaceId(index as u16));
-        sum.and(Ledger::read(|place| block.get(place)))
-    });
+    let mut ledger = Ledger::default();
+    for interface in interfaces.iter() {
+        let block = state.counters.interface(interface.id);
+        ledger = ledger.and(Ledger::read(|place| block.get(place)));
+        // The engine is gone when the files can be looked at, and its counters with it: they are said here.
+        for (row, packets) in
+            (0..COUNTERS).filter_map(|place| Some((describe(place)?, block.get(place))))
+        {
+            if packets > 0 && row.kind != Kind::Counter {
+                info!(interface = interface.name, packets, "{:?} {}", row.kind, row.name);
+            }
+        }
+    }
     let invalid: u64 = queues.iter().map(|queue| queue.statistics().rx_invalid).sum();
     for queue in queues {
         queue.finish()?;
@@ -110,4 +126,29 @@ pub fn run(config: &Config) -> Result<Ledger, EngineError> {
         "end of input"
     );
     Ok(ledger)
+}
+
+/// The tables of the whole run: an image, those that control brings, or our own addresses and networks.
+fn tables(
+    config: &Config,
+    interfaces: &Interfaces,
+    segment: &Segment,
+) -> Result<Arc<Tables>, EngineError> {
+    let live = Live::new(first_tables(config, interfaces)?);
+    let first = live.current();
+    if config.tables.is_some() || !config.names_socket {
+        return Ok(first);
+    }
+    info!(socket = %config.socket.display(), "waiting for control's tables");
+    let mut housekeeping = Housekeeping::new(config, interfaces, &[], segment, &live)?;
+    let deadline = clock::now() + WAIT;
+    while live.current().id() == first.id() {
+        if clock::now() > deadline {
+            return Err(EngineError::NoControl { socket: config.socket.clone() });
+        }
+        housekeeping.turn();
+    }
+    // Once more, so that control hears that they are in use.
+    housekeeping.turn();
+    Ok(live.current())
 }
