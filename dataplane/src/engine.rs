@@ -106,12 +106,7 @@ pub fn run(config: &Config, stop: &Arc<AtomicBool>) -> Result<(), EngineError> {
         let netdev = &netdevs[index];
         (netdev.mac, netdev.mtu, netdev.is_virtual)
     });
-    let sizes = Sizes {
-        workers,
-        interfaces: interfaces.len(),
-        conntrack_entries: config.conntrack_entries,
-        neighbor_entries: config.neighbor_entries,
-    };
+    let sizes = sizes(config, &interfaces);
     let shared = Segment::create(&sizes, secret())?;
     let state_settings = StateSettings::of(&sizes);
     let live = Live::new(first_tables(config, &interfaces)?);
@@ -222,6 +217,29 @@ pub fn interfaces(
     Arc::new(Interfaces::new(list.collect()).unwrap_or_default())
 }
 
+/// What the state segment is made for.
+pub fn sizes(config: &Config, interfaces: &Interfaces) -> Sizes {
+    Sizes {
+        workers: config.cpus.len(),
+        interfaces: interfaces.len(),
+        conntrack_entries: config.conntrack_entries,
+        neighbor_entries: config.neighbor_entries,
+    }
+}
+
+/// What the UMEM is to be.
+pub fn umem(config: &Config) -> UmemConfig {
+    UmemConfig {
+        frames: config.frames,
+        chunk_size: config.chunk,
+        pages: match config.pages {
+            Pages::Small => PageSize::Small,
+            Pages::Huge => PageSize::Huge,
+        },
+        ..UmemConfig::default()
+    }
+}
+
 /// The pipeline's settings.
 pub fn settings(config: &Config) -> Settings {
     Settings { errors_per_second: config.icmp_errors_per_second, ..Settings::default() }
@@ -263,15 +281,7 @@ fn open_queues(
         let least = 32 * (workers * interfaces) as u32;
         return Err(EngineError::Frames { frames: config.frames, workers, interfaces, least });
     }
-    let (umem, frames) = Umem::new(&UmemConfig {
-        frames: config.frames,
-        chunk_size: config.chunk,
-        pages: match config.pages {
-            Pages::Small => PageSize::Small,
-            Pages::Huge => PageSize::Huge,
-        },
-        ..UmemConfig::default()
-    })?;
+    let (umem, frames) = Umem::new(&umem(config))?;
     let mut all = Pool::new(&umem, frames);
     let (mut queues, mut pools) = (Vec::new(), Vec::new());
     for worker in 0..workers {

@@ -5,15 +5,15 @@
 use std::sync::Arc;
 
 use millrace_tables::{InterfaceId, Tables};
-use millrace_xsk::{PageSize, Pool, Umem, UmemConfig};
+use millrace_xsk::{Pool, Umem};
 use tracing::info;
 
 use crate::clock::{self, Nanos, SECOND};
-use crate::config::{Config, Driver, Pages};
+use crate::config::{Config, Driver};
 use crate::counters::{COUNTERS, Kind, Ledger, describe};
 use crate::driver::Queue;
 use crate::driver::pcap::PcapQueue;
-use crate::engine::{EngineError, first_tables, interfaces, settings};
+use crate::engine::{EngineError, first_tables, interfaces, settings, sizes, umem};
 use crate::housekeeping::Housekeeping;
 use crate::interface::Interfaces;
 use crate::live::Live;
@@ -35,24 +35,11 @@ pub fn run(config: &Config) -> Result<Ledger, EngineError> {
         Driver::Pcap { mac, mtu, .. } => (*mac, u32::from(*mtu), true),
         Driver::Xsk { .. } => (millrace_wire::Mac::ZERO, 0, false),
     });
-    let sizes = Sizes {
-        workers: 1,
-        interfaces: interfaces.len(),
-        conntrack_entries: config.conntrack_entries,
-        neighbor_entries: config.neighbor_entries,
-    };
+    let sizes = Sizes { workers: 1, ..sizes(config, &interfaces) };
     let segment = Segment::create(&sizes, SEED)?;
     let tables = tables(config, &interfaces, &segment)?;
     let state_settings = StateSettings::of(&sizes);
-    let (umem, frames) = Umem::new(&UmemConfig {
-        frames: config.frames,
-        chunk_size: config.chunk,
-        pages: match config.pages {
-            Pages::Small => PageSize::Small,
-            Pages::Huge => PageSize::Huge,
-        },
-        ..UmemConfig::default()
-    })?;
+    let (umem, frames) = Umem::new(&umem(config))?;
     let pool = Pool::new(&umem, frames);
     let mut queues = Vec::new();
     for interface in &config.interfaces {
