@@ -47,13 +47,13 @@ enum Command {
         /// Destination MAC
         #[arg(long)]
         dst_mac: Mac,
-        /// Source address and first port
+        /// Source address and port; its low byte tells the flows apart
         #[arg(long)]
         src: SocketAddrV4,
         /// Destination address and port
         #[arg(long)]
         dst: SocketAddrV4,
-        /// Number of flows, the source port counting up
+        /// Number of flows: a power of two, at most 256
         #[arg(long, default_value_t = 256)]
         flows: u16,
         /// CPU to run on

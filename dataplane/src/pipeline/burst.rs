@@ -28,8 +28,10 @@ pub fn burst<Q: Queue, O: Observer>(
     let mut frames = Burst::new();
     rx::receive(from, queues, state, &mut frames);
     let received = frames.len();
-    run(from, frames, queues, tables, state, now, observer);
-    tx::flush(queues, state);
+    if received > 0 {
+        run(from, &mut frames, queues, tables, state, now, observer);
+        tx::flush(queues, state);
+    }
     received
 }
 
@@ -47,10 +49,10 @@ pub fn tick<Q: Queue, O: Observer>(
     // A released packet can come to wait for another neighbor; each is looked at once a turn.
     let held = state.local.held();
     while released < held
-        && let Some((from, frames)) = neighbor::release(state, now)
+        && let Some((from, mut frames)) = neighbor::release(state, now)
     {
         released += frames.len();
-        run(from, frames, queues, tables, state, now, observer);
+        run(from, &mut frames, queues, tables, state, now, observer);
     }
     released += neighbor::give_up(queues, tables, state, now, observer);
     tx::flush_all(queues, state);
@@ -61,7 +63,7 @@ pub fn tick<Q: Queue, O: Observer>(
 /// prefetch for all, (2) the line for each.
 fn run<Q: Queue, O: Observer>(
     from: InterfaceId,
-    frames: Burst,
+    frames: &mut Burst,
     queues: &mut [Q],
     tables: Snapshot<'_>,
     state: &mut State,
@@ -70,12 +72,11 @@ fn run<Q: Queue, O: Observer>(
 ) {
     let umem = Arc::clone(state.local.pool.umem());
     let interfaces = Arc::clone(&state.local.interfaces);
-    let mut frames = frames;
     let mut parsed = ArrayVec::<Result<Headers, Verdict>, BURST>::new();
-    for frame in &mut frames {
+    for frame in frames.iter_mut() {
         parsed.push(rx::look(Packet::new(&umem, frame), from, &interfaces, state));
     }
-    for (at, mut frame) in frames.into_iter().enumerate() {
+    for (at, mut frame) in frames.drain(..).enumerate() {
         rx::look_ahead(&parsed, at, state);
         let packet = Packet::new(&umem, &mut frame);
         let mut context =
