@@ -139,7 +139,7 @@ impl Seed {
     }
 
     /// A tuple's hash. Not symmetric: a tuple and its reverse hash apart.
-    #[inline]
+    #[inline(always)]
     pub fn hash(&self, tuple: &Tuple) -> u64 {
         let [s0, s1] = tuple.src.to_words();
         let [d0, d1] = tuple.dst.to_words();

@@ -86,33 +86,30 @@ pub struct Headers {
 }
 
 impl Headers {
-    /// The headers of an ARP packet at `l3`.
-    pub(crate) fn arp(l3: u16, end: u32) -> Headers {
-        let tuple = Tuple {
+    /// What `parse` begins with: nothing known, and ARP, of which nothing more is.
+    pub(crate) const BLANK: Headers = Headers {
+        tuple: Tuple {
             src: Addr::UNSPECIFIED_V4,
             dst: Addr::UNSPECIFIED_V4,
             sport: 0,
             dport: 0,
             protocol: Protocol(0),
-        };
-        Headers {
-            tuple,
-            hash: 0,
-            l3,
-            l4: l3,
-            end,
-            network: Network::Arp,
-            protocol: Protocol(0),
-            part: Part::Whole,
-            quote: None,
-            fault: None,
-            tcp: tcp::Flags(0),
-            ttl: 0,
-            dont_fragment: false,
-            to_group: false,
-            routed_on: false,
-        }
-    }
+        },
+        hash: 0,
+        l3: 0,
+        l4: 0,
+        end: 0,
+        network: Network::Arp,
+        protocol: Protocol(0),
+        part: Part::Whole,
+        quote: None,
+        fault: None,
+        tcp: tcp::Flags(0),
+        ttl: 0,
+        dont_fragment: false,
+        to_group: false,
+        routed_on: false,
+    };
 
     /// Bytes of the IP packet.
     pub fn ip_len(&self) -> u32 {
@@ -129,6 +126,19 @@ impl Headers {
         self.tuple.protocol.has_ports()
             && self.part != Part::Later
             && (self.tuple.sport | self.tuple.dport) != 0
+    }
+}
+
+/// A packet that has been parsed. Its headers lie in the burst's list, where the first pass put them.
+#[derive(Clone, Copy, Debug)]
+pub struct Parsed<'a>(&'a Headers);
+
+impl std::ops::Deref for Parsed<'_> {
+    type Target = Headers;
+
+    #[inline]
+    fn deref(&self) -> &Headers {
+        self.0
     }
 }
 
@@ -153,8 +163,9 @@ impl<'a> Packet<'a, Raw> {
     }
 
     /// The same, parsed. `parse` calls it with what it found in these very bytes.
-    pub(crate) fn parsed(self, headers: Headers) -> Packet<'a, Headers> {
-        Packet { umem: self.umem, frame: self.frame, known: headers }
+    #[inline]
+    pub(crate) fn parsed(self, headers: &'a Headers) -> Packet<'a, Parsed<'a>> {
+        Packet { umem: self.umem, frame: self.frame, known: Parsed(headers) }
     }
 }
 
@@ -190,7 +201,7 @@ impl<S> Packet<'_, S> {
     }
 }
 
-impl<'a> Packet<'a, Headers> {
+impl<'a> Packet<'a, Parsed<'_>> {
     /// What is known of it.
     pub fn headers(&self) -> &Headers {
         &self.known

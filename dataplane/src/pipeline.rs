@@ -20,12 +20,15 @@ pub mod tx;
 pub use burst::{burst, tick};
 pub use context::{Context, Local, Settings};
 
-use crate::packet::{Headers, Packet};
+use crate::packet::{Packet, Parsed};
 use crate::trace::Observer;
 use crate::verdict::Verdict;
 
 /// Decides what becomes of one packet. Total: every packet gets a verdict.
-pub fn forward<O: Observer>(packet: Packet<'_, Headers>, context: &mut Context<'_, O>) -> Verdict {
+pub fn forward<O: Observer>(
+    packet: Packet<'_, Parsed<'_>>,
+    context: &mut Context<'_, O>,
+) -> Verdict {
     path(packet, context).unwrap_or_else(|exit| exit)
 }
 
@@ -41,7 +44,7 @@ pub fn forward<O: Observer>(packet: Packet<'_, Headers>, context: &mut Context<'
 ///
 /// (1) is nearly all of the traffic that is translated, (3) that which is only routed.
 fn path<O: Observer>(
-    packet: Packet<'_, Headers>,
+    packet: Packet<'_, Parsed<'_>>,
     context: &mut Context<'_, O>,
 ) -> Result<Verdict, Verdict> {
     let mut packet = neighbor::intercept(packet, context)?;

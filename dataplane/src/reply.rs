@@ -19,7 +19,7 @@ pub use icmp::{Problem, error};
 pub use limiter::Limiter;
 
 use crate::interface::{Interface, Interfaces};
-use crate::packet::{Headers, Network, Packet, Part};
+use crate::packet::{Network, Packet, Parsed, Part};
 use crate::pipeline::Context;
 use crate::trace::Observer;
 use crate::verdict::{DropReason, ReplyKind, Verdict};
@@ -36,7 +36,7 @@ pub(crate) type Bytes = ArrayVec<u8, MAX_ANSWER>;
 /// Refuses a flow as a host does on which nothing listens: RST for TCP, ICMP port unreachable for the rest. `otherwise` is
 /// the reason to drop when no answer is due or allowed.
 pub fn refuse<O: Observer>(
-    packet: &mut Packet<'_, Headers>,
+    packet: &mut Packet<'_, Parsed<'_>>,
     otherwise: DropReason,
     context: &mut Context<'_, O>,
 ) -> Verdict {
@@ -66,7 +66,7 @@ pub(crate) fn request(
 
 /// Puts `answer` in place of the packet.
 pub(crate) fn replace<O: Observer>(
-    packet: &mut Packet<'_, Headers>,
+    packet: &mut Packet<'_, Parsed<'_>>,
     answer: &Bytes,
     kind: ReplyKind,
     context: &mut Context<'_, O>,
@@ -80,7 +80,7 @@ pub(crate) fn replace<O: Observer>(
 
 /// Whether an error may be sent about this packet: not about errors, groups or later fragments (RFC 1122 section 3.2.2,
 /// RFC 4443 section 2.4 e). Sources that name no single host were dropped by `parse`.
-fn may_complain(packet: &Packet<'_, Headers>) -> bool {
+fn may_complain(packet: &Packet<'_, Parsed<'_>>) -> bool {
     let headers = packet.headers();
     let icmp_type = || packet.bytes().get(usize::from(headers.l4)).copied();
     let errs = match (headers.protocol, headers.network) {
@@ -100,13 +100,13 @@ fn is_query(kind: u8) -> bool {
 }
 
 /// The link header of an answer: back to who sent the packet, with its VLAN tags.
-fn link(packet: &Packet<'_, Headers>, src: Mac) -> Result<Bytes, Verdict> {
+fn link(packet: &Packet<'_, Parsed<'_>>, src: Mac) -> Result<Bytes, Verdict> {
     let dst = packet.ethernet()?.src;
     link_to(packet, src, dst)
 }
 
 /// The same, to another station.
-fn link_to(packet: &Packet<'_, Headers>, src: Mac, dst: Mac) -> Result<Bytes, Verdict> {
+fn link_to(packet: &Packet<'_, Parsed<'_>>, src: Mac, dst: Mac) -> Result<Bytes, Verdict> {
     let tags =
         packet.bytes().get(12..usize::from(packet.headers().l3)).ok_or(DropReason::Truncated)?;
     fresh_link(src, dst, tags).ok_or(DropReason::Truncated.into())

@@ -72,25 +72,34 @@ fn run<Q: Queue, O: Observer>(
 ) {
     let umem = Arc::clone(state.local.pool.umem());
     let interfaces = Arc::clone(&state.local.interfaces);
-    let mut parsed = ArrayVec::<Result<Headers, Verdict>, BURST>::new();
+    let interface = interfaces.get(from);
+    let mut parsed = ArrayVec::<Headers, BURST>::new();
+    let mut exits = ArrayVec::<Option<Verdict>, BURST>::new();
     for frame in frames.iter_mut() {
-        parsed.push(rx::look(Packet::new(&umem, frame), from, &interfaces, state));
+        parsed.push(Headers::BLANK);
+        let looked = match (interface, parsed.last_mut()) {
+            (Some(interface), Some(headers)) => {
+                rx::look(&Packet::new(&umem, frame), interface, state, headers)
+            }
+            _ => Err(DropReason::NoInterface.into()),
+        };
+        exits.push(looked.err());
     }
     for (at, mut frame) in frames.drain(..).enumerate() {
         rx::look_ahead(&parsed, at, state);
         let packet = Packet::new(&umem, &mut frame);
         let mut context =
             Context { tables, state, from, interfaces: &interfaces, now, observer, again: false };
-        let verdict = match parsed.get(at) {
-            Some(Ok(headers)) => {
+        let verdict = match (parsed.get(at), exits.get(at)) {
+            (Some(headers), Some(None)) => {
                 context.observer.see(|| Step::Parsed {
                     tuple: headers.tuple,
                     related: headers.quote.is_some(),
                 });
-                forward(packet.parsed(*headers), &mut context)
+                forward(packet.parsed(headers), &mut context)
             }
-            Some(Err(exit)) => *exit,
-            None => DropReason::Inconsistent.into(),
+            (_, Some(Some(exit))) => *exit,
+            _ => DropReason::Inconsistent.into(),
         };
         context.observer.see(|| Step::Verdict(verdict));
         tx::stage(from, queues, frame, verdict, state, now);

@@ -14,7 +14,7 @@ use millrace_wire::{Addr, Protocol, tcp};
 use super::Context;
 use super::neighbor::Adjacency;
 use crate::flow::Tuple;
-use crate::packet::{Headers, Packet, Part};
+use crate::packet::{Headers, Packet, Parsed, Part};
 use crate::state::conntrack::{CachedHop, CreateError, Entry, NewFlow, Touch};
 use crate::trace::{Observer, Step};
 use crate::verdict::{DropReason, Verdict};
@@ -57,7 +57,7 @@ impl Flow {
     }
 
     /// Where the packet goes, translated. `packet` is the flow's, or an ICMP error about it.
-    pub fn destination(&self, packet: &Packet<'_, Headers>) -> Result<Addr, Verdict> {
+    pub fn destination(&self, packet: &Packet<'_, Parsed<'_>>) -> Result<Addr, Verdict> {
         if self.tuple.dst == self.translated.dst {
             packet.destination()
         } else {
@@ -67,8 +67,9 @@ impl Flow {
 }
 
 /// Looks the packet's flow up.
+#[inline(always)]
 pub fn find<O: Observer>(
-    packet: &Packet<'_, Headers>,
+    packet: &Packet<'_, Parsed<'_>>,
     context: &mut Context<'_, O>,
 ) -> Result<Flow, Verdict> {
     let headers = packet.headers();
@@ -101,7 +102,7 @@ pub fn find<O: Observer>(
 /// The way out that the flow's entry holds, if the tables in force decided it and the neighbor is still known.
 #[inline]
 pub fn decided<O: Observer>(
-    packet: &Packet<'_, Headers>,
+    packet: &Packet<'_, Parsed<'_>>,
     flow: &Flow,
     context: &mut Context<'_, O>,
 ) -> Option<Adjacency> {
@@ -134,7 +135,7 @@ const FIRST_PORT: u64 = 1024;
 
 /// Stores a new flow, and the way out that was found for this direction of a known one. False when the line must be taken again.
 pub fn commit<O: Observer>(
-    packet: &Packet<'_, Headers>,
+    packet: &Packet<'_, Parsed<'_>>,
     flow: &mut Flow,
     adjacency: &Adjacency,
     context: &mut Context<'_, O>,

@@ -11,7 +11,7 @@ use super::neighbor::hold::Hold;
 use crate::clock::{Nanos, SECOND};
 use crate::driver::BURST;
 use crate::interface::{Interface, Interfaces};
-use crate::packet::{Headers, Packet};
+use crate::packet::{Packet, Parsed};
 use crate::reply::{self, Limiter};
 use crate::state::State;
 use crate::trace::Observer;
@@ -138,7 +138,7 @@ impl<O: Observer> Context<'_, O> {
         interface: InterfaceId,
         neighbor: &Addr,
         known: Option<millrace_wire::Mac>,
-        packet: &Packet<'_, Headers>,
+        packet: &Packet<'_, Parsed<'_>>,
     ) {
         let tags = packet.bytes().get(12..usize::from(packet.headers().l3)).unwrap_or_default();
         request(self.interfaces, &mut self.state.local, interface, neighbor, known, tags);

@@ -10,7 +10,7 @@ use millrace_wire::Addr;
 use super::conntrack::Flow;
 use super::{Context, local};
 use crate::flow::Tuple;
-use crate::packet::{Headers, Packet, Part};
+use crate::packet::{Packet, Parsed, Part};
 use crate::reply::{self, Problem};
 use crate::trace::{Observer, Step};
 use crate::verdict::{DropReason, PuntReason, Verdict};
@@ -26,7 +26,7 @@ pub struct Route {
 
 /// Finds the way out, and checks that the packet can take it.
 pub fn lookup<O: Observer>(
-    packet: &mut Packet<'_, Headers>,
+    packet: &mut Packet<'_, Parsed<'_>>,
     flow: &Flow,
     context: &mut Context<'_, O>,
 ) -> Result<Route, Verdict> {
@@ -81,7 +81,7 @@ pub fn lookup<O: Observer>(
 /// Whether the packet may travel one hop on, and fits.
 #[inline]
 pub fn check_transit<O: Observer>(
-    packet: &mut Packet<'_, Headers>,
+    packet: &mut Packet<'_, Parsed<'_>>,
     mtu: u32,
     context: &mut Context<'_, O>,
 ) -> Result<(), Verdict> {
@@ -104,7 +104,7 @@ pub fn check_transit<O: Observer>(
 }
 
 /// Flows keep their way while the group is unchanged. All fragments of a packet take the same, so their ports don't count.
-fn path_hash<O: Observer>(packet: &Packet<'_, Headers>, context: &Context<'_, O>) -> u64 {
+fn path_hash<O: Observer>(packet: &Packet<'_, Parsed<'_>>, context: &Context<'_, O>) -> u64 {
     let headers = packet.headers();
     match headers.part {
         Part::Whole => headers.hash,
@@ -116,7 +116,7 @@ fn path_hash<O: Observer>(packet: &Packet<'_, Headers>, context: &Context<'_, O>
 
 /// A link-local address is ours on this link, or it is nobody that we forward to (RFC 4291 section 2.5.6).
 fn link_local<O: Observer>(
-    packet: &mut Packet<'_, Headers>,
+    packet: &mut Packet<'_, Parsed<'_>>,
     destination: &Addr,
     context: &mut Context<'_, O>,
 ) -> Verdict {

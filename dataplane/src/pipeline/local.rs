@@ -8,7 +8,7 @@ use millrace_tables::InterfaceKind;
 use millrace_wire::{Protocol, icmp, icmpv6};
 
 use super::Context;
-use crate::packet::{Headers, Network, Packet, Part};
+use crate::packet::{Network, Packet, Parsed, Part};
 use crate::reply::{self, Problem};
 use crate::trace::Observer;
 use crate::verdict::{DropReason, PuntReason, Verdict};
@@ -24,7 +24,7 @@ pub enum To {
 
 /// Answers, or says why not.
 pub fn deliver<O: Observer>(
-    packet: &mut Packet<'_, Headers>,
+    packet: &mut Packet<'_, Parsed<'_>>,
     to: To,
     context: &mut Context<'_, O>,
 ) -> Verdict {

@@ -20,7 +20,7 @@ use super::{Context, tx};
 use crate::clock::Nanos;
 use crate::counters::{Counter, Place};
 use crate::driver::{Burst, Queue};
-use crate::packet::{Headers, Network, Packet, Raw};
+use crate::packet::{Headers, Network, Packet, Parsed, Raw};
 use crate::reply::{self, Problem};
 use crate::state::State;
 use crate::state::conntrack::CachedHop;
@@ -51,7 +51,7 @@ impl Adjacency {
     pub fn again<O: Observer>(
         hop: CachedHop,
         context: &mut Context<'_, O>,
-        packet: &Packet<'_, Headers>,
+        packet: &Packet<'_, Parsed<'_>>,
     ) -> Option<Adjacency> {
         let used = context.state.neighbors.use_at(hop.neighbor, context.now)?;
         let out = context.interfaces.get(hop.interface)?;
@@ -72,11 +72,11 @@ impl Adjacency {
 }
 
 /// Takes ARP and ND off the line, and what is sent to groups.
-#[inline]
+#[inline(always)]
 pub fn intercept<'a, O: Observer>(
-    mut packet: Packet<'a, Headers>,
+    mut packet: Packet<'a, Parsed<'a>>,
     context: &mut Context<'_, O>,
-) -> Result<Packet<'a, Headers>, Verdict> {
+) -> Result<Packet<'a, Parsed<'a>>, Verdict> {
     match packet.headers().network {
         Network::Ipv4 => Ok(packet),
         Network::Arp => Err(arp::receive(&mut packet, context)),
@@ -97,7 +97,7 @@ pub fn intercept<'a, O: Observer>(
 
 /// The MAC of the next hop; without one, the packet waits and somebody asks.
 pub fn resolve<O: Observer>(
-    packet: &mut Packet<'_, Headers>,
+    packet: &mut Packet<'_, Parsed<'_>>,
     route: &Route,
     context: &mut Context<'_, O>,
 ) -> Result<Adjacency, Verdict> {
@@ -190,8 +190,9 @@ fn unreachable<O: Observer>(
     let umem = Arc::clone(state.local.pool.umem());
     let Some(interface) = interfaces.get(from) else { return DropReason::NoInterface.into() };
     let packet: Packet<'_, Raw> = Packet::new(&umem, frame);
-    match super::parse::parse(packet, interface, &state.seed) {
-        Ok(mut packet) => {
+    let mut headers = Headers::BLANK;
+    match super::parse::parse(&packet, interface, &state.seed, &mut headers) {
+        Ok(()) => {
             let mut context = Context {
                 tables,
                 state,
@@ -202,7 +203,7 @@ fn unreachable<O: Observer>(
                 again: false,
             };
             reply::error(
-                &mut packet,
+                &mut packet.parsed(&headers),
                 Problem::HostUnreachable,
                 DropReason::Unresolved,
                 &mut context,

@@ -18,23 +18,18 @@ use crate::interface::Interface;
 use crate::packet::{Headers, Network, Packet, Part, Quote, Raw};
 use crate::verdict::{DropReason, PuntReason, Verdict};
 
-/// Parses one frame that came in on `interface`.
-pub fn parse<'a>(
-    packet: Packet<'a, Raw>,
+/// Parses one frame that came in on `interface`, into `headers`, which are blank.
+///
+/// Written in place, field by field, and read by the second pass much later: a copy right behind the writing would stall on
+/// each field that is narrower than the copy's loads.
+#[inline]
+pub fn parse(
+    packet: &Packet<'_, Raw>,
     interface: &Interface,
     seed: &Seed,
-) -> Result<Packet<'a, Headers>, Verdict> {
-    let headers = headers(packet.bytes(), packet.total_len(), interface, seed)?;
-    Ok(packet.parsed(headers))
-}
-
-/// As [`parse`], over the bytes of the first chunk; `total` is the length over all chunks.
-fn headers(
-    bytes: &[u8],
-    total: usize,
-    interface: &Interface,
-    seed: &Seed,
-) -> Result<Headers, Verdict> {
+    headers: &mut Headers,
+) -> Result<(), Verdict> {
+    let (bytes, total) = (packet.bytes(), packet.total_len());
     let (link, rest) = ethernet::Header::view(bytes).map_err(|_| DropReason::Truncated)?;
     if link.src.is_multicast() {
         return Err(DropReason::BadEthernet.into());
@@ -47,22 +42,20 @@ fn headers(
     let l3 = ethernet::Header::LEN + tags.len;
     let available = total.saturating_sub(l3);
     let bytes = bytes.get(l3..).ok_or(DropReason::Truncated)?;
-    let mut headers = match tags.ether_type {
-        EtherType::IPV4 if to_group => return Err(group(link).into()),
-        EtherType::IPV4 => v4(bytes, available, l3)?,
-        EtherType::IPV6 => v6(bytes, available, l3)?,
-        EtherType::ARP if bytes.len() < arp::Packet::LEN => {
-            return Err(DropReason::Truncated.into());
-        }
-        EtherType::ARP => Headers::arp(l3 as u16, total as u32),
-        tag if tag.is_tag() => return Err(DropReason::BadEthernet.into()),
-        _ => return Err(PuntReason::EtherType.into()),
-    };
+    (headers.l3, headers.l4) = (l3 as u16, l3 as u16);
     headers.to_group = to_group;
-    if headers.network != Network::Arp {
-        headers.hash = seed.hash(&headers.tuple);
+    match tags.ether_type {
+        EtherType::IPV4 if to_group => Err(group(link).into()),
+        EtherType::IPV4 => v4(bytes, available, l3, seed, headers),
+        EtherType::IPV6 => v6(bytes, available, l3, seed, headers),
+        EtherType::ARP if bytes.len() < arp::Packet::LEN => Err(DropReason::Truncated.into()),
+        EtherType::ARP => {
+            headers.end = total as u32;
+            Ok(())
+        }
+        tag if tag.is_tag() => Err(DropReason::BadEthernet.into()),
+        _ => Err(PuntReason::EtherType.into()),
     }
-    Ok(headers)
 }
 
 fn group(link: &ethernet::Header) -> PuntReason {
@@ -71,7 +64,13 @@ fn group(link: &ethernet::Header) -> PuntReason {
 
 /// An IPv4 packet at the start of `bytes`, which is at `l3` in the frame.
 #[inline]
-fn v4(bytes: &[u8], available: usize, l3: usize) -> Result<Headers, Verdict> {
+fn v4(
+    bytes: &[u8],
+    available: usize,
+    l3: usize,
+    seed: &Seed,
+    headers: &mut Headers,
+) -> Result<(), Verdict> {
     let (ip, rest) = ipv4::Header::view(bytes).map_err(|_| DropReason::Truncated)?;
     ip.validate(available).map_err(reason)?;
     let options = rest.get(..ip.header_len() - ipv4::Header::LEN).ok_or(DropReason::Truncated)?;
@@ -85,30 +84,31 @@ fn v4(bytes: &[u8], available: usize, l3: usize) -> Result<Headers, Verdict> {
         (0, true) => Part::First,
         _ => Part::Later,
     };
-    let mut headers = Headers {
-        tuple: Tuple {
-            src: ip.src_addr(),
-            dst: ip.dst_addr(),
-            sport: 0,
-            dport: 0,
-            protocol: ip.protocol,
-        },
-        l4: (l3 + ip.header_len()) as u16,
-        network: Network::Ipv4,
-        protocol: ip.protocol,
-        part,
-        ttl: ip.ttl,
-        dont_fragment: ip.dont_fragment(),
-        ..Headers::arp(l3 as u16, (l3 + ip.total_len()) as u32)
-    };
+    headers.tuple.src = ip.src_addr();
+    headers.tuple.dst = ip.dst_addr();
+    headers.tuple.protocol = ip.protocol;
+    headers.l4 = (l3 + ip.header_len()) as u16;
+    headers.end = (l3 + ip.total_len()) as u32;
+    headers.network = Network::Ipv4;
+    headers.protocol = ip.protocol;
+    headers.part = part;
+    headers.ttl = ip.ttl;
+    headers.dont_fragment = ip.dont_fragment();
     let payload = rest.get(options.len()..).unwrap_or_default();
-    transport(&mut headers, payload);
-    Ok(headers)
+    transport(headers, payload);
+    headers.hash = seed.hash(&headers.tuple);
+    Ok(())
 }
 
 /// An IPv6 packet at the start of `bytes`, which is at `l3` in the frame.
 #[inline]
-fn v6(bytes: &[u8], available: usize, l3: usize) -> Result<Headers, Verdict> {
+fn v6(
+    bytes: &[u8],
+    available: usize,
+    l3: usize,
+    seed: &Seed,
+    headers: &mut Headers,
+) -> Result<(), Verdict> {
     let (ip, rest) = ipv6::Header::view(bytes).map_err(|_| DropReason::Truncated)?;
     ip.validate(available).map_err(reason)?;
     check_v6(&ip.src, &ip.dst)?;
@@ -123,19 +123,20 @@ fn v6(bytes: &[u8], available: usize, l3: usize) -> Result<Headers, Verdict> {
         Some(fragment) if fragment.more => Part::First,
         _ => Part::Whole,
     };
-    let mut headers = Headers {
-        tuple: Tuple { src: ip.src, dst: ip.dst, sport: 0, dport: 0, protocol: chain.protocol },
-        l4: (l3 + ipv6::Header::LEN + chain.offset) as u16,
-        network: Network::Ipv6,
-        protocol: chain.protocol,
-        part,
-        ttl: ip.hop_limit,
-        dont_fragment: true,
-        routed_on: chain.routing_segments_left.is_some_and(|left| left != 0),
-        ..Headers::arp(l3 as u16, (l3 + ip.total_len()) as u32)
-    };
-    transport(&mut headers, payload.get(chain.offset..).unwrap_or_default());
-    Ok(headers)
+    headers.tuple.src = ip.src;
+    headers.tuple.dst = ip.dst;
+    headers.tuple.protocol = chain.protocol;
+    headers.l4 = (l3 + ipv6::Header::LEN + chain.offset) as u16;
+    headers.end = (l3 + ip.total_len()) as u32;
+    headers.network = Network::Ipv6;
+    headers.protocol = chain.protocol;
+    headers.part = part;
+    headers.ttl = ip.hop_limit;
+    headers.dont_fragment = true;
+    headers.routed_on = chain.routing_segments_left.is_some_and(|left| left != 0);
+    transport(headers, payload.get(chain.offset..).unwrap_or_default());
+    headers.hash = seed.hash(&headers.tuple);
+    Ok(())
 }
 
 fn reason(error: Error) -> DropReason {

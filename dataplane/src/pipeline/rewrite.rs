@@ -17,13 +17,14 @@ use millrace_wire::{ethernet, ipv4, ipv6};
 use super::Context;
 use super::conntrack::Flow;
 use super::neighbor::Adjacency;
-use crate::packet::{Headers, Network, Packet, Rewritten, view_mut};
+use crate::packet::{Network, Packet, Parsed, Rewritten, view_mut};
 use crate::trace::{Observer, Step};
 use crate::verdict::{DropReason, Verdict};
 
 /// Makes the packet what the next hop shall receive. `fib::check_transit` has seen that it may travel on.
+#[inline(always)]
 pub fn apply<'a, O: Observer>(
-    mut packet: Packet<'a, Headers>,
+    mut packet: Packet<'a, Parsed<'a>>,
     flow: &Flow,
     adjacency: &Adjacency,
     context: &mut Context<'_, O>,

@@ -7,10 +7,10 @@ use millrace_tables::InterfaceId;
 use super::parse;
 use crate::counters::{Counter, Place};
 use crate::driver::{Burst, Queue};
-use crate::interface::Interfaces;
+use crate::interface::Interface;
 use crate::packet::{Headers, Packet, Raw};
 use crate::state::State;
-use crate::verdict::{DropReason, Verdict};
+use crate::verdict::Verdict;
 
 /// Packets between a prefetch and its use: enough work to cover a miss to memory (about 100 ns), few enough that the line
 /// is still there.
@@ -39,26 +39,26 @@ pub fn receive<Q: Queue>(
     counters.add(Counter::RxBytes.place(), bytes);
 }
 
-/// The first pass over a packet: parses it and asks for its conntrack bucket.
+/// The first pass over a packet: parses it into `headers`, which are blank, and asks for its conntrack bucket.
+#[inline(always)]
 pub(super) fn look(
-    packet: Packet<'_, Raw>,
-    from: InterfaceId,
-    interfaces: &Interfaces,
+    packet: &Packet<'_, Raw>,
+    interface: &Interface,
     state: &State,
-) -> Result<Headers, Verdict> {
-    let interface = interfaces.get(from).ok_or(DropReason::NoInterface)?;
-    let packet = parse::parse(packet, interface, &state.seed)?;
-    let headers = *packet.headers();
+    headers: &mut Headers,
+) -> Result<(), Verdict> {
+    parse::parse(packet, interface, &state.seed, headers)?;
     if headers.is_trackable() {
         state.conntrack.prefetch(headers.hash);
     }
-    Ok(headers)
+    Ok(())
 }
 
 /// Before the line takes the packet at `at`: asks for the conntrack entry of one a few places on.
-#[inline]
-pub(super) fn look_ahead(parsed: &[Result<Headers, Verdict>], at: usize, state: &State) {
-    if let Some(Ok(headers)) = parsed.get(at + AHEAD)
+#[inline(always)]
+pub(super) fn look_ahead(parsed: &[Headers], at: usize, state: &State) {
+    // One that could not be parsed is blank, or harmless to look for.
+    if let Some(headers) = parsed.get(at + AHEAD)
         && headers.is_trackable()
     {
         state.conntrack.prefetch_entry(headers.hash);

@@ -10,14 +10,14 @@ use millrace_wire::Protocol;
 use super::Context;
 use super::conntrack::{Flow, Known, may_begin};
 use crate::flow::Seed;
-use crate::packet::{Headers, Packet, Part};
+use crate::packet::{Packet, Parsed, Part};
 use crate::reply;
 use crate::trace::{Observer, Step};
 use crate::verdict::{DropReason, Verdict};
 
 /// Chooses the backend of a flow to a service.
 pub fn choose<O: Observer>(
-    packet: &mut Packet<'_, Headers>,
+    packet: &mut Packet<'_, Parsed<'_>>,
     flow: &mut Flow,
     context: &mut Context<'_, O>,
 ) -> Result<(), Verdict> {

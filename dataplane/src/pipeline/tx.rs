@@ -16,6 +16,7 @@ use crate::verdict::{DropReason, Verdict};
 
 /// Does with a frame what its verdict says. When the tx ring or the waiting room is full, or the checksum can't be completed, the verdict
 /// that is booked is the drop.
+#[inline(always)]
 pub(super) fn stage<Q: Queue>(
     from: InterfaceId,
     queues: &mut [Q],
@@ -47,6 +48,7 @@ pub(super) fn stage<Q: Queue>(
 }
 
 /// Stages a frame on an interface's queue.
+#[inline(always)]
 fn send<Q: Queue>(
     interface: InterfaceId,
     queues: &mut [Q],

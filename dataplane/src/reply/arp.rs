@@ -3,12 +3,12 @@
 use millrace_wire::{EtherType, Mac, arp};
 
 use super::{Bytes, fresh_link, link_to, push};
-use crate::packet::{Headers, Packet};
+use crate::packet::{Packet, Parsed};
 use crate::verdict::{DropReason, Verdict};
 
 /// The reply to a request: `mac` has the target address. To the sender alone, by the MAC that its request names.
 pub(crate) fn answer(
-    packet: &Packet<'_, Headers>,
+    packet: &Packet<'_, Parsed<'_>>,
     mac: Mac,
     request: &arp::Packet,
 ) -> Result<Bytes, Verdict> {

@@ -4,14 +4,14 @@
 use millrace_wire::{Delta, Mac, Protocol, Sum, U16, checksum, ethernet, icmp, icmpv6, ipv4, ipv6};
 
 use super::TTL;
-use crate::packet::{Headers, Network, Packet, view_mut};
+use crate::packet::{Network, Packet, Parsed, view_mut};
 use crate::pipeline::Context;
 use crate::trace::Observer;
 use crate::verdict::{DropReason, ReplyKind, Verdict};
 
 /// Answers an echo request, if its checksum is right.
 pub fn echo<O: Observer>(
-    packet: &mut Packet<'_, Headers>,
+    packet: &mut Packet<'_, Parsed<'_>>,
     context: &mut Context<'_, O>,
 ) -> Verdict {
     let mac = match context.receiving() {
@@ -25,7 +25,7 @@ pub fn echo<O: Observer>(
 }
 
 fn turn<O: Observer>(
-    packet: &mut Packet<'_, Headers>,
+    packet: &mut Packet<'_, Parsed<'_>>,
     mac: Mac,
     context: &mut Context<'_, O>,
 ) -> Result<(), Verdict> {

@@ -6,7 +6,7 @@ use millrace_wire::{Addr, Protocol, U16, View, icmp, icmpv6, ipv4, ipv6, ipv6_ex
 use zerocopy::IntoBytes;
 
 use super::{Bytes, TTL, link, may_complain, push, replace};
-use crate::packet::{Headers, Network, Packet};
+use crate::packet::{Network, Packet, Parsed};
 use crate::pipeline::Context;
 use crate::trace::Observer;
 use crate::verdict::{DropReason, ReplyKind, Verdict};
@@ -68,7 +68,7 @@ impl Problem {
 /// Turns the packet into an error about itself, out of the interface that it came in on. When none is due, or too many
 /// were sent lately, the packet is dropped for `otherwise`.
 pub fn error<O: Observer>(
-    packet: &mut Packet<'_, Headers>,
+    packet: &mut Packet<'_, Parsed<'_>>,
     problem: Problem,
     otherwise: DropReason,
     context: &mut Context<'_, O>,
@@ -88,7 +88,7 @@ pub fn error<O: Observer>(
 
 /// The error, or `None` when there is no address of ours to speak from.
 fn build<O: Observer>(
-    packet: &Packet<'_, Headers>,
+    packet: &Packet<'_, Parsed<'_>>,
     problem: Problem,
     context: &Context<'_, O>,
 ) -> Result<Option<Bytes>, Verdict> {

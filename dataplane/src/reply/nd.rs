@@ -5,7 +5,7 @@ use zerocopy::IntoBytes;
 
 use super::{Bytes, fresh_link, link_to, push};
 use crate::interface::Interface;
-use crate::packet::{Headers, Packet};
+use crate::packet::{Packet, Parsed};
 use crate::verdict::{DropReason, Verdict};
 
 /// A message of 24 bytes and one link-layer option.
@@ -14,7 +14,7 @@ const LEN: usize = ndp::NeighborSolicitation::LEN + ndp::LinkLayer::LEN;
 /// The advertisement that answers a solicitation for `target`: to who asked, or to all nodes when a new station asks before it
 /// takes the address (section 7.2.4). We are a router, `mac` is ours and to be used from now on.
 pub(crate) fn answer(
-    packet: &Packet<'_, Headers>,
+    packet: &Packet<'_, Parsed<'_>>,
     mac: Mac,
     target: &Addr,
     asker: Option<Mac>,

@@ -4,14 +4,14 @@ use millrace_wire::{Addr, Protocol, Sum, U16, View, ipv4, ipv6, tcp};
 use zerocopy::IntoBytes;
 
 use super::{Bytes, TTL, link, may_complain, push, replace};
-use crate::packet::{Headers, Network, Packet};
+use crate::packet::{Network, Packet, Parsed};
 use crate::pipeline::Context;
 use crate::trace::Observer;
 use crate::verdict::{DropReason, ReplyKind, Verdict};
 
 /// Resets the connection that the segment is of. A reset is answered by nothing; resets share the limit of ICMP errors.
 pub(super) fn reset<O: Observer>(
-    packet: &mut Packet<'_, Headers>,
+    packet: &mut Packet<'_, Parsed<'_>>,
     otherwise: DropReason,
     context: &mut Context<'_, O>,
 ) -> Verdict {
@@ -30,7 +30,7 @@ pub(super) fn reset<O: Observer>(
 }
 
 fn build<O: Observer>(
-    packet: &Packet<'_, Headers>,
+    packet: &Packet<'_, Parsed<'_>>,
     context: &Context<'_, O>,
 ) -> Result<Option<Bytes>, Verdict> {
     let headers = packet.headers();

@@ -156,7 +156,7 @@ impl<M: Memory> Conntrack<M> {
     }
 
     /// The entry of a packet; `hash` is its tuple's by the engine's seed.
-    #[inline]
+    #[inline(always)]
     pub fn find(&self, tuple: &Tuple, hash: u64, now: Nanos) -> Option<Entry> {
         self.table.find(tuple, hash, now)
     }
@@ -174,7 +174,7 @@ impl<M: Memory> Conntrack<M> {
     }
 
     /// Notes a packet of the flow: that it was seen now, and what its TCP flags do to the connection.
-    #[inline]
+    #[inline(always)]
     pub fn touch(&self, entry: &Entry, flags: Option<Flags>, now: Nanos) -> Touch {
         let Some(row) = row(self.table.rows.words(), entry.id.row) else {
             return Touch::Continues;

@@ -6,7 +6,7 @@
 use millrace_wire::{Addr, Mac, arp};
 
 use super::super::Context;
-use crate::packet::{Headers, Packet};
+use crate::packet::{Packet, Parsed};
 use crate::reply;
 use crate::state::neighbor::Learn;
 use crate::trace::Observer;
@@ -14,14 +14,14 @@ use crate::verdict::{DropReason, PuntReason, ReplyKind, Verdict};
 
 /// What becomes of an ARP packet.
 pub fn receive<O: Observer>(
-    packet: &mut Packet<'_, Headers>,
+    packet: &mut Packet<'_, Parsed<'_>>,
     context: &mut Context<'_, O>,
 ) -> Verdict {
     judge(packet, context).unwrap_or_else(|verdict| verdict)
 }
 
 fn judge<O: Observer>(
-    packet: &mut Packet<'_, Headers>,
+    packet: &mut Packet<'_, Parsed<'_>>,
     context: &mut Context<'_, O>,
 ) -> Result<Verdict, Verdict> {
     let l3 = usize::from(packet.headers().l3);

@@ -7,7 +7,7 @@
 use millrace_wire::{Addr, Protocol, Sum, icmpv6, ndp};
 
 use super::super::Context;
-use crate::packet::{Headers, Packet, Part};
+use crate::packet::{Headers, Packet, Parsed, Part};
 use crate::reply;
 use crate::state::neighbor::Learn;
 use crate::trace::Observer;
@@ -15,7 +15,7 @@ use crate::verdict::{DropReason, PuntReason, ReplyKind, Verdict};
 
 /// Whether the packet is a neighbor discovery message (types 133 to 137).
 #[inline]
-pub fn concerns(packet: &Packet<'_, Headers>) -> bool {
+pub fn concerns(packet: &Packet<'_, Parsed<'_>>) -> bool {
     let headers = packet.headers();
     headers.protocol == Protocol::ICMPV6
         && headers.part == Part::Whole
@@ -24,7 +24,7 @@ pub fn concerns(packet: &Packet<'_, Headers>) -> bool {
 
 /// What becomes of it. `None`: it is addressed to another node, and travels on like any packet (its hop limit will tell).
 pub fn receive<O: Observer>(
-    packet: &mut Packet<'_, Headers>,
+    packet: &mut Packet<'_, Parsed<'_>>,
     context: &mut Context<'_, O>,
 ) -> Option<Verdict> {
     let interface = match context.receiving() {
@@ -42,7 +42,7 @@ pub fn receive<O: Observer>(
 }
 
 fn judge<O: Observer>(
-    packet: &mut Packet<'_, Headers>,
+    packet: &mut Packet<'_, Parsed<'_>>,
     context: &mut Context<'_, O>,
 ) -> Result<Verdict, Verdict> {
     let headers = *packet.headers();
@@ -66,7 +66,7 @@ fn judge<O: Observer>(
 }
 
 fn solicitation<O: Observer>(
-    packet: &mut Packet<'_, Headers>,
+    packet: &mut Packet<'_, Parsed<'_>>,
     context: &mut Context<'_, O>,
 ) -> Result<Verdict, Verdict> {
     let Headers { tuple, l4, end, .. } = *packet.headers();
@@ -100,7 +100,7 @@ fn solicitation<O: Observer>(
 }
 
 fn advertisement<O: Observer>(
-    packet: &mut Packet<'_, Headers>,
+    packet: &mut Packet<'_, Parsed<'_>>,
     context: &mut Context<'_, O>,
 ) -> Result<Verdict, Verdict> {
     let Headers { tuple, l4, end, .. } = *packet.headers();

@@ -17,6 +17,7 @@ pub(super) struct Edit {
 
 impl Edit {
     /// From one tuple to the other, both of one family.
+    #[inline(always)]
     pub(super) fn between(old: &Tuple, new: &Tuple) -> Edit {
         let ports = Delta::of_word(old.sport, new.sport).and(Delta::of_word(old.dport, new.dport));
         let addresses = match (old.src.v4(), old.dst.v4(), new.src.v4(), new.dst.v4()) {
@@ -36,6 +37,7 @@ impl Edit {
 }
 
 /// Gives the packet the tuple `new`. `partial`: its TCP or UDP checksum holds the pseudo-header sum only.
+#[inline(always)]
 pub(super) fn translate(
     bytes: &mut [u8],
     headers: &Headers,
@@ -62,6 +64,7 @@ pub(super) fn translate(
 }
 
 /// Ports and checksum of TCP, UDP or SCTP.
+#[inline(always)]
 fn transport(
     bytes: &mut [u8],
     headers: &Headers,

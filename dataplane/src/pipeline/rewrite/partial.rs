@@ -9,11 +9,12 @@
 use millrace_wire::{Crc32c, Protocol, Sum, sctp, tcp, udp};
 use millrace_xsk::{Frame, TxOffload, Umem};
 
-use crate::packet::{Headers, Packet, Part, range_of_segments, view_mut};
+use crate::packet::{Packet, Parsed, Part, range_of_segments, view_mut};
 use crate::verdict::Verdict;
 
 /// Whether the packet's checksum was left to us. Fragments' never are: the sender needed it before it cut the packet.
-pub(super) fn is_partial(packet: &Packet<'_, Headers>) -> bool {
+#[inline(always)]
+pub(super) fn is_partial(packet: &Packet<'_, Parsed<'_>>) -> bool {
     let headers = packet.headers();
     if headers.part != Part::Whole || headers.fault.is_some() {
         return false;
@@ -33,7 +34,7 @@ pub(super) fn is_partial(packet: &Packet<'_, Headers>) -> bool {
 }
 
 /// What the transmit queue has to do to the checksum, whose field holds the sum of the new pseudo-header.
-pub(super) fn complete(packet: &Packet<'_, Headers>) -> Result<TxOffload, Verdict> {
+pub(super) fn complete(packet: &Packet<'_, Parsed<'_>>) -> Result<TxOffload, Verdict> {
     let headers = packet.headers();
     let offset = headers.protocol.checksum_offset().unwrap_or_default() as u16;
     Ok(TxOffload::Checksum { start: headers.l4, offset })

@@ -201,7 +201,7 @@ impl<M: Memory> Table<M> {
     }
 
     /// The entry of a packet, if its flow is known and hasn't been idle for too long.
-    #[inline]
+    #[inline(always)]
     pub fn find(&self, tuple: &Tuple, hash: u64, now: Nanos) -> Option<Entry> {
         let now = tick(now);
         self.matching(&Key::of(tuple), hash).find_map(|(id, direction, row)| {
@@ -240,7 +240,7 @@ impl<M: Memory> Table<M> {
     }
 
     /// Reads the buckets of `hash`, and starts loading the entry that they name.
-    #[inline]
+    #[inline(always)]
     pub fn prefetch_entry(&self, hash: u64) {
         if let Some(Candidate { row, .. }) = Index::new(self.index.words()).candidates(hash).next()
         {
