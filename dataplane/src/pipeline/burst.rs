@@ -104,4 +104,5 @@ fn run<Q: Queue, O: Observer>(
         context.observer.see(|| Step::Verdict(verdict));
         tx::stage(from, queues, frame, verdict, state, now);
     }
+    tx::book(from, state);
 }

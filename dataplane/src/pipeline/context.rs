@@ -59,8 +59,21 @@ pub struct Local {
     pub(crate) limiter: Limiter,
     /// Requests to send: made by the line, which touches no ring, and sent by `tx`.
     pub(crate) requests: Requests,
-    /// Interfaces, by number, that have something staged and need a kick.
-    pub(crate) staged: Vec<bool>,
+    /// What this burst has staged, by interface.
+    pub(crate) staged: Vec<Staged>,
+    /// Verdicts of this burst that are not booked yet: so many of the one at this place.
+    pub(crate) unbooked: (usize, u64),
+}
+
+/// What is staged on one interface's queue and not counted yet.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Staged {
+    /// Whether the queue needs a kick.
+    pub(crate) kick: bool,
+    /// Frames.
+    pub(crate) packets: u64,
+    /// Their bytes.
+    pub(crate) bytes: u64,
 }
 
 /// Requests of one burst: each of its packets can ask for one.
@@ -69,7 +82,7 @@ pub(crate) type Requests = ArrayVec<(InterfaceId, Frame), BURST>;
 impl Local {
     /// A worker's own part.
     pub fn new(pool: Pool, interfaces: Arc<Interfaces>, settings: Settings) -> Local {
-        let staged = vec![false; interfaces.len()];
+        let staged = vec![Staged::default(); interfaces.len()];
         let hold_total = settings.hold_total.min(pool.len() / 4);
         Local {
             pool,
@@ -79,6 +92,7 @@ impl Local {
             limiter: Limiter::new(settings.errors_per_second),
             requests: Requests::new(),
             staged,
+            unbooked: (0, 0),
         }
     }
 

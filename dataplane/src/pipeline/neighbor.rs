@@ -172,6 +172,7 @@ pub(super) fn give_up<Q: Queue, O: Observer>(
             };
             observer.see(|| Step::Verdict(verdict));
             tx::stage(from, queues, frame, verdict, state, now);
+            tx::book(from, state);
         }
         state.local.hold.recycle(frames);
     }

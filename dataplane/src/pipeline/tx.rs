@@ -43,8 +43,23 @@ pub(super) fn stage<Q: Queue>(
         state.local.pool.put(frame);
         verdict
     });
-    state.counters.interface(from).add(place_of(&booked), 1);
+    let place = place_of(&booked);
+    if state.local.unbooked.0 != place {
+        book(from, state);
+        state.local.unbooked.0 = place;
+    }
+    state.local.unbooked.1 += 1;
     send_requests(queues, state);
+}
+
+/// Books the verdicts that have been counted up: shared memory is written once for a run of equal ones. To be called when the
+/// burst is through.
+pub(super) fn book(from: InterfaceId, state: &mut State) {
+    let (place, count) = state.local.unbooked;
+    if count > 0 {
+        state.counters.interface(from).add(place, count);
+        state.local.unbooked.1 = 0;
+    }
 }
 
 /// Stages a frame on an interface's queue.
@@ -60,7 +75,7 @@ fn send<Q: Queue>(
     let (Some(queue), Some(staged)) = (queues.get_mut(at), state.local.staged.get_mut(at)) else {
         return Err((frame, DropReason::NoInterface.into()));
     };
-    *staged = true;
+    staged.kick = true;
     let offload = match offload {
         TxOffload::Checksum { start, offset }
             if !(queue.supports_checksum_offload() && is_for_the_kernel(offset)) =>
@@ -76,9 +91,8 @@ fn send<Q: Queue>(
     let bytes = frame.total_len() as u64;
     match queue.transmit(frame, offload) {
         Ok(()) => {
-            let counters = state.counters.interface(interface);
-            counters.add(Counter::Out.place(), 1);
-            counters.add(Counter::OutBytes.place(), bytes);
+            staged.packets += 1;
+            staged.bytes += bytes;
             Ok(())
         }
         Err(frame) => Err((frame, DropReason::TxFull.into())),
@@ -104,8 +118,8 @@ fn send_requests<Q: Queue>(queues: &mut [Q], state: &mut State) {
 /// Sends what was staged and takes back what has left: of the queues that something was staged on, one kick each.
 pub(super) fn flush<Q: Queue>(queues: &mut [Q], state: &mut State) {
     send_requests(queues, state);
-    for (queue, staged) in queues.iter_mut().zip(&mut state.local.staged) {
-        if std::mem::take(staged) {
+    for (at, queue) in queues.iter_mut().enumerate() {
+        if count_out(at, state) {
             queue.flush(&mut state.local.pool);
         }
     }
@@ -114,8 +128,19 @@ pub(super) fn flush<Q: Queue>(queues: &mut [Q], state: &mut State) {
 /// The same for all queues: a kick that the kernel cut short goes on, and frames that have left since are taken back.
 pub(super) fn flush_all<Q: Queue>(queues: &mut [Q], state: &mut State) {
     send_requests(queues, state);
-    for queue in queues {
+    for (at, queue) in queues.iter_mut().enumerate() {
+        count_out(at, state);
         queue.flush(&mut state.local.pool);
     }
-    state.local.staged.fill(false);
+}
+
+/// Counts what was staged on a queue, once a burst. Whether the queue needs a kick.
+fn count_out(at: usize, state: &mut State) -> bool {
+    let Some(staged) = state.local.staged.get_mut(at).map(std::mem::take) else { return false };
+    if staged.packets > 0 {
+        let counters = state.counters.interface(InterfaceId(at as u16));
+        counters.add(Counter::Out.place(), staged.packets);
+        counters.add(Counter::OutBytes.place(), staged.bytes);
+    }
+    staged.kick
 }
