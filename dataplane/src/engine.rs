@@ -275,7 +275,7 @@ fn open_queues(
 ) -> Result<(Vec<Vec<XskQueue>>, Vec<Pool>), EngineError> {
     let interfaces = config.interfaces.len();
     let per_worker = config.frames / workers as u32;
-    // A quarter of its frames waits in fill rings and the rest can be under way: a burst never finds the pool empty.
+    // Half of its frames may wait in fill rings; the other half is for what is under way.
     let fill = (per_worker / (2 * interfaces as u32)).min(2048);
     if fill < 16 {
         let least = 32 * (workers * interfaces) as u32;
