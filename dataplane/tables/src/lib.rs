@@ -36,6 +36,8 @@ pub mod session;
 #[cfg(not(loom))]
 pub mod spec;
 #[cfg(not(loom))]
+pub mod synthetic;
+#[cfg(not(loom))]
 pub mod tables;
 #[cfg(not(loom))]
 pub mod trie;

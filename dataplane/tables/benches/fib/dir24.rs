@@ -1,6 +1,6 @@
 //! DIR-24-8 (Gupta, Lin, McKeown, 1998), the plain version: what the FIB's times are compared with.
 
-use super::bgp::Route;
+use millrace_tables::synthetic::Route;
 
 /// An entry with this bit leads to a group of 256 in the second table.
 const LONG: u16 = 1 << 15;
@@ -14,9 +14,9 @@ impl Dir24 {
     /// From IPv4 routes with leaves below 2^15.
     pub fn build(routes: &[Route]) -> Self {
         let mut sorted: Vec<_> = routes.to_vec();
-        sorted.sort_by_key(|route| route.1);
+        sorted.sort_by_key(|route| route.len);
         let mut table = Self { short: vec![0; 1 << 24], long: Vec::new() };
-        for (bits, len, leaf) in sorted {
+        for Route { bits, len, leaf } in sorted {
             let addr = (bits >> 96) as u32;
             if len <= 24 {
                 let first = (addr >> 8) as usize;

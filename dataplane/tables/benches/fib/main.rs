@@ -4,15 +4,13 @@
 //! which are short, so that another process on the core spoils some of them but not all. `dir24-8` is the structure to
 //! beat, on the same routes and addresses (16-bit entries: 32 MiB and its second table).
 
-mod bgp;
 mod dir24;
 
-use bgp::Random;
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use millrace_tables::{
     arena::{Arena, Table},
     fib::{Family, Fib, Key, lookup, lookup_many},
     shm::{Seals, Segment},
+    synthetic::{self, Random},
 };
 use std::{hint::black_box, sync::Arc, time::Instant};
 
@@ -24,13 +22,6 @@ const CHANGES: usize = 200;
 const RUNS: usize = 101;
 /// Addresses given to a bulk lookup: a burst of packets.
 const BURST: usize = 64;
-
-fn net(family: Family, bits: u128, len: u8) -> IpNet {
-    match family {
-        Family::V4 => Ipv4Net::new_assert(((bits >> 96) as u32).into(), len).into(),
-        Family::V6 => Ipv6Net::new_assert(bits.into(), len).into(),
-    }
-}
 
 /// Prints what `run` takes for each of `count` things, in `unit`s of `scale` nanoseconds.
 fn report(what: &str, count: usize, unit: &str, scale: f64, mut run: impl FnMut(usize)) {
@@ -51,15 +42,15 @@ fn report(what: &str, count: usize, unit: &str, scale: f64, mut run: impl FnMut(
 }
 
 fn bench<K: Key>(family: Family, count: usize, key: impl Fn(u128) -> K) {
-    let routes = bgp::routes(count, family == Family::V6, 1);
+    let routes = synthetic::routes(family, count, 1);
     let arena_bytes = 1 << 30;
     let segment = Segment::create("fib-bench", arena_bytes, Seals::OneWriter).expect("segment");
     let mut arena = Arena::new(Arc::new(segment), 4096);
     let mut fib = Fib::new(Table::Routes4);
 
     let start = Instant::now();
-    for &(bits, len, leaf) in &routes {
-        fib.insert(&net(family, bits, len), leaf);
+    for route in &routes {
+        fib.insert(&route.net(family), route.leaf);
     }
     let root = fib.commit(&mut arena).expect("room");
     let loaded = start.elapsed();
@@ -75,7 +66,8 @@ fn bench<K: Key>(family: Family, count: usize, key: impl Fn(u128) -> K) {
     );
     println!("  {:<34} {:>8} {:>8} {:>8}", "", "min", "median", "max");
 
-    let keys: Vec<K> = bgp::destinations(&routes, LOOKUPS * RUNS, 2).into_iter().map(key).collect();
+    let keys: Vec<K> =
+        synthetic::destinations(&routes, LOOKUPS * RUNS, 2).into_iter().map(key).collect();
     let words = arena.words();
     report("lookup, one at a time", LOOKUPS, "ns", 1.0, |turn| {
         for &key in &keys[turn * LOOKUPS..][..LOOKUPS] {
@@ -100,25 +92,24 @@ fn bench<K: Key>(family: Family, count: usize, key: impl Fn(u128) -> K) {
     };
     report("remove and publish", CHANGES, "µs", 1000.0, |_| {
         for _ in 0..CHANGES {
-            let (bits, len, _) = routes[random.below(routes.len())];
-            fib.remove(&net(family, bits, len));
+            fib.remove(&routes[random.below(routes.len())].net(family));
             publish(&mut fib, &mut arena);
         }
     });
     report("insert or replace, and publish", CHANGES, "µs", 1000.0, |_| {
         for _ in 0..CHANGES {
-            let (bits, len, leaf) = routes[random.below(routes.len())];
-            fib.insert(&net(family, bits, len), 1 + leaf % 64);
+            let route = &routes[random.below(routes.len())];
+            fib.insert(&route.net(family), 1 + route.leaf % 64);
             publish(&mut fib, &mut arena);
         }
     });
 }
 
 fn baseline(count: usize) {
-    let routes = bgp::routes(count, false, 1);
+    let routes = synthetic::routes(Family::V4, count, 1);
     let table = dir24::Dir24::build(&routes);
     println!("dir24-8: {} routes, {:.1} MB", routes.len(), table.bytes() as f64 / 1e6);
-    let keys: Vec<u32> = bgp::destinations(&routes, LOOKUPS * RUNS, 2)
+    let keys: Vec<u32> = synthetic::destinations(&routes, LOOKUPS * RUNS, 2)
         .iter()
         .map(|bits| (bits >> 96) as u32)
         .collect();

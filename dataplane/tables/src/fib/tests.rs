@@ -3,15 +3,13 @@ use crate::{
     arena::{Arena, Table},
     shm::{Seals, Segment},
     sync::Ordering,
+    synthetic::{self, Route},
     words::Words,
 };
 use ipnet::{IpNet, Ipv6Net};
 use prefix_trie::PrefixMap;
 use proptest::prelude::*;
 use std::{collections::BTreeMap, sync::Arc};
-
-#[path = "../../benches/fib/bgp.rs"]
-mod bgp;
 
 fn arena(bytes: usize) -> Arena {
     Arena::new(Arc::new(Segment::create("fib-test", bytes, Seals::OneWriter).unwrap()), 4096)
@@ -169,8 +167,8 @@ fn a_lonely_host_route_takes_two_direct_nodes_a_path_and_its_own() {
 fn a_change_writes_its_own_path_and_nothing_else() {
     let mut arena = arena(64 << 20);
     let mut fib = Fib::new(Table::Routes4);
-    for (bits, len, leaf) in bgp::routes(50_000, false, 5) {
-        fib.insert(&Prefix { bits, len }.to_net(Family::V4), leaf);
+    for route in synthetic::routes(Family::V4, 50_000, 5) {
+        fib.insert(&route.net(Family::V4), route.leaf);
     }
     fib.commit(&mut arena).unwrap();
     arena.commit(1);
@@ -185,8 +183,8 @@ fn a_change_writes_its_own_path_and_nothing_else() {
 fn the_default_route_is_one_store_however_many_routes_there_are() {
     let mut arena = arena(64 << 20);
     let mut fib = Fib::new(Table::Routes6);
-    for (bits, len, leaf) in bgp::routes(20_000, true, 5) {
-        fib.insert(&Prefix { bits, len }.to_net(Family::V6), leaf);
+    for route in synthetic::routes(Family::V6, 20_000, 5) {
+        fib.insert(&route.net(Family::V6), route.leaf);
     }
     fib.commit(&mut arena).unwrap();
     arena.commit(1);
@@ -206,10 +204,10 @@ fn a_full_segment_refuses_and_goes_on_later() {
     arena.commit(1);
     let mut model = Model::from([(net("10.0.0.0/8"), 1)]);
     let old = model.clone();
-    for (bits, len, leaf) in bgp::routes(3000, false, 2) {
-        let net = Prefix { bits, len }.to_net(Family::V4);
-        fib.insert(&net, leaf);
-        model.insert(net, leaf);
+    for route in synthetic::routes(Family::V4, 3000, 2) {
+        let net = route.net(Family::V4);
+        fib.insert(&net, route.leaf);
+        model.insert(net, route.leaf);
     }
     assert!(fib.commit(&mut arena).is_err());
     assert!(fib.commit(&mut arena).is_err());
@@ -398,13 +396,13 @@ fn a_walk_over_corrupt_blocks_yields_no_more_than_the_root_counts() {
 /// Compares `lookups` of `count` BGP-like prefixes with prefix-trie, before and after a tenth of them change; at `most`
 /// bytes a route.
 fn against_prefix_trie(family: Family, count: usize, lookups: usize, most: f64) {
-    let table = bgp::routes(count, family == Family::V6, 42);
+    let table = synthetic::routes(family, count, 42);
     let mut arena = arena(1 << 30);
     let mut fib = Fib::new(Table::Routes4);
     // Its keys are left-aligned like ours, so one type serves both families.
     let key = |bits: u128, len| Ipv6Net::new_assert(bits.into(), len);
     let mut oracle = PrefixMap::<Ipv6Net, u32>::new();
-    for &(bits, len, leaf) in &table {
+    for &Route { bits, len, leaf } in &table {
         let net = Prefix { bits, len }.to_net(family);
         assert_eq!(fib.insert(&net, leaf), oracle.insert(key(bits, len), leaf));
     }
@@ -413,8 +411,10 @@ fn against_prefix_trie(family: Family, count: usize, lookups: usize, most: f64) 
         let root = fib.commit(&mut arena).unwrap();
         arena.commit(round);
         arena.reclaim(round);
-        let anywhere = bgp::Random(round).next();
-        for (index, bits) in bgp::destinations(&table, lookups / 2, round).into_iter().enumerate() {
+        let anywhere = synthetic::Random(round).next_u64();
+        for (index, bits) in
+            synthetic::destinations(&table, lookups / 2, round).into_iter().enumerate()
+        {
             // A quarter of the addresses anywhere: mostly unrouted, or caught by short prefixes.
             let bits =
                 if index % 4 == 0 { bits ^ u128::from(anywhere) << (index % 100) } else { bits };
@@ -428,7 +428,7 @@ fn against_prefix_trie(family: Family, count: usize, lookups: usize, most: f64) 
             assert_eq!(got, want, "{host} in round {round}");
         }
         let step = 10;
-        for &(bits, len, leaf) in table.iter().skip(round as usize).step_by(step) {
+        for &Route { bits, len, leaf } in table.iter().skip(round as usize).step_by(step) {
             let net = Prefix { bits, len }.to_net(family);
             if leaf % 2 == 0 {
                 assert_eq!(fib.remove(&net), oracle.remove(&key(bits, len)));

@@ -1,10 +1,13 @@
-//! Routes and destinations like the Internet's, the same in every run: for the FIB's bench and its tests.
+//! Routes and destinations like the Internet's, the same in every run: for benchmarks and tests, here and in other crates.
 //!
 //! Prefix lengths follow the global tables of 2025 as published on bgp.potaroo.net, rounded. Longer prefixes come as
 //! they do there: networks announce runs of adjacent more-specifics, mostly inside a block of their own, some networks far
 //! more than others, often but not always with the same next hop. The clustering is set so that 1 M IPv4 routes need about as
 //! many 6-bit nodes below /18 a route as the tables measured for poptrie (41 k for 531 k routes).
 
+use crate::fib::Family;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use millrace_wire::Addr;
 use std::collections::HashSet;
 
 /// (length, prefixes of 100,000).
@@ -57,11 +60,12 @@ const V6: [(u8, u32); 24] = [
 ];
 
 /// SplitMix64 (Steele et al., 2014).
+#[derive(Clone, Debug)]
 pub struct Random(pub u64);
 
 impl Random {
     /// 64 random bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -71,23 +75,50 @@ impl Random {
 
     /// A number below `n`.
     pub fn below(&mut self, n: usize) -> usize {
-        ((u128::from(self.next()) * n as u128) >> 64) as usize
+        ((u128::from(self.next_u64()) * n as u128) >> 64) as usize
     }
 
     fn bits(&mut self) -> u128 {
-        u128::from(self.next()) << 64 | u128::from(self.next())
+        u128::from(self.next_u64()) << 64 | u128::from(self.next_u64())
     }
 }
 
-/// A route: address bits left-aligned in 128, prefix length, leaf 1 … 64.
-pub type Route = (u128, u8, u32);
+/// A route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The prefix's bits, left-aligned in 128.
+    pub bits: u128,
+    /// The prefix's length.
+    pub len: u8,
+    /// Which of 64 next hops it has: 1 … 64.
+    pub leaf: u32,
+}
+
+impl Route {
+    /// The prefix.
+    pub fn net(&self, family: Family) -> IpNet {
+        match family {
+            Family::V4 => Ipv4Net::new_assert(((self.bits >> 96) as u32).into(), self.len).into(),
+            Family::V6 => Ipv6Net::new_assert(self.bits.into(), self.len).into(),
+        }
+    }
+}
+
+/// The address with these bits, left-aligned in 128.
+pub fn addr(family: Family, bits: u128) -> Addr {
+    match family {
+        Family::V4 => Addr::from_v4(((bits >> 96) as u32).to_be_bytes()),
+        Family::V6 => Addr::from_words([(bits >> 64) as u64, bits as u64]),
+    }
+}
 
 fn mask(len: u8) -> u128 {
     u128::MAX.checked_shl(128 - u32::from(len)).unwrap_or(0)
 }
 
-/// `count` distinct routes in random order; IPv6 when `v6`.
-pub fn routes(count: usize, v6: bool, seed: u64) -> Vec<Route> {
+/// `count` distinct routes in random order.
+pub fn routes(family: Family, count: usize, seed: u64) -> Vec<Route> {
+    let v6 = family == Family::V6;
     let random = &mut Random(seed);
     let lengths: &[(u8, u32)] = if v6 { &V6 } else { &V4 };
     // Blocks that networks hold: prefixes of these lengths.
@@ -117,7 +148,7 @@ pub fn routes(count: usize, v6: bool, seed: u64) -> Vec<Route> {
                     break;
                 }
                 if seen.insert((bits, len)) {
-                    routes.push((bits, len, leaf));
+                    routes.push(Route { bits, len, leaf });
                     made += 1;
                 }
                 bits = bits.wrapping_add(1 << (128 - u32::from(len)));
@@ -127,7 +158,7 @@ pub fn routes(count: usize, v6: bool, seed: u64) -> Vec<Route> {
             }
         }
         if len <= blocks_until {
-            blocks = routes.iter().map(|&(bits, len, _)| (bits, len)).collect();
+            blocks = routes.iter().map(|route| (route.bits, route.len)).collect();
             shuffle(&mut blocks, random);
         }
     }
@@ -135,7 +166,8 @@ pub fn routes(count: usize, v6: bool, seed: u64) -> Vec<Route> {
     routes
 }
 
-fn shuffle<T>(items: &mut [T], random: &mut Random) {
+/// Brings the items into a random order.
+pub fn shuffle<T>(items: &mut [T], random: &mut Random) {
     for index in (1..items.len()).rev() {
         items.swap(index, random.below(index + 1));
     }
@@ -152,12 +184,12 @@ fn unicast(bits: u128, v6: bool, random: &mut Random) -> u128 {
     }
 }
 
-/// `count` random addresses, each inside a random route.
+/// `count` random addresses, left-aligned in 128 bits, each inside a random route.
 pub fn destinations(routes: &[Route], count: usize, seed: u64) -> Vec<u128> {
     let random = &mut Random(seed);
     (0..count)
         .map(|_| {
-            let (bits, len, _) = routes[random.below(routes.len())];
+            let Route { bits, len, .. } = routes[random.below(routes.len())];
             bits | random.bits() & !mask(len)
         })
         .collect()
