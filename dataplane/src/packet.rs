@@ -9,6 +9,7 @@ use millrace_wire::{Addr, Error, Protocol, View, ethernet, ipv4, ipv6, tcp};
 use millrace_xsk::{Frame, Pool, TxOffload, Umem};
 
 use crate::flow::Tuple;
+use crate::state::conntrack::Hint;
 use crate::verdict::{DropReason, Verdict};
 
 /// A frame as it came in.
@@ -56,6 +57,8 @@ pub struct Headers {
     pub tuple: Tuple,
     /// The tuple's seeded hash.
     pub hash: u64,
+    /// Where conntrack probably has the flow.
+    pub hint: Hint,
     /// Offset of the IP (or ARP) header: 14, 18 or 22.
     pub l3: u16,
     /// Offset of the L4 header, or of a later fragment's data.
@@ -96,6 +99,7 @@ impl Headers {
             protocol: Protocol(0),
         },
         hash: 0,
+        hint: Hint::NONE,
         l3: 0,
         l4: 0,
         end: 0,

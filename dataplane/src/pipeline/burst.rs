@@ -86,7 +86,7 @@ fn run<Q: Queue, O: Observer>(
         exits.push(looked.err());
     }
     for (at, mut frame) in frames.drain(..).enumerate() {
-        rx::look_ahead(&parsed, at, state);
+        rx::look_ahead(&mut parsed, at, state);
         let packet = Packet::new(&umem, &mut frame);
         let mut context =
             Context { tables, state, from, interfaces: &interfaces, now, observer, again: false };

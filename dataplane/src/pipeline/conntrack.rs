@@ -41,8 +41,6 @@ pub enum Known {
     New {
         /// The service that it goes to.
         service: ServiceId,
-        /// The backend chosen.
-        backend: u32,
     },
 }
 
@@ -77,7 +75,9 @@ pub fn find<O: Observer>(
         return Ok(Flow::untracked(headers.tuple));
     }
     let conntrack = &mut context.state.conntrack;
-    let Some(entry) = conntrack.find(&headers.tuple, headers.hash, context.now) else {
+    let table = conntrack.table();
+    let found = table.find_at(headers.hint, &headers.tuple, headers.hash, context.now);
+    let Some(entry) = found else {
         context.observer.see(|| Step::Untracked);
         return Ok(Flow::untracked(headers.tuple));
     };
@@ -144,9 +144,8 @@ pub fn commit<O: Observer>(
     let entry = match flow.known {
         Known::Untracked => return Ok(true),
         Known::Found(entry) => entry,
-        Known::New { service, backend } => {
-            let original =
-                Choice { tuple: flow.tuple, hash: headers.hash, service, backend, headers };
+        Known::New { service } => {
+            let original = Choice { tuple: flow.tuple, hash: headers.hash, service, headers };
             let Some(entry) = create(&original, &mut flow.translated, context)? else {
                 return Ok(false);
             };
@@ -165,7 +164,6 @@ struct Choice<'a> {
     tuple: Tuple,
     hash: u64,
     service: ServiceId,
-    backend: u32,
     headers: &'a Headers,
 }
 
@@ -183,7 +181,6 @@ fn create<O: Observer>(
             original: choice.tuple,
             reply,
             service: Some(choice.service),
-            backend: choice.backend,
             tcp: (choice.headers.protocol == Protocol::TCP).then_some(choice.headers.tcp),
         };
         match context.state.conntrack.create(&new, context.now) {

@@ -8,7 +8,7 @@ use super::parse;
 use crate::counters::{Counter, Place};
 use crate::driver::{Burst, Queue};
 use crate::interface::Interface;
-use crate::packet::{Headers, Packet, Raw};
+use crate::packet::{Headers, Network, Packet, Raw};
 use crate::state::State;
 use crate::verdict::Verdict;
 
@@ -49,18 +49,19 @@ pub(super) fn look(
 ) -> Result<(), Verdict> {
     parse::parse(packet, interface, &state.seed, headers)?;
     if headers.is_trackable() {
-        state.conntrack.prefetch(headers.hash);
+        state.conntrack.table().prefetch(headers.hash);
     }
     Ok(())
 }
 
 /// Before the line takes the packet at `at`: asks for the conntrack entry of one a few places on.
 #[inline(always)]
-pub(super) fn look_ahead(parsed: &[Headers], at: usize, state: &State) {
+pub(super) fn look_ahead(parsed: &mut [Headers], at: usize, state: &State) {
     // One that could not be parsed is blank, or harmless to look for.
-    if let Some(headers) = parsed.get(at + AHEAD)
+    if let Some(headers) = parsed.get_mut(at + AHEAD)
         && headers.is_trackable()
     {
-        state.conntrack.prefetch_entry(headers.hash);
+        let wide = headers.network == Network::Ipv6;
+        headers.hint = state.conntrack.table().probe(headers.hash, wide);
     }
 }

@@ -56,6 +56,6 @@ pub fn choose<O: Observer>(
     }
     flow.translated.dst = backend.addr;
     flow.translated.dport = backend.port;
-    flow.known = Known::New { service: frontend.service, backend: backend.id };
+    flow.known = Known::New { service: frontend.service };
     Ok(())
 }

@@ -2,12 +2,11 @@
 //!
 //! # Cost
 //!
-//! A hit reads the two bucket lines of its hash and the two lines of its entry ([`Conntrack::prefetch`],
-//! [`Conntrack::prefetch_entry`] hide them), and stores one word when the last packet was in another
-//! eighth of a second: no atomic read-modify-write, no lock, no retry. A new flow costs three
-//! compare-and-exchanges and one full fence. Memory is 128 bytes an entry and 25.6 bytes of index; pages that
-//! were never used take none. Changing the table needs a handle ([`Conntrack`]) per thread; whoever
-//! only looks needs the [`Table`].
+//! A hit reads one bucket line of its hash and one line of its entry ([`Table::prefetch`], [`Table::probe`] hide them), two
+//! more for IPv6. It writes one word, by compare-and-exchange, if the last packet was in another second or the packet
+//! changes the state: no lock, no wait. A new flow costs nine atomic read-modify-writes on lines of its own and one full
+//! fence. Memory is 64 bytes an entry and 16 bytes of index, for IPv6 48 more; pages that were never used take
+//! none. Changing the table needs a handle ([`Conntrack`]) per thread; whoever only looks needs the [`Table`].
 //!
 //! # Protocol
 //!
@@ -46,13 +45,13 @@ mod tests;
 
 pub use entry::{CachedHop, Decision};
 pub use progress::{Progress, TICK, Timeouts};
-pub use table::{CAPACITY, Entry, EntryId, Flow, Layout, Status, Table, Totals};
+pub use table::{CAPACITY, Entry, EntryId, Flow, Hint, Layout, Status, Table, Totals};
 pub use tcp::TcpState;
 
 use crate::clock::Nanos;
 use crate::flow::{Seed, Tuple};
 use crate::state::word::{Memory, Region, Word};
-use entry::{Contents, DECISION, Keys, LIFE, Life, PROGRESS, Phase, TIMES};
+use entry::{ACTIVITY, Activity, Contents, DECISION, LIFE, Life, Phase};
 use grace::Seat;
 use millrace_tables::ServiceId;
 use millrace_wire::tcp::Flags;
@@ -70,8 +69,6 @@ pub struct NewFlow {
     pub reply: Tuple,
     /// The service, if the destination is a frontend.
     pub service: Option<ServiceId>,
-    /// The backend's id; 0 without one.
-    pub backend: u32,
     /// The first packet's flags, if it is TCP.
     pub tcp: Option<Flags>,
 }
@@ -143,24 +140,6 @@ impl<M: Memory> Conntrack<M> {
         &self.table
     }
 
-    /// Starts loading the two buckets of `hash`.
-    #[inline]
-    pub fn prefetch(&self, hash: u64) {
-        self.table.prefetch(hash);
-    }
-
-    /// Reads the buckets of `hash`, and starts loading the entry that they name.
-    #[inline]
-    pub fn prefetch_entry(&self, hash: u64) {
-        self.table.prefetch_entry(hash);
-    }
-
-    /// The entry of a packet; `hash` is its tuple's by the engine's seed.
-    #[inline(always)]
-    pub fn find(&self, tuple: &Tuple, hash: u64, now: Nanos) -> Option<Entry> {
-        self.table.find(tuple, hash, now)
-    }
-
     /// Passes a burst boundary: entries found before are not used any more, and what all have let go is freed.
     #[inline]
     pub fn quiesce(&mut self) {
@@ -179,26 +158,22 @@ impl<M: Memory> Conntrack<M> {
         let Some(row) = row(self.table.rows.words(), entry.id.row) else {
             return Touch::Continues;
         };
-        let mut word = row[PROGRESS].get();
-        if let (Some(state), Some(flags)) = (Progress(word).tcp(), flags)
+        let mut word = row[ACTIVITY].get();
+        if let (Some(state), Some(flags)) = (Activity(word).progress().tcp(), flags)
             && state.is_reopened_by(entry.direction, flags)
         {
             return Touch::Reopened;
         }
-        // Stores of two workers in one eighth of a second may cross; both are right.
-        let times = row[TIMES].get();
-        if times as u32 != tick(now) {
-            row[TIMES].set(times & !0xffff_ffff | u64::from(tick(now)));
-        }
         let protocol = entry.translated.protocol;
         // Zero: removed meanwhile.
         while word != 0 {
-            let old = Progress(word);
+            let old = Activity(word).progress();
             let new = old.after(protocol, entry.direction, flags, &self.timeouts);
-            if new == old {
+            let next = Activity::new(tick(now), new).0;
+            if next == word {
                 break;
             }
-            match row[PROGRESS].exchange(old.0, new.0) {
+            match row[ACTIVITY].exchange(word, next) {
                 Ok(_) => {
                     if old.is_half_open() && !new.is_half_open() {
                         self.writer.count(&self.table, count::HALF_CLOSED);
@@ -226,9 +201,9 @@ impl<M: Memory> Conntrack<M> {
             return Err(CreateError::HalfOpenFull);
         }
         let contents = Contents {
-            keys: Keys::of(&new.original, &new.reply),
+            original: new.original,
+            reply: new.reply,
             service: new.service,
-            backend: new.backend,
             progress,
             tick: tick(now),
         };

@@ -6,11 +6,11 @@
 //! workers       a line per worker
 //! counters      per worker and interface COUNTERS words, rounded up to lines
 //! neighbors     head, index, rows
-//! conntrack     pool, index, entries
+//! conntrack     pool, index, entries, what else IPv6 entries need
 //! ```
 //!
-//! Memory: the file is sparse; pages cost from their first store on. At full use conntrack takes 154 bytes an
-//! entry (1 Mi: 154 MiB), neighbors 77, a counter 8.
+//! Memory: the file is sparse; pages cost from their first store on. At full use conntrack takes 80 bytes an
+//! IPv4 flow and 128 an IPv6 one (1 Mi: 80 to 128 MiB), neighbors 72, a counter 8.
 //!
 //! The layout hash in the epochs' header covers the sizes of all structures and the names of all
 //! counters, so that a command or an engine of another build is refused ([`Error::Layout`]) and never misreads.
@@ -169,6 +169,7 @@ struct Plan {
     conntrack_pool: Range<usize>,
     conntrack_index: Range<usize>,
     conntrack_rows: Range<usize>,
+    conntrack_sides: Range<usize>,
 }
 
 /// Words of a counter block.
@@ -194,11 +195,12 @@ impl Plan {
             conntrack_pool: next(conntrack.pool),
             conntrack_index: next(conntrack.index),
             conntrack_rows: next(conntrack.rows),
+            conntrack_sides: next(conntrack.sides),
         }
     }
 
     fn words(&self) -> usize {
-        self.conntrack_rows.end
+        self.conntrack_sides.end
     }
 }
 
@@ -218,7 +220,7 @@ fn layout_hash() -> u64 {
     let mut feed = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     // The number goes up when the meaning of a word changes and no size does.
     let one = Sizes { workers: 1, interfaces: 1, conntrack_entries: 1 << 10, neighbor_entries: 16 };
-    for number in [1, Plan::of(&one).words(), OTHER_READERS, COUNTERS, WORKER_WORDS] {
+    for number in [2, Plan::of(&one).words(), OTHER_READERS, COUNTERS, WORKER_WORDS] {
         number.to_le_bytes().into_iter().for_each(&mut feed);
     }
     for name in (0..COUNTERS).filter_map(describe).map(|counter| counter.name) {
@@ -285,9 +287,11 @@ impl View {
     pub fn conntrack(&self) -> Result<Table, Error> {
         let index = self.region(&self.plan.conntrack_index)?;
         let rows = self.region(&self.plan.conntrack_rows)?;
+        let sides = self.region(&self.plan.conntrack_sides)?;
         let pool = self.region(&self.plan.conntrack_pool)?;
         let capacity = self.sizes.conntrack_entries;
-        Table::new(index, rows, pool, capacity, handles(&self.sizes)).ok_or_else(|| self.mismatch())
+        Table::new(index, rows, sides, pool, capacity, handles(&self.sizes))
+            .ok_or_else(|| self.mismatch())
     }
 
     fn neighbor_table(&self, incomplete: u32) -> Result<Neighbors, Error> {

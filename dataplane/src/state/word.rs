@@ -16,8 +16,10 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 /// An atomic 64-bit word.
 pub trait Word: Send + Sync + 'static {
-    /// Slots in a bucket of an index: a cache line of them, fewer where a model has to stay small.
-    const SLOTS: usize = 8;
+    /// Words of tags in a bucket of an index: with those of rows a cache line, less where a model has to stay small.
+    const TAG_WORDS: usize = 2;
+    /// Words of rows in a bucket of an index, two slots each.
+    const ROW_WORDS: usize = 6;
 
     /// Relaxed load.
     fn get(&self) -> u64;
@@ -131,7 +133,8 @@ pub(crate) mod model {
     use loom::sync::atomic::{AtomicU64, Ordering, fence};
 
     impl Word for AtomicU64 {
-        const SLOTS: usize = 2;
+        const TAG_WORDS: usize = 1;
+        const ROW_WORDS: usize = 1;
 
         fn get(&self) -> u64 {
             AtomicU64::load(self, Ordering::Relaxed)

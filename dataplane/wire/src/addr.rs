@@ -48,6 +48,19 @@ impl Addr {
         Self::from_bits(V4_PREFIX | u32::from_be_bytes(octets) as u128)
     }
 
+    /// From four bytes of an IPv4 header that were read as one number, in whatever order the machine has them.
+    #[inline]
+    pub const fn from_v4_bits(bits: u32) -> Self {
+        Self::from_v4(bits.to_ne_bytes())
+    }
+
+    /// Undoes [`Self::from_v4_bits`]; the last four bytes of an IPv6 address.
+    #[inline]
+    pub const fn to_v4_bits(&self) -> u32 {
+        let [.., a, b, c, d] = self.0;
+        u32::from_ne_bytes([a, b, c, d])
+    }
+
     /// From the sixteen bytes of an IPv6 header.
     #[inline]
     pub const fn from_v6(octets: [u8; 16]) -> Self {

@@ -1,16 +1,14 @@
-//! One conntrack entry: 16 words, two cache lines, both directions of a flow.
+//! One conntrack entry, both directions of a flow: a row of 8 words, one cache line, and for IPv6 a side row of 6 more.
 //!
 //! | word | holds | written |
 //! |---|---|---|
-//! | 0–1, 2–3 | source and destination of the original direction | once |
-//! | 4–5, 6–7 | source and destination of the reply direction | once |
-//! | 8 | ports: original source, destination, reply source, destination (16 bits each, low first) | once |
-//! | 9 | protocol (8 bits), flags (8), service id (high 32) | once |
-//! | 10, 11 | the [`Decision`] of the original and of the reply direction | when the line was walked again |
-//! | 12 | tick of the last packet (low 32), tick of creation (high 32) | every eighth of a second |
-//! | 13 | [`Progress`]: TCP state, what was seen, idle timeout | a few times in a flow's life |
-//! | 14 | backend id (low 32) | once |
-//! | 15 | life: phase (2 bits), version (30), link (high 32) | see `conntrack.rs` |
+//! | 0, 1 | IPv4: original source and destination, reply source and destination, 32 bits each, low first; else: reply destination | once |
+//! | 2 | ports: original source, destination, reply source, destination (16 bits each, low first) | once |
+//! | 3 | protocol (8 bits), where the addresses are (1), service id plus one (22, from bit 10), tick of creation (high 32) | once |
+//! | 4, 5 | the [`Decision`] of the original and of the reply direction | when the line was walked again |
+//! | 6 | [`Activity`]: tick of the last packet, [`Progress`] | once a second, and a few times in a flow's life |
+//! | 7 | life: phase (2 bits), version (30), link (high 32) | see `conntrack.rs` |
+//! | side 0–1, 2–3, 4–5 | unless all is IPv4: original source, original destination, reply source | once |
 //!
 //! The reply tuple is the original one reversed, with the backend in place of the VIP (DNAT) and our
 //! address in place of the client (SNAT). So the translated form of a packet is the reverse of the
@@ -26,22 +24,58 @@ use crate::state::word::Word;
 use millrace_tables::{InterfaceId, ServiceId};
 use millrace_wire::{Addr, Protocol};
 
-/// Words in an entry.
-pub(super) const ROW: usize = 16;
-/// An entry's words.
+/// Words in an entry's row.
+pub(super) const ROW: usize = 8;
+/// An entry's row.
 pub(super) type Row<W> = [W; ROW];
+/// Words in an entry's side row.
+pub(super) const SIDE: usize = 6;
 
-const _: () = assert!(ROW * size_of::<u64>() == 128);
+const _: () = assert!(ROW * size_of::<u64>() == 64);
 
-pub(super) const PORTS: usize = 8;
-pub(super) const KIND: usize = 9;
-pub(super) const DECISION: [usize; 2] = [10, 11];
-pub(super) const TIMES: usize = 12;
-pub(super) const PROGRESS: usize = 13;
-pub(super) const BACKEND: usize = 14;
-pub(super) const LIFE: usize = 15;
+const ADDRS: usize = 0;
+const PORTS: usize = 2;
+pub(super) const KIND: usize = 3;
+pub(super) const DECISION: [usize; 2] = [4, 5];
+pub(super) const ACTIVITY: usize = 6;
+pub(super) const LIFE: usize = 7;
 
-const HAS_SERVICE: u64 = 1 << 8;
+/// The addresses are in the side row.
+const WIDE: u64 = 1 << 8;
+/// Where the service's number plus one begins, and the largest that fits.
+const SERVICE: u32 = 10;
+const MOST_SERVICES: u64 = (1 << 22) - 1;
+
+/// An entry's words, all of them.
+#[derive(Debug)]
+pub(super) struct Place<'a, W> {
+    pub(super) row: &'a Row<W>,
+    /// All side rows, and where this entry's begins: it is only looked at if the entry is wide.
+    sides: &'a [W],
+    side: usize,
+}
+
+impl<W> Clone for Place<'_, W> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<W> Copy for Place<'_, W> {}
+
+impl<'a, W: Word> Place<'a, W> {
+    #[inline]
+    pub(super) fn new(row: &'a Row<W>, sides: &'a [W], id: u32) -> Self {
+        Self { row, sides, side: id as usize * SIDE }
+    }
+
+    /// The side row; words that are not there read 0.
+    #[inline]
+    fn side(&self) -> [u64; SIDE] {
+        let words = self.sides.get(self.side..self.side + SIDE).unwrap_or_default();
+        std::array::from_fn(|index| words.get(index).map_or(0, Word::get))
+    }
+}
 
 /// A phase in the life of an entry's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,18 +171,27 @@ impl Decision {
     }
 }
 
-/// What is written once, in words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Keys {
-    pub(super) words: [u64; 8],
-    pub(super) ports: u64,
-    pub(super) protocol: Protocol,
+/// The two halves of a word.
+#[inline]
+fn halves(word: u64) -> [u32; 2] {
+    [word as u32, (word >> 32) as u32]
 }
 
-/// One direction's key, as the words that an entry is compared with.
+#[inline]
+fn joined(low: u32, high: u32) -> u64 {
+    u64::from(low) | u64::from(high) << 32
+}
+
+#[inline]
+fn ports_of(tuple: &Tuple) -> u32 {
+    u32::from(tuple.sport) | u32::from(tuple.dport) << 16
+}
+
+/// One direction's key, as it is compared with an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Key {
-    words: [u64; 4],
+    src: Addr,
+    dst: Addr,
     ports: u32,
     protocol: u8,
 }
@@ -156,96 +199,129 @@ pub(super) struct Key {
 impl Key {
     #[inline]
     pub(super) fn of(tuple: &Tuple) -> Self {
-        let ([a, b], [c, d]) = (tuple.src.to_words(), tuple.dst.to_words());
-        let ports = u32::from(tuple.sport) | u32::from(tuple.dport) << 16;
-        Self { words: [a, b, c, d], ports, protocol: tuple.protocol.0 }
+        let Tuple { src, dst, protocol, .. } = *tuple;
+        Self { src, dst, ports: ports_of(tuple), protocol: protocol.0 }
     }
 
     /// Whether the entry's tuple of that direction is this one.
     #[inline]
-    pub(super) fn matches<W: Word>(&self, row: &Row<W>, direction: Direction) -> bool {
-        let first = direction.index() * 4;
-        let ports = (row[PORTS].get() >> (direction.index() * 32)) as u32;
+    pub(super) fn matches<W: Word>(&self, place: &Place<'_, W>, direction: Direction) -> bool {
+        let ports = halves(place.row[PORTS].get())[direction.index()];
+        let kind = place.row[KIND].get();
         // All of it before one branch: the tag has said yes already.
-        let differences = (row[first].get() ^ self.words[0])
-            | (row[first + 1].get() ^ self.words[1])
-            | (row[first + 2].get() ^ self.words[2])
-            | (row[first + 3].get() ^ self.words[3])
-            | u64::from(ports ^ self.ports)
-            | u64::from(row[KIND].get() as u8 ^ self.protocol);
-        differences == 0
+        let differences = u64::from(ports ^ self.ports) | u64::from(kind as u8 ^ self.protocol);
+        if kind & WIDE == 0 {
+            let narrow = self.src.is_v4() && self.dst.is_v4();
+            let addrs = joined(self.src.to_v4_bits(), self.dst.to_v4_bits());
+            let stored = place.row[ADDRS + direction.index()].get();
+            return narrow && differences | (stored ^ addrs) == 0;
+        }
+        let [src, dst] = wide_addrs(place, direction);
+        differences == 0 && src == self.src.to_words() && dst == self.dst.to_words()
     }
 }
 
-impl Keys {
-    pub(super) fn of(original: &Tuple, reply: &Tuple) -> Self {
-        let mut words = [0; 8];
-        for (pair, addr) in
-            words.chunks_exact_mut(2).zip([original.src, original.dst, reply.src, reply.dst])
-        {
-            pair.copy_from_slice(&addr.to_words());
-        }
-        let ports = u64::from(original.sport)
-            | u64::from(original.dport) << 16
-            | u64::from(reply.sport) << 32
-            | u64::from(reply.dport) << 48;
-        Self { words, ports, protocol: original.protocol }
+/// Source and destination of a direction of a wide entry, as words.
+#[inline]
+fn wide_addrs<W: Word>(place: &Place<'_, W>, direction: Direction) -> [[u64; 2]; 2] {
+    let [a, b, c, d, e, f] = place.side();
+    match direction {
+        Direction::Original => [[a, b], [c, d]],
+        Direction::Reply => [[e, f], [place.row[ADDRS].get(), place.row[ADDRS + 1].get()]],
+    }
+}
+
+/// The tuple of one direction of an entry.
+#[inline]
+pub(super) fn tuple<W: Word>(place: &Place<'_, W>, direction: Direction) -> Tuple {
+    let ports = halves(place.row[PORTS].get())[direction.index()];
+    let kind = place.row[KIND].get();
+    let (src, dst) = if kind & WIDE == 0 {
+        let [src, dst] = halves(place.row[ADDRS + direction.index()].get());
+        (Addr::from_v4_bits(src), Addr::from_v4_bits(dst))
+    } else {
+        let [src, dst] = wide_addrs(place, direction);
+        (Addr::from_words(src), Addr::from_words(dst))
+    };
+    Tuple {
+        src,
+        dst,
+        sport: ports as u16,
+        dport: (ports >> 16) as u16,
+        protocol: Protocol(kind as u8),
+    }
+}
+
+/// The last packet's tick and the state, in one word, so that a packet changes both at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Activity(pub u64);
+
+impl Activity {
+    #[inline]
+    pub(super) fn new(tick: u32, progress: Progress) -> Self {
+        Self(joined(tick, progress.0))
     }
 
     #[inline]
-    pub(super) fn read<W: Word>(row: &Row<W>) -> Self {
-        Self {
-            words: std::array::from_fn(|index| row[index].get()),
-            ports: row[PORTS].get(),
-            protocol: Protocol(row[KIND].get() as u8),
-        }
+    pub(super) fn tick(self) -> u32 {
+        halves(self.0)[0]
     }
 
     #[inline]
-    pub(super) fn tuple(&self, direction: Direction) -> Tuple {
-        let [o0, o1, o2, o3, r0, r1, r2, r3] = self.words;
-        let ([a, b, c, d], ports) = match direction {
-            Direction::Original => ([o0, o1, o2, o3], self.ports as u32),
-            Direction::Reply => ([r0, r1, r2, r3], (self.ports >> 32) as u32),
-        };
-        Tuple {
-            src: Addr::from_words([a, b]),
-            dst: Addr::from_words([c, d]),
-            sport: ports as u16,
-            dport: (ports >> 16) as u16,
-            protocol: self.protocol,
-        }
+    pub(super) fn progress(self) -> Progress {
+        Progress(halves(self.0)[1])
     }
 }
 
 /// What an entry is made of.
 pub(super) struct Contents {
-    pub(super) keys: Keys,
+    pub(super) original: Tuple,
+    pub(super) reply: Tuple,
     pub(super) service: Option<ServiceId>,
-    pub(super) backend: u32,
     pub(super) progress: Progress,
     pub(super) tick: u32,
 }
 
 impl Contents {
     /// Fills an entry that nobody can find yet; all but its life.
-    pub(super) fn write<W: Word>(&self, row: &Row<W>) {
-        for (word, value) in row.iter().zip(self.keys.words) {
-            word.set(value);
-        }
-        row[PORTS].set(self.keys.ports);
-        let service = self.service.map_or(0, |ServiceId(id)| HAS_SERVICE | u64::from(id) << 32);
-        row[KIND].set(u64::from(self.keys.protocol.0) | service);
+    pub(super) fn write<W: Word>(&self, place: &Place<'_, W>) {
+        let Place { row, sides, side } = *place;
+        let Self { original, reply, .. } = self;
+        let addrs = [original.src, original.dst, reply.src, reply.dst];
+        let wide = !addrs.iter().all(Addr::is_v4);
+        let [first, second] = if wide {
+            let words = [original.src, original.dst, reply.src].map(|addr| addr.to_words());
+            let side = sides.get(side..side + SIDE).unwrap_or_default();
+            for (word, value) in side.iter().zip(words.as_flattened()) {
+                word.set(*value);
+            }
+            reply.dst.to_words()
+        } else {
+            let [a, b, c, d] = addrs.map(|addr| addr.to_v4_bits());
+            [joined(a, b), joined(c, d)]
+        };
+        row[ADDRS].set(first);
+        row[ADDRS + 1].set(second);
+        row[PORTS].set(joined(ports_of(original), ports_of(reply)));
+        // A number that doesn't fit is only not shown.
+        let service = self.service.map_or(0, |ServiceId(id)| u64::from(id) + 1);
+        let service = if service > MOST_SERVICES { 0 } else { service };
+        let kind = u64::from(original.protocol.0) | if wide { WIDE } else { 0 };
+        row[KIND].set(kind | service << SERVICE | u64::from(self.tick) << 32);
         row[DECISION[0]].set(Decision::NONE.0);
         row[DECISION[1]].set(Decision::NONE.0);
-        row[TIMES].set(u64::from(self.tick) | u64::from(self.tick) << 32);
-        row[PROGRESS].set(self.progress.0);
-        row[BACKEND].set(u64::from(self.backend));
+        row[ACTIVITY].set(Activity::new(self.tick, self.progress).0);
     }
 }
 
 /// The service in word [`KIND`].
 #[inline]
 pub(super) fn service(kind: u64) -> Option<ServiceId> {
-    (kind & HAS_SERVICE != 0).then_some(ServiceId((kind >> 32) as u32))
+    let plus_one = (kind >> SERVICE & MOST_SERVICES) as u32;
+    plus_one.checked_sub(1).map(ServiceId)
+}
+
+/// The tick of creation in word [`KIND`].
+pub(super) fn created(kind: u64) -> u32 {
+    (kind >> 32) as u32
 }

@@ -21,8 +21,9 @@ fn model(body: impl Fn() + Send + Sync + 'static) {
 
 fn table(capacity: u32, handles: usize) -> Table<Cells> {
     let layout = Layout::of(capacity, handles);
-    let [index, rows, pool] = [layout.index, layout.rows, layout.pool].map(Cells::new);
-    let table = Table::new(index, rows, pool, capacity, handles).unwrap();
+    let [index, rows, sides, pool] =
+        [layout.index, layout.rows, layout.sides, layout.pool].map(Cells::new);
+    let table = Table::new(index, rows, sides, pool, capacity, handles).unwrap();
     table.initialize();
     table
 }
@@ -47,7 +48,13 @@ fn original(number: u16) -> Tuple {
 fn flow(number: u16, backend: u8) -> NewFlow {
     let mut reply = original(number).reversed();
     reply.src = Addr::from_v4([10, 0, 1, backend]);
-    NewFlow { original: original(number), reply, service: None, backend: backend.into(), tcp: None }
+    let service = Some(ServiceId(backend.into()));
+    NewFlow { original: original(number), reply, service, tcp: None }
+}
+
+/// The backend of an entry, by its service's number.
+fn backend(entry: &Entry) -> u8 {
+    entry.service.and_then(|ServiceId(id)| u8::try_from(id).ok()).unwrap()
 }
 
 fn find(table: &Table<Cells>, tuple: &Tuple) -> Option<Entry> {
@@ -58,8 +65,7 @@ fn find(table: &Table<Cells>, tuple: &Tuple) -> Option<Entry> {
 fn check(table: &Table<Cells>, number: u16) -> Option<Entry> {
     let found = find(table, &original(number))?;
     assert_eq!(found.direction, Direction::Original);
-    let backend = u8::try_from(found.backend).unwrap();
-    assert_eq!(found.translated, flow(number, backend).reply.reversed(), "torn entry");
+    assert_eq!(found.translated, flow(number, backend(&found)).reply.reversed(), "torn entry");
     Some(found)
 }
 
@@ -92,26 +98,20 @@ fn two_inserts_of_one_tuple_end_with_one_entry() {
 /// compare-and-exchange tells it of the other: the fences have to.
 #[test]
 fn two_inserts_into_different_slots_end_with_one_entry() {
-    // A flow in the first slot of the tuple's first bucket, which the other thread removes; and one in
-    // its second bucket, so that the first stays the emptier one.
-    let buckets = |tuple: &Tuple| index::buckets(16 / 2, Seed::FIXED.hash(tuple));
-    let [first, second] = buckets(&original(7));
-    let lies_in = |bucket: usize| {
-        let mut others = (100..).map(|number| flow(number, 3)).filter(|other| {
-            let reply = buckets(&other.reply);
-            buckets(&other.original)[0] == bucket
-                && !reply.contains(&first)
-                && !reply.contains(&second)
-        });
-        others.next().unwrap()
-    };
-    let (leaving, staying) = (lies_in(first), lies_in(second));
+    // A flow in the first slot of the tuple's bucket, which the other thread removes.
+    let bucket = |tuple: &Tuple| index::bucket(32 / 2, Seed::FIXED.hash(tuple), 0);
+    let leaving = (100..)
+        .map(|number| flow(number, 3))
+        .find(|other| {
+            bucket(&other.original) == bucket(&original(7))
+                && bucket(&other.reply) != bucket(&original(7))
+        })
+        .unwrap();
     model(move || {
-        let table = table(4, 2);
-        assert_eq!(table.index.words().len(), 16);
+        let table = table(16, 2);
+        assert_eq!(table.index.words().len(), 32);
         let mut conntrack = handle(&table, 0);
         let leaving = conntrack.create(&leaving, 0).unwrap();
-        conntrack.create(&staying, 0).unwrap();
         let other = {
             let mut conntrack = handle(&table, 1);
             thread::spawn(move || {
@@ -178,7 +178,7 @@ fn reuse_under_a_reader(asleep: bool) {
                 conntrack.quiesce();
             }
             if let Some(found) = check(&table, 1) {
-                assert_eq!(found.backend, 1);
+                assert_eq!(backend(&found), 1);
                 // Still in the burst: what the packet found may be written through.
                 let _ = conntrack.touch(&found, None, 0);
             }
@@ -194,7 +194,7 @@ fn reuse_under_a_reader(asleep: bool) {
     let second = writer.create(&flow(2, 2), 0);
     reader.join().unwrap();
     match second {
-        Ok(_) => assert_eq!(check(&table, 2).unwrap().backend, 2),
+        Ok(_) => assert_eq!(backend(&check(&table, 2).unwrap()), 2),
         Err(error) => assert_eq!(error, CreateError::Full, "the reader still held it back"),
     }
     assert_eq!(check(&table, 1), None);

@@ -1,7 +1,7 @@
-//! One word of an entry: how far its flow has come, and how long it may be idle there.
+//! Half a word of an entry: how far its flow has come, and how long it may be idle there.
 //!
 //! Bits 0–7 the TCP state (0: not TCP), bit 8 whether the reply direction has been seen, bits 9–10
-//! which directions have sent FIN, bits 32–63 the idle timeout in [`ticks`](tick). The word
+//! which directions have sent FIN, bits 11–31 the idle timeout in seconds (so 24 days at most). It
 //! changes a handful of times in a flow's life, by compare-and-exchange; packets of an established
 //! flow only read it.
 
@@ -10,10 +10,10 @@ use crate::clock::{Nanos, SECOND};
 use crate::flow::Direction;
 use millrace_wire::{Protocol, tcp::Flags};
 
-/// The unit of time in entries: an eighth of a second.
-pub const TICK: Nanos = SECOND / 8;
+/// The unit of time in entries: what a packet of an established flow writes, it writes once a tick.
+pub const TICK: Nanos = SECOND;
 
-/// `now` in ticks. Wraps after 17 years; differences are taken modulo 2³².
+/// `now` in ticks. Wraps after 136 years; differences are taken modulo 2³².
 #[inline]
 pub fn tick(now: Nanos) -> u32 {
     (now / TICK) as u32
@@ -89,10 +89,14 @@ impl Default for Timeouts {
 
 /// See the top of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress(pub(super) u64);
+pub struct Progress(pub(super) u32);
 
-const REPLIED: u64 = 1 << 8;
-const FIN: [u64; 2] = [1 << 9, 1 << 10];
+const REPLIED: u32 = 1 << 8;
+const FIN: [u32; 2] = [1 << 9, 1 << 10];
+/// The timeout begins here; what is below is the state.
+const TIMEOUT: u32 = 11;
+/// The longest timeout, in seconds.
+const LONGEST: u32 = u32::MAX >> TIMEOUT;
 
 impl Progress {
     /// A flow of which one packet, with `flags` if it is TCP, was seen.
@@ -100,7 +104,7 @@ impl Progress {
         let mut progress = Self(0);
         if protocol == Protocol::TCP {
             let (state, fin) = TcpState::first(flags.unwrap_or(Flags(0)));
-            progress.0 = u64::from(state as u8) | if fin { FIN[0] } else { 0 };
+            progress.0 = u32::from(state as u8) | if fin { FIN[0] } else { 0 };
         }
         progress.with_timeout(protocol, timeouts)
     }
@@ -129,7 +133,7 @@ impl Progress {
     /// The idle timeout, in ticks.
     #[inline]
     pub fn timeout(self) -> u32 {
-        (self.0 >> 32) as u32
+        (self.0 >> TIMEOUT) * (SECOND / TICK) as u32
     }
 
     /// After one more packet.
@@ -158,7 +162,7 @@ impl Progress {
                 if next == state && seen | fin == self.0 {
                     return self;
                 }
-                Self(seen & !0xff | fin | u64::from(next as u8)).with_timeout(protocol, timeouts)
+                Self(seen & !0xff | fin | u32::from(next as u8)).with_timeout(protocol, timeouts)
             }
             _ => Self(seen).with_timeout(protocol, timeouts),
         }
@@ -185,9 +189,7 @@ impl Progress {
             (Protocol::SCTP, _) => timeouts.sctp,
             _ => timeouts.other,
         };
-        // Half of the range of tick differences: 8 years.
-        let ticks = u64::from(seconds).saturating_mul(SECOND / TICK).min(u64::from(u32::MAX / 2));
-        Self(self.0 & 0xffff_ffff | ticks << 32)
+        Self(self.0 & ((1 << TIMEOUT) - 1) | seconds.min(LONGEST) << TIMEOUT)
     }
 }
 
@@ -214,7 +216,7 @@ mod tests {
     };
 
     fn seconds(progress: Progress) -> u32 {
-        progress.timeout() / 8
+        progress.timeout()
     }
 
     #[test]
@@ -282,13 +284,13 @@ mod tests {
     fn a_clock_reading_that_is_behind_is_no_eternity() {
         assert_eq!(ticks_since(10, 9), 0);
         assert_eq!(ticks_since(u32::MAX, 4), 5);
-        assert_eq!(tick(30 * SECOND) - tick(0), 240);
+        assert_eq!(tick(30 * SECOND) - tick(0), 30);
     }
 
     #[test]
-    fn an_absurd_timeout_is_cut_to_what_ticks_can_tell() {
+    fn an_absurd_timeout_is_cut_to_what_the_word_can_tell() {
         let timeouts = Timeouts { other: u32::MAX, ..TIMEOUTS };
         let flow = Progress::first(Protocol(47), None, &timeouts);
-        assert_eq!(flow.timeout(), u32::MAX / 2);
+        assert_eq!(seconds(flow), LONGEST);
     }
 }

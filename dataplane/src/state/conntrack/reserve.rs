@@ -9,7 +9,7 @@
 //! Cost: taking an entry touches only that entry; one compare-and-exchange on the shared stack per
 //! batch of 64. Up to a batch per handle can lie idle while another handle finds the table full.
 
-use super::entry::{BACKEND, LIFE, Life, Phase, ROW, Row};
+use super::entry::{DECISION, LIFE, Life, Phase, ROW, Row};
 use super::grace;
 use crate::state::word::{Memory, Word};
 
@@ -20,7 +20,7 @@ const STACK: usize = 8;
 
 /// A free batch's link to the next one is kept in its first entry's word that no reader of a free
 /// entry looks at.
-const BATCH_LINK: usize = BACKEND;
+const BATCH_LINK: usize = DECISION[0];
 
 /// The entry `id` of a table.
 #[inline]

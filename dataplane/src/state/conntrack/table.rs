@@ -4,11 +4,11 @@
 //! [`Table::adopt`], by which a restarted engine takes over what its predecessor left.
 
 use super::entry::{
-    BACKEND, DECISION, Decision, KIND, Key, Keys, LIFE, Life, PROGRESS, Phase, ROW, Row, TIMES,
-    service,
+    ACTIVITY, Activity, DECISION, Decision, KIND, Key, LIFE, Life, Phase, Place, ROW, Row, SIDE,
+    created, service, tuple as tuple_of,
 };
 use super::grace;
-use super::progress::{Progress, TICK, tick, ticks_since};
+use super::progress::{TICK, tick, ticks_since};
 use super::reserve::{rebuild, row, used};
 use super::tcp::TcpState;
 use crate::clock::Nanos;
@@ -24,10 +24,12 @@ pub const CAPACITY: std::ops::RangeInclusive<u32> = 1 << 10..=1 << 24;
 /// Words that a table takes, part by part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// The index: 8 bytes for each of 8/5 slots per key, two keys an entry.
+    /// The index: 8 bytes a key, two keys an entry.
     pub index: usize,
-    /// The entries.
+    /// The entries: 64 bytes each.
     pub rows: usize,
+    /// What else IPv6 entries need: 48 bytes each.
+    pub sides: usize,
     /// Free lists, epochs, and a line per handle.
     pub pool: usize,
 }
@@ -38,6 +40,7 @@ impl Layout {
         Self {
             index: index::words_for(2 * capacity as usize),
             rows: capacity as usize * ROW,
+            sides: capacity as usize * SIDE,
             pool: grace::pool_words(handles),
         }
     }
@@ -56,10 +59,17 @@ pub struct Entry {
     pub status: Status,
     /// The service whose frontend the flow came to.
     pub service: Option<ServiceId>,
-    /// The backend chosen for it.
-    pub backend: u32,
     /// Where packets of this direction leave.
     pub decision: Decision,
+}
+
+/// Where a packet's entry probably is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hint(Option<Candidate>);
+
+impl Hint {
+    /// No idea.
+    pub const NONE: Self = Self(None);
 }
 
 /// An entry's place, and which use of that place.
@@ -87,15 +97,13 @@ pub struct Flow {
     pub reply: Tuple,
     /// The service whose frontend it came to.
     pub service: Option<ServiceId>,
-    /// The backend's id in the tables.
-    pub backend: u32,
     /// TCP's state.
     pub tcp: Option<TcpState>,
     /// Whether answers were seen.
     pub replied: bool,
-    /// Since its first packet, to an eighth of a second.
+    /// Since its first packet, to a second.
     pub age: Nanos,
-    /// Since its last packet, to an eighth of a second.
+    /// Since its last packet, to a second.
     pub idle: Nanos,
     /// What is left of its timeout if no packet comes.
     pub expires: Nanos,
@@ -148,28 +156,37 @@ pub(super) mod count {
 pub struct Table<M: Memory = Region> {
     pub(super) index: M,
     pub(super) rows: M,
+    pub(super) sides: M,
     pub(super) pool: M,
     pub(super) capacity: u32,
 }
 
-/// Whether the entry has been idle for longer than it may. A timeout of 30 s is over after 30.125 s: what
-/// was idle for exactly that long is still there.
+/// Whether the entry has been idle for longer than it may. A timeout of 30 s is over after 31 s at the latest, and never
+/// before.
 #[inline]
 pub(super) fn is_expired<W: Word>(row: &Row<W>, now: u32) -> bool {
-    let timeout = Progress(row[PROGRESS].get()).timeout();
-    ticks_since(row[TIMES].get() as u32, now) > timeout
+    let activity = Activity(row[ACTIVITY].get());
+    ticks_since(activity.tick(), now) > activity.progress().timeout()
 }
 
 impl<M: Memory> Table<M> {
     /// A table over memory laid out by [`Layout::of`]; `None` if it is too short for that.
-    pub fn new(index: M, rows: M, pool: M, capacity: u32, handles: usize) -> Option<Self> {
+    pub fn new(
+        index: M,
+        rows: M,
+        sides: M,
+        pool: M,
+        capacity: u32,
+        handles: usize,
+    ) -> Option<Self> {
         let layout = Layout::of(capacity, handles);
         let fits = index.words().len() == layout.index
             && rows.words().len() == layout.rows
+            && sides.words().len() == layout.sides
             && pool.words().len() == layout.pool
             && capacity > 0
-            && (capacity as usize) < index::MAX_ROWS;
-        fits.then_some(Self { index, rows, pool, capacity })
+            && capacity as usize <= index::MAX_ROWS;
+        fits.then_some(Self { index, rows, sides, pool, capacity })
     }
 
     /// Makes the memory an empty table's. It must be all zero, and nobody else may use it yet.
@@ -182,33 +199,70 @@ impl<M: Memory> Table<M> {
         self.capacity
     }
 
+    /// The entry `id`.
+    #[inline]
+    pub(super) fn place(&self, id: u32) -> Option<Place<'_, M::Word>> {
+        let row = row(self.rows.words(), id)?;
+        Some(Place::new(row, self.sides.words(), id))
+    }
+
     /// The candidates for a key that really have it, whatever their phase.
     #[inline]
     pub(super) fn matching<'a>(
         &'a self,
         key: &'a Key,
         hash: u64,
-    ) -> impl Iterator<Item = (u32, Direction, &'a Row<M::Word>)> {
-        let rows = self.rows.words();
-        Index::new(self.index.words()).candidates(hash).filter_map(
-            move |Candidate { row: id, second }| {
-                M::Word::fence_acquire();
-                let direction = Direction::from_bit(second);
-                let row = row(rows, id)?;
-                key.matches(row, direction).then_some((id, direction, row))
-            },
-        )
+    ) -> impl Iterator<Item = (u32, Direction, Place<'a, M::Word>)> {
+        Index::new(self.index.words())
+            .candidates(hash)
+            .filter_map(move |candidate| self.confirmed(candidate, key))
+    }
+
+    /// The entry of a candidate, if it has the key.
+    #[inline]
+    fn confirmed(
+        &self,
+        candidate: Candidate,
+        key: &Key,
+    ) -> Option<(u32, Direction, Place<'_, M::Word>)> {
+        M::Word::fence_acquire();
+        let direction = Direction::from_bit(candidate.second);
+        let place = self.place(candidate.row)?;
+        key.matches(&place, direction).then_some((candidate.row, direction, place))
     }
 
     /// The entry of a packet, if its flow is known and hasn't been idle for too long.
-    #[inline(always)]
+    #[inline]
     pub fn find(&self, tuple: &Tuple, hash: u64, now: Nanos) -> Option<Entry> {
         let now = tick(now);
-        self.matching(&Key::of(tuple), hash).find_map(|(id, direction, row)| {
-            let life = Life(row[LIFE].get());
-            (life.phase() == Phase::Live && !is_expired(row, now))
-                .then(|| self.entry(id, direction, life, row))
-        })
+        self.matching(&Key::of(tuple), hash)
+            .find_map(|(id, direction, place)| self.in_force(id, direction, &place, now))
+    }
+
+    /// [`Table::find`] for who has a hint from [`Table::probe`]: nearly always the hint is right, and the index need not be
+    /// read again.
+    #[inline(always)]
+    pub fn find_at(&self, hint: Hint, tuple: &Tuple, hash: u64, now: Nanos) -> Option<Entry> {
+        if let Some(candidate) = hint.0
+            && let Some((id, direction, place)) = self.confirmed(candidate, &Key::of(tuple))
+            && let Some(entry) = self.in_force(id, direction, &place, tick(now))
+        {
+            return Some(entry);
+        }
+        self.find(tuple, hash, now)
+    }
+
+    #[inline]
+    fn in_force(
+        &self,
+        id: u32,
+        direction: Direction,
+        place: &Place<'_, M::Word>,
+        now: u32,
+    ) -> Option<Entry> {
+        let life = Life(place.row[LIFE].get());
+        (life.phase() == Phase::Live && !is_expired(place.row, now))
+            .then(|| self.entry(id, direction, life, place))
     }
 
     #[inline]
@@ -217,69 +271,71 @@ impl<M: Memory> Table<M> {
         id: u32,
         direction: Direction,
         life: Life,
-        row: &Row<M::Word>,
+        place: &Place<'_, M::Word>,
     ) -> Entry {
-        let replied = Progress(row[PROGRESS].get()).is_replied();
+        let row = place.row;
+        let replied = Activity(row[ACTIVITY].get()).progress().is_replied();
         Entry {
             id: EntryId { row: id, version: life.version() },
             direction,
-            translated: Keys::read(row).tuple(direction.reversed()).reversed(),
+            translated: tuple_of(place, direction.reversed()).reversed(),
             status: if replied { Status::Established } else { Status::New },
             service: service(row[KIND].get()),
-            backend: row[BACKEND].get() as u32,
             decision: Decision(row[DECISION[direction.index()]].get()),
         }
     }
 
-    /// Starts loading the two buckets of `hash`.
+    /// Starts loading the first bucket of `hash`.
     #[inline]
     pub fn prefetch(&self, hash: u64) {
-        for place in index::places(self.index.words(), hash) {
-            self.index.prefetch(place);
-        }
+        self.index.prefetch(index::place(self.index.words(), hash));
     }
 
-    /// Reads the buckets of `hash`, and starts loading the entry that they name.
+    /// Reads the first bucket of `hash`, and starts loading the entry that it names: of an IPv6 flow, if `wide`, the side
+    /// row too.
     #[inline(always)]
-    pub fn prefetch_entry(&self, hash: u64) {
-        if let Some(Candidate { row, .. }) = Index::new(self.index.words()).candidates(hash).next()
-        {
-            let start = row as usize * ROW;
-            self.rows.prefetch(start);
-            self.rows.prefetch(start + ROW / 2);
+    pub fn probe(&self, hash: u64, wide: bool) -> Hint {
+        let candidate = Index::new(self.index.words()).first_candidate(hash);
+        if let Some(Candidate { row, .. }) = candidate {
+            self.rows.prefetch(row as usize * ROW);
+            if wide {
+                self.sides.prefetch(row as usize * SIDE);
+                self.sides.prefetch(row as usize * SIDE + SIDE - 1);
+            }
         }
+        Hint(candidate)
     }
 
     /// All flows in force and not expired, in the order of their memory. On a read-only mapping of a running engine's
     /// table, an entry that changes hands while it is read is left out; any bytes are survived.
     pub fn flows(&self, now: Nanos) -> impl Iterator<Item = Flow> + '_ {
         let now = tick(now);
-        let rows = self.rows.words();
         (0..used(self.pool.words(), self.capacity)).filter_map(move |id| {
-            let row = row(rows, id)?;
+            let place = self.place(id)?;
+            let row = place.row;
             let life = row[LIFE].get();
             if Life(life).phase() != Phase::Live {
                 return None;
             }
             M::Word::fence_acquire();
-            let keys = Keys::read(row);
-            let progress = Progress(row[PROGRESS].get());
-            let times = row[TIMES].get();
-            let (kind, backend) = (row[KIND].get(), row[BACKEND].get());
+            let [original, reply] = [Direction::Original, Direction::Reply]
+                .map(|direction| tuple_of(&place, direction));
+            let activity = Activity(row[ACTIVITY].get());
+            let kind = row[KIND].get();
             M::Word::fence_acquire();
             if row[LIFE].get() != life {
                 return None;
             }
-            let idle = ticks_since(times as u32, now);
+            let idle = ticks_since(activity.tick(), now);
+            let progress = activity.progress();
             // Over, though not swept yet: for packets it isn't there.
             (idle <= progress.timeout()).then(|| Flow {
-                original: keys.tuple(Direction::Original),
-                reply: keys.tuple(Direction::Reply),
+                original,
+                reply,
                 service: service(kind),
-                backend: backend as u32,
                 tcp: progress.tcp(),
                 replied: progress.is_replied(),
-                age: u64::from(ticks_since((times >> 32) as u32, now)) * TICK,
+                age: u64::from(ticks_since(created(kind), now)) * TICK,
                 idle: u64::from(idle) * TICK,
                 expires: u64::from(progress.timeout().saturating_sub(idle)) * TICK,
             })
@@ -315,14 +371,14 @@ impl<M: Memory> Table<M> {
         index.clear();
         let (mut live, mut half_open) = (0, 0);
         for id in 0..used(pool, self.capacity) {
-            let Some(row) = row(rows, id) else { break };
+            let Some(place) = self.place(id) else { break };
+            let row = place.row;
             let life = Life(row[LIFE].get());
             if life.phase() != Phase::Live {
                 continue;
             }
-            let keys = Keys::read(row);
             let [original, reply] = [Direction::Original, Direction::Reply]
-                .map(|direction| seed.hash(&keys.tuple(direction)));
+                .map(|direction| seed.hash(&tuple_of(&place, direction)));
             let placed = index.publish(original, id, false)
                 && (index.publish(reply, id, true) || {
                     index.withdraw(original, id, false);
@@ -330,7 +386,8 @@ impl<M: Memory> Table<M> {
                 });
             if placed {
                 live += 1;
-                half_open += u64::from(Progress(row[PROGRESS].get()).is_half_open());
+                let progress = Activity(row[ACTIVITY].get()).progress();
+                half_open += u64::from(progress.is_half_open());
             } else {
                 row[LIFE].set(life.to(Phase::Dead).0);
             }

@@ -15,14 +15,15 @@ const UNBOUNDED: Limits = Limits { half_open: u32::MAX };
 /// A table in memory of its own, with its words.
 pub(super) fn memory(capacity: u32, handles: usize) -> (Arc<Segment>, Table) {
     let layout = Layout::of(capacity, handles);
-    let words = layout.index + layout.rows + layout.pool;
+    let words = layout.index + layout.rows + layout.sides + layout.pool;
     let segment = Segment::create("conntrack-test", words * WORD, Seals::Shared).unwrap();
     let segment = Arc::new(segment);
     let region = |start, len| Region::new(&segment, start..start + len).unwrap();
     let index = region(0, layout.index);
     let rows = region(layout.index, layout.rows);
-    let pool = region(layout.index + layout.rows, layout.pool);
-    let table = Table::new(index, rows, pool, capacity, handles).unwrap();
+    let sides = region(layout.index + layout.rows, layout.sides);
+    let pool = region(layout.index + layout.rows + layout.sides, layout.pool);
+    let table = Table::new(index, rows, sides, pool, capacity, handles).unwrap();
     (segment, table)
 }
 
@@ -41,13 +42,13 @@ pub(super) fn tuple(src: (u8, u16), dst: (u8, u16), protocol: Protocol) -> Tuple
     Tuple { src: addr(src.0), sport: src.1, dst: addr(dst.0), dport: dst.1, protocol }
 }
 
-/// Client `number` through a VIP to a backend that `number` implies.
+/// Client `number` through the VIP of service `number` to a backend that `number` implies.
 pub(super) fn flow(number: u32, protocol: Protocol) -> NewFlow {
     let client = Addr::from_v4((0x0b00_0000 + number).to_be_bytes());
     let original = Tuple { src: client, ..tuple((0, 40_000), (100, 80), protocol) };
     let reply =
         Tuple { dst: client, ..tuple((1 + (number % 50) as u8, 8080), (0, 40_000), protocol) };
-    NewFlow { original, reply, service: Some(ServiceId(7)), backend: number, tcp: None }
+    NewFlow { original, reply, service: Some(ServiceId(number)), tcp: None }
 }
 
 pub(super) fn find(table: &Table, tuple: &Tuple, now: Nanos) -> Option<Entry> {
@@ -62,7 +63,7 @@ fn both_directions_find_one_entry() {
     let original = find(conntrack.table(), &new.original, 0).unwrap();
     assert_eq!(original, made);
     assert_eq!(original.translated, new.reply.reversed());
-    assert_eq!((original.service, original.backend), (Some(ServiceId(7)), 1));
+    assert_eq!(original.service, Some(ServiceId(1)));
     let reply = find(conntrack.table(), &new.reply, 0).unwrap();
     assert_eq!((reply.id, reply.direction), (made.id, Direction::Reply));
     assert_eq!(reply.translated, new.original.reversed());
@@ -73,8 +74,7 @@ fn both_directions_find_one_entry() {
 fn an_untranslated_flow_translates_to_itself() {
     let mut conntrack = handle(&table(1024, 1), 0);
     let original = tuple((1, 5), (2, 6), Protocol::UDP);
-    let new =
-        NewFlow { original, reply: original.reversed(), service: None, backend: 0, tcp: None };
+    let new = NewFlow { original, reply: original.reversed(), service: None, tcp: None };
     let made = conntrack.create(&new, 0).unwrap();
     assert_eq!((made.translated, made.service), (original, None));
     let shown = conntrack.table().flows(0).next().unwrap();
@@ -85,7 +85,7 @@ fn an_untranslated_flow_translates_to_itself() {
 fn a_flow_to_itself_is_tracked() {
     let mut conntrack = handle(&table(1024, 1), 0);
     let original = tuple((1, 5), (1, 5), Protocol::UDP);
-    let new = NewFlow { original, reply: original, service: None, backend: 0, tcp: None };
+    let new = NewFlow { original, reply: original, service: None, tcp: None };
     let made = conntrack.create(&new, 0).unwrap();
     assert!(conntrack.remove(&made));
     assert_eq!(find(conntrack.table(), &original, 0), None);
@@ -292,10 +292,55 @@ fn a_table_fills_to_the_last_entry() {
 #[test]
 fn memory_per_entry_is_what_the_cost_model_says() {
     let layout = Layout::of(1 << 20, 3);
-    assert_eq!(layout.rows * WORD, 128 << 20);
-    let index = (layout.index * WORD) as f64 / f64::from(1 << 20);
-    assert!((25.6..25.7).contains(&index), "{index}");
+    assert_eq!(layout.rows * WORD, 64 << 20);
+    assert_eq!(layout.sides * WORD, 48 << 20);
+    assert_eq!(layout.index * WORD, 16 << 20);
     assert_eq!(layout.pool * WORD, 192 + 3 * 64);
+}
+
+#[test]
+fn addresses_of_any_family_are_kept_whole() {
+    let table = table(1024, 1);
+    let mut conntrack = handle(&table, 0);
+    let v6 = |text: &str| text.parse::<Addr>().unwrap();
+    let addrs = [v6("2001:db8::1"), v6("2001:db8:1::2"), v6("2001:db8:2::3"), v6("2001:db8::4")];
+    let v4 = tuple((1, 5), (2, 6), Protocol::TCP);
+    let original = Tuple { src: addrs[0], dst: addrs[1], ..v4 };
+    let reply = Tuple { src: addrs[2], dst: addrs[3], ..v4.reversed() };
+    let only_v6 = NewFlow { original, reply, service: None, tcp: None };
+    let mixed = NewFlow { original: Tuple { sport: 9, ..v4 }, reply, ..only_v6 };
+    let mixed = NewFlow { reply: Tuple { dport: 9, ..mixed.reply }, ..mixed };
+    for new in [only_v6, mixed] {
+        let made = conntrack.create(&new, 0).unwrap();
+        assert_eq!(made.translated, new.reply.reversed());
+        let back = find(&table, &new.reply, 0).unwrap();
+        assert_eq!((back.id, back.translated), (made.id, new.original.reversed()));
+        assert_eq!(find(&table, &new.original, 0).unwrap().id, made.id);
+    }
+    // The last four bytes alone are not an address.
+    let lookalike = Tuple { src: Addr::from_v4([0, 0, 0, 1]), ..original };
+    assert_eq!(find(&table, &lookalike, 0), None);
+    let shown: Vec<_> = table.flows(0).map(|flow| (flow.original, flow.reply)).collect();
+    assert_eq!(shown, [(only_v6.original, only_v6.reply), (mixed.original, mixed.reply)]);
+}
+
+#[test]
+fn a_hint_is_only_a_hint() {
+    let table = table(1024, 1);
+    let mut conntrack = handle(&table, 0);
+    let [a, b] = [flow(1, Protocol::UDP), flow(2, Protocol::UDP)];
+    let hash = |new: &NewFlow| Seed::FIXED.hash(&new.original);
+    let early = table.probe(hash(&a), false);
+    let made = conntrack.create(&a, 0).unwrap();
+    let other = conntrack.create(&b, 0).unwrap();
+    let right = table.probe(hash(&a), false);
+    let wrong = table.probe(hash(&b), false);
+    for hint in [early, right, wrong, Hint::NONE] {
+        assert_eq!(table.find_at(hint, &a.original, hash(&a), 0).unwrap().id, made.id);
+    }
+    assert!(conntrack.remove(&made));
+    assert_eq!(table.find_at(right, &a.original, hash(&a), 0), None);
+    assert_eq!(table.find_at(right, &b.original, hash(&b), 0).unwrap().id, other.id);
 }
 
 #[test]
@@ -303,7 +348,7 @@ fn flows_show_what_was_tracked() {
     let mut conntrack = handle(&table(1024, 1), 0);
     let vip = tuple((1, 40_000), (100, 80), Protocol::TCP);
     let reply = tuple((7, 8080), (200, 50_000), Protocol::TCP);
-    let new = NewFlow { original: vip, reply, service: None, backend: 3, tcp: Some(Flags::SYN) };
+    let new = NewFlow { original: vip, reply, service: None, tcp: Some(Flags::SYN) };
     let entry = conntrack.create(&new, 10 * SECOND).unwrap();
     let _ = conntrack.touch(&entry, Some(Flags::SYN), 15 * SECOND);
     let shown: Vec<_> = conntrack.table().flows(20 * SECOND).collect();
@@ -311,7 +356,6 @@ fn flows_show_what_was_tracked() {
         original: vip,
         reply,
         service: None,
-        backend: 3,
         tcp: Some(TcpState::SynSent),
         replied: false,
         age: 10 * SECOND,
@@ -345,7 +389,8 @@ fn a_successor_takes_over_what_was_in_force() {
     for number in 0..600 {
         let new = flow(number, Protocol::UDP);
         let entry = find(&table, &new.original, 0).unwrap();
-        assert_eq!((entry.backend, find(&table, &new.reply, 0).unwrap().id), (number, entry.id));
+        assert_eq!(entry.service, new.service);
+        assert_eq!(find(&table, &new.reply, 0).unwrap().id, entry.id);
     }
     assert_eq!(find(&table, &half.original, 0), None);
     assert_eq!(table.totals().live, 600);
@@ -362,8 +407,9 @@ fn threads_never_see_a_torn_or_doubled_entry() {
     const THREADS: usize = 4;
     let table = table(1024, THREADS);
     let whole = |entry: &Entry, asked: &NewFlow| {
-        // The backend tells which thread made it, and so what it must translate to.
-        let reply = with_backend(asked, entry.backend).reply;
+        // The service tells which thread made it, and so what it must translate to.
+        let ServiceId(backend) = entry.service.unwrap();
+        let reply = with_backend(asked, backend).reply;
         assert_eq!(entry.translated, reply.reversed(), "torn");
     };
     std::thread::scope(|scope| {
@@ -419,7 +465,7 @@ fn threads_never_see_a_torn_or_doubled_entry() {
 /// The flow as thread `backend` would make it.
 fn with_backend(asked: &NewFlow, backend: u32) -> NewFlow {
     let mut new = *asked;
-    new.backend = backend;
+    new.service = Some(ServiceId(backend));
     new.reply.src = Addr::from_v4([10, 1, 0, backend as u8]);
     new
 }

@@ -1,11 +1,10 @@
 //! Putting entries in and taking them out; the protocol at the top of `conntrack.rs`.
 
-use super::entry::{Contents, Key, Keys, LIFE, Life, PROGRESS, Phase};
-use super::progress::Progress;
-use super::reserve::{Reserve, row};
+use super::entry::{ACTIVITY, Activity, Contents, Key, LIFE, Life, Phase, tuple};
+use super::reserve::Reserve;
 use super::table::{Table, count, is_expired};
 use super::{CreateError, Entry, grace};
-use crate::flow::{Direction, Seed};
+use crate::flow::{Direction, Seed, Tuple};
 use crate::state::index::Index;
 use crate::state::word::{Memory, Word};
 
@@ -41,12 +40,9 @@ struct Pair {
 }
 
 impl Pair {
-    fn of(keys: &Keys, seed: &Seed) -> Self {
-        let tuples = [Direction::Original, Direction::Reply].map(|direction| keys.tuple(direction));
-        Self {
-            keys: tuples.each_ref().map(Key::of),
-            hashes: tuples.each_ref().map(|tuple| seed.hash(tuple)),
-        }
+    fn of(original: &Tuple, reply: &Tuple, seed: &Seed) -> Self {
+        let tuples = [original, reply];
+        Self { keys: tuples.map(Key::of), hashes: tuples.map(|tuple| seed.hash(tuple)) }
     }
 }
 
@@ -81,7 +77,7 @@ impl Writer {
         table: &Table<M>,
         contents: &Contents,
     ) -> Result<Entry, CreateError> {
-        let pair = Pair::of(&contents.keys, &self.seed);
+        let pair = Pair::of(&contents.original, &contents.reply, &self.seed);
         let mut stuck = None;
         for _ in 0..ATTEMPTS {
             // Before anything is written: most refusals end here, at no cost to others.
@@ -122,12 +118,13 @@ impl Writer {
     ) -> Result<Entry, Obstacle> {
         const FULL: Obstacle = Obstacle::Fatal(CreateError::Full);
         let id = self.take(table).ok_or(FULL)?;
-        let row = row(table.rows.words(), id).ok_or(FULL)?;
+        let place = table.place(id).ok_or(FULL)?;
+        let row = place.row;
         let index = Index::new(table.index.words());
         let [original, reply] = pair.hashes;
         let pending = Life(row[LIFE].get());
         let live = pending.to(Phase::Live);
-        contents.write(row);
+        contents.write(&place);
         if !index.publish(original, id, false) {
             self.reserve.untake(&table.rows, id);
             return Err(FULL);
@@ -139,7 +136,7 @@ impl Writer {
             Err(FULL)
         };
         let outcome = outcome.and_then(|()| match row[LIFE].exchange(pending.0, live.0) {
-            Ok(_) => Ok(table.entry(id, Direction::Original, live, row)),
+            Ok(_) => Ok(table.entry(id, Direction::Original, live, &place)),
             Err(_) => Err(Obstacle::Pending(None)),
         });
         if outcome.is_err() {
@@ -164,10 +161,11 @@ impl Writer {
         for (is_reply, (key, hash)) in
             [false, true].into_iter().zip(pair.keys.iter().zip(pair.hashes))
         {
-            for (id, direction, row) in table.matching(key, hash) {
+            for (id, direction, place) in table.matching(key, hash) {
                 if own == Some(id) {
                     continue;
                 }
+                let row = place.row;
                 let mut life = Life(row[LIFE].get());
                 if let (Phase::Pending, Some(own)) = (life.phase(), own) {
                     let rival = Some(Rival { row: id, life: life.0 });
@@ -187,7 +185,7 @@ impl Writer {
                 } else if is_reply {
                     return Err(Obstacle::Fatal(CreateError::ReplyTaken));
                 } else {
-                    let entry = table.entry(id, direction, life, row);
+                    let entry = table.entry(id, direction, life, &place);
                     return Err(Obstacle::Fatal(CreateError::Exists(entry)));
                 }
             }
@@ -206,16 +204,18 @@ impl Writer {
 
     /// `Live → Dead`, and out of the index. `false`: someone else did, or it is another use of the memory.
     pub(super) fn take_out<M: Memory>(&mut self, table: &Table<M>, id: u32, life: Life) -> bool {
-        let Some(row) = row(table.rows.words(), id) else { return false };
+        let Some(place) = table.place(id) else { return false };
+        let row = place.row;
         if row[LIFE].exchange(life.0, life.to(Phase::Dead).0).is_err() {
             return false;
         }
         // From here on no packet moves its state, so it is counted out of its class exactly once.
-        if Progress(row[PROGRESS].replace(0)).is_half_open() {
+        if Activity(row[ACTIVITY].replace(0)).progress().is_half_open() {
             self.count(table, count::HALF_CLOSED);
         }
         let index = Index::new(table.index.words());
-        let Pair { hashes: [original, reply], .. } = Pair::of(&Keys::read(row), &self.seed);
+        let [original, reply] = [Direction::Original, Direction::Reply]
+            .map(|direction| self.seed.hash(&tuple(&place, direction)));
         index.withdraw(original, id, false);
         index.withdraw(reply, id, true);
         self.reserve.retire(&table.rows, id);
