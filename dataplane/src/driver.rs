@@ -1,13 +1,14 @@
 //! How the pipeline meets the rings: one [`Queue`] of one interface, driven by one worker.
 //!
-//! Three drivers stand behind the trait: `xsk` (AF_XDP), `memory` (rings in process memory, for tests and benchmarks)
-//! and `pcap` (files in, files out). The pipeline is generic over it, so that no packet pays for a virtual call.
+//! Four drivers stand behind the trait: `xsk` (AF_XDP), `memory` (rings in process memory, for tests), `looped` (frames in
+//! memory over and over, for benchmarks) and `pcap` (files in, files out). The pipeline is generic over it, so that no packet pays for a virtual call.
 
 use std::os::fd::BorrowedFd;
 
 use arrayvec::ArrayVec;
 use millrace_xsk::{Frame, Pool, TxOffload};
 
+pub mod looped;
 pub mod memory;
 pub mod pcap;
 pub mod xsk;

@@ -2,6 +2,7 @@
 
 mod bare;
 mod offer;
+mod rings;
 mod spread;
 mod topology;
 mod veth;
@@ -24,6 +25,8 @@ struct Arguments {
 enum Command {
     /// The engine (VIP DNAT, 64-byte UDP, one worker) and a bare AF_XDP forwarder in turns, over veth in namespaces
     Veth(veth::Options),
+    /// The engine's whole pipeline from RX ring to TX ring in memory: one packet's nanoseconds, cycles and instructions
+    Core(rings::Options),
     /// Run the bare layer-2 forwarder between two interfaces of this namespace until it is stopped
     Bare {
         /// Interface to receive on
@@ -71,6 +74,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Veth(options) => veth::run(&options),
+        Command::Core(options) => rings::run(&options),
         Command::Bare { from, to, cpu } => {
             pin(cpu);
             bare::forward(&from, &to, &until_stopped()).map(drop).map_err(|e| e.to_string())

@@ -1,7 +1,7 @@
-//! The driver for tests and benchmarks: two queues in process memory.
+//! The driver for tests: two queues in process memory.
 //!
 //! Frames are put into a wire by [`MemoryQueue::offer`] and what the pipeline sends is taken out by
-//! [`MemoryQueue::sent`]. Nothing is copied but on those two calls, so a benchmark can recycle frames instead.
+//! [`MemoryQueue::sent`]. Nothing is copied but on those two calls.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

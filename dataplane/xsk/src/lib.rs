@@ -30,6 +30,7 @@ mod bind;
 pub mod socket;
 pub mod program;
 pub mod testing;
+pub mod tsc;
 
 pub use error::Error;
 pub use frame::Frame;
