@@ -8,6 +8,7 @@ use ipnet::Ipv4Net;
 use millrace_dataplane::driver::looped::{Frames, Time};
 use millrace_dataplane::flow::Tuple;
 use millrace_tables::InterfaceId;
+use millrace_tables::fib::Family;
 use millrace_wire::Protocol;
 use serde::Serialize;
 use std::error::Error;
@@ -212,7 +213,7 @@ pub fn build(
     let flows = if full { scale.flows.1 } else { scale.flows.0 };
     let random = &mut Random(3);
     let mut knowledge =
-        Knowledge { services: 0, routes: Routes::default(), conntrack: scale.conntrack };
+        Knowledge { services: 0, routes: Routes::none(), conntrack: scale.conntrack };
     let mut way = (net::UP, net::DOWN);
     let (world, mut coming) = match scenario {
         Scenario::L2 => {
@@ -228,9 +229,11 @@ pub fn build(
             (World::new(workers, time, &knowledge)?, coming)
         }
         Scenario::Route4Full | Scenario::Route6Full => {
-            let v6 = scenario == Scenario::Route6Full;
-            let count = if v6 { scale.routes.1 } else { scale.routes.0 };
-            knowledge.routes = Routes::internet(count, v6);
+            let (family, count) = match scenario {
+                Scenario::Route6Full => (Family::V6, scale.routes.1),
+                _ => (Family::V4, scale.routes.0),
+            };
+            knowledge.routes = Routes::internet(count, family);
             let destinations = knowledge.routes.destinations(scale.routes.0);
             let coming = destinations
                 .into_iter()
@@ -248,7 +251,7 @@ pub fn build(
         _ => {
             knowledge.services = scale.services;
             if full {
-                knowledge.routes = Routes::internet(scale.routes.0, false);
+                knowledge.routes = Routes::internet(scale.routes.0, Family::V4);
             }
             let mut world = World::new(workers, time, &knowledge)?;
             let services: Vec<usize> = (0..flows).map(|_| random.below(scale.services)).collect();

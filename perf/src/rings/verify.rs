@@ -88,7 +88,7 @@ impl Bench {
             state.quiesce();
             for (count, tuple) in load.fresh.iter().enumerate() {
                 let hash = state.seed.hash(tuple);
-                if let Some(entry) = state.conntrack.find(tuple, hash, now) {
+                if let Some(entry) = state.conntrack.table().find(tuple, hash, now) {
                     state.conntrack.remove(&entry);
                 }
                 // Between bursts, as housekeeping does.

@@ -28,7 +28,7 @@ use std::sync::atomic::AtomicBool;
 const FRAMES: u32 = 4096;
 
 /// What the engine is to know.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Knowledge {
     /// Services, of four backends each.
     pub services: usize,
