@@ -205,10 +205,11 @@ impl<S> Packet<'_, S> {
     }
 }
 
-impl<'a> Packet<'a, Parsed<'_>> {
-    /// What is known of it.
-    pub fn headers(&self) -> &Headers {
-        &self.known
+impl<'a, 'h> Packet<'a, Parsed<'h>> {
+    /// What is known of it. It lies beside the packet, so holding it does not hold the packet.
+    #[inline]
+    pub fn headers(&self) -> &'h Headers {
+        self.known.0
     }
 
     /// The IPv4 header.

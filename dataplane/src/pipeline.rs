@@ -23,6 +23,7 @@ pub use context::{Context, Local, Settings};
 use crate::packet::{Packet, Parsed};
 use crate::trace::Observer;
 use crate::verdict::Verdict;
+use conntrack::Flow;
 
 /// Decides what becomes of one packet. Total: every packet gets a verdict.
 pub fn forward<O: Observer>(
@@ -38,9 +39,9 @@ pub fn forward<O: Observer>(
 /// 1. A packet of a known flow whose decision is of the tables in force: the conntrack bucket and entry, both fetched ahead by
 ///    [`rx::look_ahead`], and the neighbor's line, which few neighbors share. No table of control is read.
 /// 2. A packet of a known flow after the tables changed: (1), and fib (2 to 4 lines). Once per flow, direction and generation.
-/// 3. A packet of no tracked flow: the conntrack bucket, one line for the frontend that is not there, fib, neighbor.
-/// 4. A new flow to a service: (3), the service's line and its Maglev slot, and two conntrack inserts, the only
-///    atomic read-modify-writes on the way.
+/// 3. A packet of no tracked flow: the conntrack bucket, fib (which says too that the address has no frontends), neighbor.
+/// 4. A new flow to a service: (3), the frontend's line, the service's and its Maglev slot, the backend's, fib again for the
+///    backend, and two conntrack inserts, whose are the atomic read-modify-writes.
 ///
 /// (1) is nearly all of the traffic that is translated, (3) that which is only routed.
 fn path<O: Observer>(
@@ -48,13 +49,16 @@ fn path<O: Observer>(
     context: &mut Context<'_, O>,
 ) -> Result<Verdict, Verdict> {
     let mut packet = neighbor::intercept(packet, context)?;
-    let mut flow = conntrack::find(&packet, context)?;
+    let entry = conntrack::find(&packet, context)?;
     // (1)
-    if let Some(adjacency) = conntrack::decided(&packet, &flow, context) {
+    if let Some(entry) = &entry
+        && let Some(adjacency) = conntrack::decided(&packet, entry, context)
+    {
         fib::check_transit(&mut packet, adjacency.mtu, context)?;
-        return Ok(rewrite::apply(packet, &flow, &adjacency, context)?.transmit());
+        return Ok(rewrite::apply(packet, Some(&entry.translated), &adjacency, context)?.transmit());
     }
     // (2), (3), (4)
+    let mut flow = Flow::of(&packet, entry);
     service::choose(&mut packet, &mut flow, context)?;
     let route = fib::lookup(&mut packet, &flow, context)?;
     policy::check(&flow, &route, context)?;
@@ -64,5 +68,5 @@ fn path<O: Observer>(
         context.start_again()?;
         return path(packet, context);
     }
-    Ok(rewrite::apply(packet, &flow, &adjacency, context)?.transmit())
+    Ok(rewrite::apply(packet, flow.translation(), &adjacency, context)?.transmit())
 }

@@ -1,4 +1,4 @@
-//! tuple → [`Flow`]: which flow a packet is of, how it is translated, and whether the way is already decided.
+//! tuple → [`Entry`] or [`Flow`]: which flow a packet is of, how it is translated, and whether the way is already decided.
 //!
 //! Needs the packet's tuple and the shared table (`state`). One table serves all workers and both directions, since the two
 //! directions of a translated flow may arrive on different queues. Drops fragments and faulty L4 headers of known flows: they
@@ -8,7 +8,7 @@
 //! Only flows that are translated are tracked. Routed ones have no entry: they cost no memory, and nothing about them need be
 //! remembered until a policy asks.
 
-use millrace_tables::ServiceId;
+use millrace_tables::{Destination, ServiceId};
 use millrace_wire::{Addr, Protocol, tcp};
 
 use super::Context;
@@ -19,7 +19,7 @@ use crate::state::conntrack::{CachedHop, CreateError, Entry, NewFlow, Touch};
 use crate::trace::{Observer, Step};
 use crate::verdict::{DropReason, Verdict};
 
-/// What is known about the flow of a packet.
+/// What is known about the flow of a packet whose way is not decided yet.
 #[derive(Clone, Copy, Debug)]
 pub struct Flow {
     /// The packet's tuple.
@@ -28,6 +28,8 @@ pub struct Flow {
     pub translated: Tuple,
     /// Where that comes from.
     pub known: Known,
+    /// What `service` has learned of the packet's own destination, so that `fib` need not ask again.
+    pub destination: Option<Destination>,
 }
 
 /// Where a flow stands.
@@ -45,13 +47,24 @@ pub enum Known {
 }
 
 impl Flow {
-    fn untracked(tuple: Tuple) -> Flow {
-        Flow { tuple, translated: tuple, known: Known::Untracked }
+    /// Of a packet, with what [`find`] has found.
+    pub fn of(packet: &Packet<'_, Parsed<'_>>, entry: Option<Entry>) -> Flow {
+        let tuple = packet.headers().tuple;
+        let (translated, known) = match entry {
+            Some(entry) => (entry.translated, Known::Found(entry)),
+            None => (tuple, Known::Untracked),
+        };
+        Flow { tuple, translated, known, destination: None }
     }
 
     /// Whether the packet leaves with another tuple than it has.
     pub fn is_translated(&self) -> bool {
         !matches!(self.known, Known::Untracked)
+    }
+
+    /// The tuple that the packet must have when it leaves, if it is another.
+    pub fn translation(&self) -> Option<&Tuple> {
+        self.is_translated().then_some(&self.translated)
     }
 
     /// Where the packet goes, translated. `packet` is the flow's, or an ICMP error about it.
@@ -69,17 +82,17 @@ impl Flow {
 pub fn find<O: Observer>(
     packet: &Packet<'_, Parsed<'_>>,
     context: &mut Context<'_, O>,
-) -> Result<Flow, Verdict> {
+) -> Result<Option<Entry>, Verdict> {
     let headers = packet.headers();
     if !headers.is_trackable() {
-        return Ok(Flow::untracked(headers.tuple));
+        return Ok(None);
     }
     let conntrack = &mut context.state.conntrack;
     let table = conntrack.table();
     let found = table.find_at(headers.hint, &headers.tuple, headers.hash, context.now);
     let Some(entry) = found else {
         context.observer.see(|| Step::Untracked);
-        return Ok(Flow::untracked(headers.tuple));
+        return Ok(None);
     };
     if headers.part != Part::Whole {
         return Err(DropReason::FragmentUnsupported.into());
@@ -93,20 +106,19 @@ pub fn find<O: Observer>(
         if let Touch::Reopened = conntrack.touch(&entry, flags, context.now) {
             conntrack.remove(&entry);
             context.observer.see(|| Step::Untracked);
-            return Ok(Flow::untracked(headers.tuple));
+            return Ok(None);
         }
     }
-    Ok(Flow { tuple: headers.tuple, translated: entry.translated, known: Known::Found(entry) })
+    Ok(Some(entry))
 }
 
 /// The way out that the flow's entry holds, if the tables in force decided it and the neighbor is still known.
 #[inline]
 pub fn decided<O: Observer>(
     packet: &Packet<'_, Parsed<'_>>,
-    flow: &Flow,
+    entry: &Entry,
     context: &mut Context<'_, O>,
 ) -> Option<Adjacency> {
-    let Known::Found(entry) = &flow.known else { return None };
     let adjacency = entry
         .decision
         .hop(context.tables.generation())

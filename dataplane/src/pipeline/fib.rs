@@ -34,7 +34,10 @@ pub fn lookup<O: Observer>(
     if destination.is_link_local() && !destination.is_v4() {
         return Err(link_local(packet, &destination, context));
     }
-    let route = context.tables.route(&destination);
+    let route = match flow.destination {
+        Some(known) => known.route,
+        None => context.tables.route(&destination),
+    };
     context.observer.see(|| Step::Route { destination, route });
     use millrace_tables::Route as Row;
     let hop = match route {

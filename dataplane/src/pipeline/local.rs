@@ -28,7 +28,7 @@ pub fn deliver<O: Observer>(
     to: To,
     context: &mut Context<'_, O>,
 ) -> Verdict {
-    let headers = *packet.headers();
+    let headers = packet.headers();
     if to == To::Owned && context.interfaces.of_kind(InterfaceKind::HOST).is_some() {
         return PuntReason::Local.into();
     }

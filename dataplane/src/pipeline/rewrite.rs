@@ -1,6 +1,6 @@
 //! Every header write of the program: MACs, TTL, addresses and ports, checksums.
 //!
-//! Needs the flow (the tuple to leave with) and the adjacency. Writes nothing before all that it needs was seen to be there.
+//! Needs the tuple to leave with, if it is another, and the adjacency. Writes nothing before all that it needs was seen to be there.
 //! VLAN tags, IPv4 options, padding and payload stay as they came. Checksums are mended (RFC 1624), never made anew: one that
 //! was wrong stays wrong, so that corruption shows at the receiver. The exception is a checksum that the sender's kernel left
 //! partial (CHECKSUM_PARTIAL, on virtual interfaces): what it lacks is asked of the transmit queue, or summed by `tx`.
@@ -15,8 +15,8 @@ pub(super) mod partial;
 use millrace_wire::{ethernet, ipv4, ipv6};
 
 use super::Context;
-use super::conntrack::Flow;
 use super::neighbor::Adjacency;
+use crate::flow::Tuple;
 use crate::packet::{Network, Packet, Parsed, Rewritten, view_mut};
 use crate::trace::{Observer, Step};
 use crate::verdict::{DropReason, Verdict};
@@ -25,20 +25,20 @@ use crate::verdict::{DropReason, Verdict};
 #[inline(always)]
 pub fn apply<'a, O: Observer>(
     mut packet: Packet<'a, Parsed<'a>>,
-    flow: &Flow,
+    translation: Option<&Tuple>,
     adjacency: &Adjacency,
     context: &mut Context<'_, O>,
 ) -> Result<Packet<'a, Rewritten>, Verdict> {
-    let headers = *packet.headers();
+    let headers = packet.headers();
     let partial = context.receiving()?.partial_checksums && partial::is_partial(&packet);
     if partial {
         packet.trim(&mut context.state.local.pool);
     }
     let bytes = packet.bytes_mut();
-    if flow.translated != flow.tuple {
+    if let Some(translated) = translation {
         match &headers.quote {
-            None => nat::translate(bytes, &headers, &flow.translated, partial)?,
-            Some(quoted) => quote::translate(bytes, &headers, quoted, &flow.translated)?,
+            None => nat::translate(bytes, headers, translated, partial)?,
+            Some(quoted) => quote::translate(bytes, headers, quoted, translated)?,
         }
     }
     let may_travel = match headers.network {
@@ -54,8 +54,9 @@ pub fn apply<'a, O: Observer>(
     link.dst = adjacency.dst;
     link.src = adjacency.src;
     let offload = if partial { partial::complete(&packet)? } else { millrace_xsk::TxOffload::None };
-    context
-        .observer
-        .see(|| Step::Rewritten { translated: flow.translated, interface: adjacency.interface });
+    context.observer.see(|| Step::Rewritten {
+        translated: *translation.unwrap_or(&headers.tuple),
+        interface: adjacency.interface,
+    });
     Ok(packet.rewritten(adjacency.interface, offload))
 }

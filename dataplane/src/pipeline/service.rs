@@ -1,6 +1,6 @@
 //! Is the destination a frontend? Then a new flow gets its backend here.
 //!
-//! Needs the flow as conntrack found it; a known one passes untouched, so a removed endpoint keeps its flows. Answers
+//! Needs the flow as conntrack found it, and asks the FIB first: it knows the addresses that have frontends; a known one passes untouched, so a removed endpoint keeps its flows. Answers
 //! for services without endpoints (RST, ICMP port unreachable) or drops, as the service says. Leaves to `fib` a packet for
 //! a service address whose port is no frontend, and to `conntrack::commit` to remember the choice.
 
@@ -21,11 +21,16 @@ pub fn choose<O: Observer>(
     flow: &mut Flow,
     context: &mut Context<'_, O>,
 ) -> Result<(), Verdict> {
-    let headers = *packet.headers();
+    let headers = packet.headers();
     if flow.is_translated() || headers.quote.is_some() || !headers.is_trackable() {
         return Ok(());
     }
     let tuple = &headers.tuple;
+    let destination = context.tables.destination(&tuple.dst);
+    flow.destination = Some(destination);
+    if !destination.has_frontends {
+        return Ok(());
+    }
     let Some(frontend) = context.tables.frontend(&tuple.dst, tuple.dport, tuple.protocol.0) else {
         return Ok(());
     };
@@ -54,6 +59,7 @@ pub fn choose<O: Observer>(
     if backend.addr.is_v4() != tuple.dst.is_v4() {
         return Err(DropReason::Inconsistent.into());
     }
+    flow.destination = None;
     flow.translated.dst = backend.addr;
     flow.translated.dport = backend.port;
     flow.known = Known::New { service: frontend.service };

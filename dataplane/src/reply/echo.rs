@@ -29,7 +29,7 @@ fn turn<O: Observer>(
     mac: Mac,
     context: &mut Context<'_, O>,
 ) -> Result<(), Verdict> {
-    let headers = *packet.headers();
+    let headers = packet.headers();
     let pseudo = match headers.network {
         Network::Ipv4 => Sum::new(),
         Network::Ipv6 | Network::Arp => packet.ipv6()?.pseudo(Protocol::ICMPV6, headers.l4_len()),

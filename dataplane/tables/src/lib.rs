@@ -51,7 +51,7 @@ pub use words::{Ref, Words};
 #[cfg(not(loom))]
 pub use {
     epoch::{Epochs, ReaderEpoch, Slots},
-    route::{Group, NextHop, Route, RouteSpec},
+    route::{Destination, Group, NextHop, Route, RouteSpec},
     row::{
         Backend, BackendSet, Frontend, FrontendKind, FrontendRow, InterfaceId, InterfaceKind,
         InterfaceRow, NeighborRow, Service, ServiceId, SetChoice, WhenEmpty,

@@ -64,10 +64,14 @@ pub enum RouteSpec {
 
 const KIND_BITS: u32 = 29;
 const FORWARD: u32 = 1 << KIND_BITS;
+/// Set in the leaf of a host route whose address has frontends.
+const HAS_FRONTENDS: u32 = 1 << 30;
 const FIXED: [Route; 4] = [Route::Blackhole, Route::Unreachable, Route::Local, Route::Vip];
 
 impl Route {
+    #[inline]
     fn of_leaf(leaf: u32) -> Option<Self> {
+        let leaf = leaf & !HAS_FRONTENDS;
         match leaf >> KIND_BITS {
             0 => FIXED.get((leaf as usize).checked_sub(1)?).copied(),
             1 => Some(Self::Forward(Group::from_raw(leaf & (FORWARD - 1)))),
@@ -93,6 +97,23 @@ pub struct RouteRoots {
     pub v4: u32,
     /// The IPv6 FIB.
     pub v6: u32,
+}
+
+/// What the FIB knows of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// The route, by longest prefix.
+    pub route: Option<Route>,
+    /// Whether the address may have frontends; most have none, and need not be looked for.
+    pub has_frontends: bool,
+}
+
+/// What the FIB knows of `addr`.
+#[inline]
+pub fn destination(words: Words<'_>, roots: &RouteRoots, addr: &Addr) -> Destination {
+    let leaf = leaf(words, roots, addr);
+    let route = Route::of_leaf(leaf);
+    Destination { route, has_frontends: leaf & HAS_FRONTENDS != 0 || route == Some(Route::Vip) }
 }
 
 /// The route for `addr`, by longest prefix.
@@ -208,6 +229,24 @@ impl Routes {
             _ => fib.insert(&prefix, route.leaf()),
         };
         self.release(arena, old);
+        Ok(())
+    }
+
+    /// Notes on the host route `prefix`, if it is set, whether its address has frontends. Forgotten when the route is set anew.
+    pub fn note_frontends(
+        &mut self,
+        arena: &Arena,
+        prefix: &IpNet,
+        has: bool,
+    ) -> Result<(), Error> {
+        arena.reserve(self.v4.pending() + self.v6.pending())?;
+        let fib = self.fib(prefix);
+        if let Some(old) = fib.get(prefix) {
+            let new = if has { old | HAS_FRONTENDS } else { old & !HAS_FRONTENDS };
+            if new != old {
+                fib.insert(prefix, new);
+            }
+        }
         Ok(())
     }
 

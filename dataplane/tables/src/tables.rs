@@ -11,7 +11,7 @@ use crate::{
     error::Error,
     index, interface,
     layout::{self, HEADER_BYTES, header, root},
-    route::{self, Group, NextHop, Route, RouteRoots},
+    route::{self, Destination, Group, NextHop, Route, RouteRoots},
     row::{
         Backend, BackendSet, Frontend, FrontendKind, FrontendRow, InterfaceId, InterfaceRow,
         NeighborRow, Service, ServiceId, SetChoice,
@@ -243,6 +243,12 @@ impl<'a> Snapshot<'a> {
     #[inline]
     fn route_roots(&self) -> RouteRoots {
         RouteRoots { v4: self.slot(root::ROUTES4) as u32, v6: self.slot(root::ROUTES6) as u32 }
+    }
+
+    /// What the FIB knows of an address: the route, and whether to look for frontends.
+    #[inline]
+    pub fn destination(&self, addr: &Addr) -> Destination {
+        route::destination(self.words, &self.route_roots(), addr)
     }
 
     /// What the longest matching prefix says.

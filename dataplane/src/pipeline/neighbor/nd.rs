@@ -45,7 +45,7 @@ fn judge<O: Observer>(
     packet: &mut Packet<'_, Parsed<'_>>,
     context: &mut Context<'_, O>,
 ) -> Result<Verdict, Verdict> {
-    let headers = *packet.headers();
+    let headers = packet.headers();
     if headers.ttl != ndp::HOP_LIMIT {
         return Err(DropReason::NdHopLimit.into());
     }

@@ -25,6 +25,9 @@ impl Writer {
         self.dirty = true;
         if let Some(addr) = host_of(&prefix) {
             self.host_routes.insert(addr);
+            if self.vips.contains_key(&addr) {
+                self.routes.note_frontends(&self.arena, &prefix, true)?;
+            }
         }
         Ok(())
     }
@@ -54,10 +57,12 @@ impl Writer {
     /// Adds the host routes of new VIPs: all or none.
     pub(super) fn add_vip_routes(&mut self, addresses: &[Addr]) -> Result<(), Error> {
         for (done, addr) in addresses.iter().enumerate() {
-            if self.host_routes.contains(addr) {
-                continue;
-            }
-            if let Err(error) = self.routes.set(&mut self.arena, host(addr), &RouteSpec::Vip) {
+            let outcome = if self.host_routes.contains(addr) {
+                self.routes.note_frontends(&self.arena, &host(addr), true)
+            } else {
+                self.routes.set(&mut self.arena, host(addr), &RouteSpec::Vip)
+            };
+            if let Err(error) = outcome {
                 self.drop_vip_routes(&addresses[..done])?;
                 return Err(error);
             }
@@ -67,8 +72,12 @@ impl Writer {
 
     /// Removes the host routes of addresses that are VIPs no more.
     pub(super) fn drop_vip_routes(&mut self, addresses: &[Addr]) -> Result<(), Error> {
-        for addr in addresses.iter().filter(|addr| !self.host_routes.contains(addr)) {
-            self.routes.remove(&mut self.arena, &host(addr))?;
+        for addr in addresses {
+            if self.host_routes.contains(addr) {
+                self.routes.note_frontends(&self.arena, &host(addr), false)?;
+            } else {
+                self.routes.remove(&mut self.arena, &host(addr))?;
+            }
         }
         Ok(())
     }
