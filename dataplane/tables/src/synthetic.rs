@@ -108,7 +108,7 @@ impl Route {
 pub fn addr(family: Family, bits: u128) -> Addr {
     match family {
         Family::V4 => Addr::from_v4(((bits >> 96) as u32).to_be_bytes()),
-        Family::V6 => Addr::from_words([(bits >> 64) as u64, bits as u64]),
+        Family::V6 => Addr::from_v6(bits.to_be_bytes()),
     }
 }
 
@@ -193,4 +193,21 @@ pub fn destinations(routes: &[Route], count: usize, seed: u64) -> Vec<u128> {
             bits | random.bits() & !mask(len)
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn destinations_are_inside_prefixes() {
+        for family in [Family::V4, Family::V6] {
+            let routes = routes(family, 100, 1);
+            for bits in destinations(&routes, 200, 2) {
+                let address = addr(family, bits).to_ip();
+                let inside = |route: &Route| route.net(family).contains(&address);
+                assert!(routes.iter().any(inside), "{address}");
+            }
+        }
+    }
 }
