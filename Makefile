@@ -3,17 +3,20 @@
 CARGO ?= cargo
 BINARIES = -p millrace-dataplane -p millrace-control -p millrace
 
+PERF = $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)/release/millrace-perf
+
 # The demo and the privileged tests make network namespaces; nothing else runs as root.
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PATH)
 
-.PHONY: help build test demo bench clean
+.PHONY: help build test demo bench bench-core clean
 
 help:
-	@echo "make demo    curl, UDP, ping, traceroute, live changes and a killed control, on real packets"
-	@echo "make test    everything that CI runs"
-	@echo "make bench   the engine beside a bare AF_XDP forwarder, in one run"
-	@echo "make build   the release binaries, in target/release"
-	@echo "make clean   removes what was built, and namespaces that a killed run left"
+	@echo "make demo        curl, UDP, ping, traceroute, live changes and a killed control, on real packets"
+	@echo "make test        everything that CI runs"
+	@echo "make bench       the engine beside a bare AF_XDP forwarder, in one run"
+	@echo "make bench-core  the engine alone, in memory: nanoseconds, cycles and instructions per packet, by scenario"
+	@echo "make build       the release binaries, in target/release"
+	@echo "make clean       removes what was built, and namespaces that a killed run left"
 
 build:
 	@deploy/install-deps.sh build
@@ -29,7 +32,13 @@ demo: build
 bench: build
 	@deploy/install-deps.sh run
 	$(CARGO) build --locked --release -p millrace-perf
-	@$(SUDO) target/release/millrace-perf veth
+	@$(SUDO) $(PERF) veth
+
+bench-core:
+	@deploy/install-deps.sh build count
+	$(CARGO) build --locked --release -p millrace-perf
+	$(PERF) core
+	$(PERF) core --instructions --gate perf/budget.toml
 
 clean:
 	$(CARGO) clean

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs, with apt, what building and testing Millrace needs and this machine lacks; says what.
 #
-#   install-deps.sh [build|run]…    build: compile; run: tests and demo. Default: both.
+#   install-deps.sh [build|run|count]…    build: compile; run: tests and demo; count: instructions. Default: all.
 #
 # Nothing missing: no package manager is called, and no root is needed.
 set -euo pipefail
@@ -22,6 +22,9 @@ run_needs=(
     "curl curl"
     "python3 python3"
 )
+count_needs=(
+    "valgrind valgrind"
+)
 
 # Root's PATH on Debian has sbin, a user's has not.
 export PATH=$PATH:/usr/sbin:/sbin
@@ -39,12 +42,13 @@ look() {
     done
 }
 
-(($#)) || set -- build run
+(($#)) || set -- build run count
 for group in "$@"; do
     case $group in
     build) look "${build_needs[@]}" ;;
     run) look "${run_needs[@]}" ;;
-    *) echo "install-deps.sh: $group: say build or run" >&2; exit 2 ;;
+    count) look "${count_needs[@]}" ;;
+    *) echo "install-deps.sh: $group: say build, run or count" >&2; exit 2 ;;
     esac
 done
 

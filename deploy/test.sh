@@ -39,6 +39,12 @@ run() {
     passed+=("$step ($((SECONDS - began)) s)")
 }
 
+# What a packet costs in instructions, beside its budget.
+instructions() {
+    "$cargo" build --locked --release -p millrace-perf
+    "$MILLRACE_BIN/millrace-perf" core --instructions --gate perf/budget.toml
+}
+
 step=dependencies
 deploy/install-deps.sh
 
@@ -56,4 +62,5 @@ run format "$cargo" fmt --all --check
 run clippy "$cargo" clippy --locked --workspace --all-targets -- -D warnings
 run release "$cargo" build --locked --release -p millrace-dataplane -p millrace-control -p millrace
 run tests "$cargo" test --locked --workspace
+run instructions instructions
 run models env RUSTFLAGS="--cfg loom" "$cargo" test --locked --release -p millrace-tables --test loom --target-dir "$target/loom"

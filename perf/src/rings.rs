@@ -1,6 +1,8 @@
 //! `millrace-perf core`: the engine's whole pipeline from RX ring to TX ring, in memory, without a network or privileges.
 
 mod bare;
+mod budget;
+mod instructions;
 mod measure;
 mod net;
 mod routes;
@@ -8,11 +10,13 @@ mod scenario;
 mod verify;
 mod world;
 
+use budget::{ALLOWED, Budget, Compared};
 use clap::Args;
 use measure::Figures;
 use millrace_dataplane::driver::looped::Time;
 use scenario::{FrameSize, Scale, Scenario};
 use serde::Serialize;
+use std::path::{Path, PathBuf};
 
 /// What to measure, and how often.
 #[derive(Args)]
@@ -35,9 +39,24 @@ pub struct Options {
     /// Packets of a run, rounded to whole loops of frames
     #[arg(long, default_value_t = 1 << 20)]
     packets: usize,
+    /// Count instructions per packet under callgrind instead of timing (64-byte frames, one worker, smaller tables)
+    #[arg(long)]
+    instructions: bool,
+    /// Compare the counts with this budget; fail where one is more than 3 % over it
+    #[arg(long, value_name = "FILE", requires = "instructions")]
+    gate: Option<PathBuf>,
+    /// Write the counts into the budget instead
+    #[arg(long, requires = "gate")]
+    bless: bool,
+    /// Keep callgrind's files in this folder, for callgrind_annotate
+    #[arg(long, value_name = "FOLDER", requires = "instructions")]
+    keep: Option<PathBuf>,
     /// Print figures for programs
     #[arg(long)]
     json: bool,
+    /// Run one scenario for the callgrind that this runs under
+    #[arg(long, hide = true)]
+    inside_callgrind: bool,
 }
 
 /// One line of the result.
@@ -56,8 +75,86 @@ struct Row {
 
 /// Runs the scenarios one after the other.
 pub fn run(options: &Options) -> Result<(), String> {
-    let scenarios =
-        if options.scenarios.is_empty() { Scenario::ALL } else { &options.scenarios[..] };
+    match options.scenarios[..] {
+        [scenario] if options.inside_callgrind => instructions::inside(scenario),
+        _ if options.instructions => count(options),
+        _ => measure(options),
+    }
+}
+
+/// The scenarios asked for, or all of these, less those that can't be run yet: they are named.
+fn chosen(options: &Options, all: &[Scenario]) -> Vec<Scenario> {
+    let chosen = if options.scenarios.is_empty() { all } else { &options.scenarios };
+    let runs = |scenario: &&Scenario| match scenario.missing() {
+        Some(why) => {
+            eprintln!("{:<21} {why}", scenario.name());
+            false
+        }
+        None => true,
+    };
+    chosen.iter().filter(runs).copied().collect()
+}
+
+fn count(options: &Options) -> Result<(), String> {
+    let scenarios = chosen(options, instructions::SCENARIOS);
+    let counted = instructions::count(&scenarios, options.keep.as_deref())?;
+    let counted: Vec<(Scenario, f64)> = scenarios.into_iter().zip(counted).collect();
+    let budget = match &options.gate {
+        Some(path) if path.exists() || !options.bless => Budget::read(path)?,
+        _ => Budget::default(),
+    };
+    let rows = budget.compare(&counted);
+    if options.json {
+        let text = serde_json::to_string_pretty(&rows).map_err(|error| error.to_string())?;
+        println!("{text}");
+    } else {
+        println!(
+            "{:<21} {:>20} {:>10} {:>8}",
+            "scenario", "instructions/packet", "budget", "change"
+        );
+        for row in &rows {
+            let budget = row.budget.map_or_else(|| "-".to_owned(), |it| format!("{it:.1}"));
+            let rise = row.rise().map_or_else(|| "-".to_owned(), |it| format!("{it:+.1} %"));
+            println!("{:<21} {:>20.1} {budget:>10} {rise:>8}", row.scenario, row.instructions);
+        }
+    }
+    match &options.gate {
+        Some(path) if options.bless => std::fs::write(path, budget.with(&counted).text())
+            .map_err(|why| format!("{}: {why}", path.display())),
+        Some(path) => gate(path, &budget, &rows),
+        None => Ok(()),
+    }
+}
+
+/// Fails where a count is over its budget.
+fn gate(path: &Path, budget: &Budget, rows: &[Compared]) -> Result<(), String> {
+    let over: Vec<String> = rows
+        .iter()
+        .filter(|row| row.is_over())
+        .map(|row| {
+            let (name, now, rise) = (&row.scenario, row.instructions, row.rise().unwrap_or(0.0));
+            let budget = row.budget.unwrap_or(0.0);
+            format!("{name} takes {now:.1} instructions a packet, its budget is {budget:.1} ({rise:+.1} %)")
+        })
+        .collect();
+    if over.is_empty() {
+        return Ok(());
+    }
+    let rustc = budget::rustc();
+    let other = if rustc == budget.rustc {
+        String::new()
+    } else {
+        format!("; the budget is of {}, this build of {rustc}", budget.rustc)
+    };
+    Err(format!(
+        "more than {ALLOWED} % over {}: {}{other}. Where that is meant, --bless it",
+        path.display(),
+        over.join("; ")
+    ))
+}
+
+fn measure(options: &Options) -> Result<(), String> {
+    let scenarios = chosen(options, Scenario::ALL);
     let cpus = cpus(&options.cpus);
     let mut rows: Vec<Row> = Vec::new();
     if !options.json {
@@ -68,11 +165,7 @@ pub fn run(options: &Options) -> Result<(), String> {
         let spread = format!("{:>7} {:>7} {:>7}", "min", "median", "max");
         println!("{:<35}   {spread}   {spread}   {spread}", "");
     }
-    for &scenario in scenarios {
-        if let Some(why) = scenario.missing() {
-            eprintln!("{:<21} {why}", scenario.name());
-            continue;
-        }
+    for scenario in scenarios {
         for &frames in &options.frames {
             for &workers in &options.workers {
                 let failed = |why: &dyn std::fmt::Display| format!("{}: {why}", scenario.name());

@@ -1,7 +1,7 @@
 //! The runs: whole rounds of the loops, timed from the first packet to the last, after one for warming up.
 
 use super::scenario::{Bench, Fate};
-use super::world::Runner;
+use super::world::{Ledger, Runner};
 use crate::spread::Spread;
 use millrace_dataplane::driver::looped::Time;
 use millrace_xsk::tsc;
@@ -67,28 +67,53 @@ impl Bench {
     }
 
     fn run(&mut self, packets: usize, cpus: &[usize]) -> Result<Span, String> {
-        let before = self.world.ledger();
-        let (mut received, mut dropped) = (0, 0);
-        let rounds = self.loads.iter().map(|load| load.frames.len()).sum::<usize>().max(1);
-        let rounds = if self.loads.iter().any(|load| !load.fresh.is_empty()) {
-            1
-        } else {
-            (packets / rounds).max(1)
-        };
-        for (runner, load) in self.world.workers.iter_mut().zip(&self.loads) {
-            let to_drop = load.fates.iter().filter(|fate| **fate == Fate::Dropped).count();
-            runner.queue(self.way.0).offer(rounds * load.frames.len());
-            received += rounds * load.frames.len();
-            dropped += rounds * to_drop;
-        }
+        let (before, offered, dropped) = self.offer(packets);
         let span = timed(&mut self.world.workers, self.world.time, cpus)?;
-        if span.packets != received {
-            return Err(format!("{} of {received} packets were received", span.packets));
+        if span.packets != offered {
+            return Err(format!("{} of {offered} packets were received", span.packets));
         }
-        self.check_books(before, received, dropped)?;
+        self.check_books(before, offered, dropped)?;
         self.forget();
         Ok(span)
     }
+
+    /// Offers whole rounds of about `packets` packets in all; one round where flows begin. Returns the ledger before, and how many
+    /// packets that are, and are to be dropped.
+    fn offer(&mut self, packets: usize) -> (Ledger, usize, usize) {
+        let before = self.world.ledger();
+        let round = self.loads.iter().map(|load| load.frames.len()).sum::<usize>().max(1);
+        let once = self.loads.iter().any(|load| !load.fresh.is_empty());
+        let rounds = if once { 1 } else { (packets / round).max(1) };
+        let (mut offered, mut dropped) = (0, 0);
+        for (runner, load) in self.world.workers.iter_mut().zip(&self.loads) {
+            let to_drop = load.fates.iter().filter(|fate| **fate == Fate::Dropped).count();
+            runner.queue(self.way.0).offer(rounds * load.frames.len());
+            offered += rounds * load.frames.len();
+            dropped += rounds * to_drop;
+        }
+        (before, offered, dropped)
+    }
+}
+
+/// Carries about `packets` packets through the one worker of a bench, inside [`counted_round`]. Returns how many they were.
+pub fn count(bench: &mut Bench, packets: usize) -> Result<usize, String> {
+    for (runner, load) in bench.world.workers.iter_mut().zip(&bench.loads) {
+        runner.queue(bench.way.0).load(Arc::clone(&load.frames));
+    }
+    let (before, offered, dropped) = bench.offer(packets);
+    let runner = bench.world.workers.first_mut().ok_or("no workers")?;
+    let received = counted_round(runner, &mut bench.world.time);
+    if received != offered {
+        return Err(format!("{received} of {offered} packets were received"));
+    }
+    bench.check_books(before, offered, dropped)?;
+    Ok(received)
+}
+
+/// What callgrind collects, by this name.
+#[inline(never)]
+fn counted_round(runner: &mut Runner, time: &mut Time) -> usize {
+    runner.carry(time)
 }
 
 /// All workers at once, each on its CPU, from a common start to the end of the last.

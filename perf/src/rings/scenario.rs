@@ -138,7 +138,6 @@ impl Scale {
         fresh: 1 << 18,
         conntrack: 1 << 20,
     };
-    #[allow(dead_code)]
     /// What an emulated processor gets through in seconds, by the same ways through the code.
     pub const COUNTED: Scale = Scale {
         services: 100,
@@ -346,7 +345,7 @@ fn establish(world: &mut World, services: &[usize]) -> Result<Vec<Datagram>, Box
             return Err(format!(
                 "of {count} new flows {} packets reached a backend and {back} answers came back: {:?}",
                 answers.len(),
-                world.ledger().1
+                world.ledger().booked
             )
             .into());
         }

@@ -3,6 +3,7 @@
 use super::bare;
 use super::net::{self, Datagram};
 use super::scenario::{Bench, Fate};
+use super::world::Ledger;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -34,7 +35,7 @@ impl Bench {
                 return Err(format!(
                     "{sent} of {} packets were sent: {:?}",
                     frames.len(),
-                    self.world.ledger().1
+                    self.world.ledger().booked
                 ));
             }
             self.check_books(before, frames.len(), frames.len() - sent)?;
@@ -46,10 +47,7 @@ impl Bench {
     /// What was booked since: so many received, so many of those dropped by a blackhole route, the rest sent, nothing else.
     pub fn check_books(
         &mut self,
-        before: (
-            millrace_dataplane::counters::Ledger,
-            std::collections::BTreeMap<&'static str, u64>,
-        ),
+        before: Ledger,
         received: usize,
         dropped: usize,
     ) -> Result<(), String> {
@@ -60,8 +58,8 @@ impl Bench {
         if self.world.workers.iter_mut().all(|runner| runner.state().is_none()) {
             return Ok(());
         }
-        let (ledger, mut booked) = self.world.ledger();
-        for (name, value) in before.1 {
+        let Ledger { sums, mut booked } = self.world.ledger();
+        for (name, value) in before.booked {
             *booked.entry(name).or_default() -= value;
         }
         booked.retain(|_, value| *value > 0);
@@ -69,7 +67,7 @@ impl Bench {
             0 => booked.is_empty(),
             dropped => booked.len() == 1 && booked.get("blackhole") == Some(&dropped),
         };
-        let moved = (ledger.rx - before.0.rx, ledger.tx - before.0.tx, ledger.imbalance());
+        let moved = (sums.rx - before.sums.rx, sums.tx - before.sums.tx, sums.imbalance());
         if all_booked && moved == (received as u64, (received - dropped) as u64, 0) {
             return Ok(());
         }

@@ -5,7 +5,8 @@ use super::net;
 use super::routes::Routes;
 use millrace_dataplane::clock::{self, Nanos};
 use millrace_dataplane::config::Idle;
-use millrace_dataplane::counters::{COUNTERS, Kind, Ledger, describe};
+use millrace_dataplane::counters::Ledger as Sums;
+use millrace_dataplane::counters::{COUNTERS, Kind, describe};
 use millrace_dataplane::driver::looped::{Frames, LoopQueue, Time};
 use millrace_dataplane::interface::{Interface, Interfaces};
 use millrace_dataplane::live::Live;
@@ -78,6 +79,15 @@ impl Runner {
             Runner::Bare(forwarder) => forwarder.pool.len(),
         }
     }
+}
+
+/// What became of all packets so far.
+#[derive(Clone, Debug, Default)]
+pub struct Ledger {
+    /// The engine's ledger.
+    pub sums: Sums,
+    /// What packets were booked as that weren't sent on, by the counter's name.
+    pub booked: BTreeMap<&'static str, u64>,
 }
 
 /// Workers with their queues, ready to run.
@@ -156,23 +166,23 @@ impl World {
         kept
     }
 
-    /// The ledger of all workers and interfaces, and what its right side was booked as, by name.
-    pub fn ledger(&mut self) -> (Ledger, BTreeMap<&'static str, u64>) {
-        let (mut ledger, mut booked) = (Ledger::default(), BTreeMap::new());
+    /// The ledger of all workers and interfaces.
+    pub fn ledger(&mut self) -> Ledger {
+        let mut all = Ledger::default();
         for state in self.workers.iter_mut().filter_map(Runner::state) {
             for interface in [net::UP, net::DOWN] {
                 let block = state.counters.interface(interface);
-                ledger = ledger.and(Ledger::read(|place| block.get(place)));
+                all.sums = all.sums.and(Sums::read(|place| block.get(place)));
                 for (row, value) in
                     (0..COUNTERS).filter_map(|place| Some((describe(place)?, block.get(place))))
                 {
                     if value > 0 && row.kind != Kind::Counter {
-                        *booked.entry(row.name).or_default() += value;
+                        *all.booked.entry(row.name).or_default() += value;
                     }
                 }
             }
         }
-        (ledger, booked)
+        all
     }
 
     /// Frames that are in no pool.
