@@ -33,9 +33,10 @@ pub struct Compared {
 }
 
 impl Compared {
-    /// By how many per cent the count is over its budget.
+    /// By how many per cent the count is over its budget, to a tenth, as the budget itself is rounded.
     pub fn rise(&self) -> Option<f64> {
-        self.budget.map(|budget| (self.instructions / budget - 1.0) * 100.0)
+        // Adding 0 makes a negative zero a positive one.
+        self.budget.map(|budget| ((self.instructions / budget - 1.0) * 1000.0).round() / 10.0 + 0.0)
     }
 
     /// Whether that is more than is allowed.
@@ -108,7 +109,7 @@ mod tests {
     fn a_rise_over_the_allowed_fails_and_a_fall_does_not() {
         let budget = Budget::default().with(&counted(200.0));
         let over = |route4: f64| budget.compare(&counted(route4))[0].is_over();
-        assert!(!over(200.0) && !over(205.9) && !over(100.0) && over(206.1));
+        assert!(!over(200.0) && !over(206.0) && !over(100.0) && over(206.2));
         assert!((budget.compare(&counted(210.0))[0].rise().unwrap() - 5.0).abs() < 1e-9);
     }
 
