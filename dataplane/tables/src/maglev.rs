@@ -12,7 +12,8 @@
 //! to the nearest slot.
 //!
 //! Cost of a pick: one cache line of the table; a multiplication instead of a division by *m*.
-//! Cost of a build: *m* turns, *m* ln *m* probes at worst: 5 ms for *m* = 65537 and 1000 backends.
+//! Cost of a build: *m* turns, *m* ln *m* probes: 50 µs for *m* = 3067, 1.5 ms for 65537; with unequal weights a heap's step
+//! more each turn.
 //! Memory: 1.5 KiB up to 10 backends and 2 KiB up to 16 (4 bits a slot), 16 KiB up to 256, 128 KiB above.
 //!
 //! Disruption: taking 1 of N backends moves at most 1/N + 2 % of the flows, as long as [`size`] stays the same;
@@ -65,52 +66,94 @@ pub fn build(backends: &[(u64, u16)], m: usize) -> Vec<u16> {
         return Vec::new();
     };
 
-    // The next turn of each backend, in units of 2^-32 turns of the heaviest. 2^17 turns fit with room.
-    let interval =
-        |rank: usize| (u64::from(heaviest) << 32) / u64::from(backends[usize::from(order[rank])].1);
-    let mut turns: BinaryHeap<Reverse<(u64, usize)>> =
-        (0..order.len()).map(|rank| Reverse((interval(rank) / 2, rank))).collect();
+    let weights: Vec<u16> = order.iter().map(|&index| backends[usize::from(index)].1).collect();
+    let mut turns = Turns::of(&weights, heaviest);
     let mut lists: Vec<Preferences> =
         order.iter().map(|&index| Preferences::of(backends[usize::from(index)].0)).collect();
 
     let mut table = vec![FREE; m];
     for _ in 0..m {
-        let Some(Reverse((at, rank))) = turns.pop() else { break };
-        turns.push(Reverse((at.saturating_add(interval(rank)), rank)));
+        let Some(rank) = turns.next() else { break };
         let slot = lists[rank].first_free(&table);
         table[slot] = order[rank];
     }
     table
 }
 
+/// Whose turn it is, by rank: never ends.
+enum Turns {
+    /// All weights are equal: one after the other.
+    Equal { next: usize, count: usize },
+    /// The next turn of each backend, in units of 2^-32 turns of the heaviest. 2^17 turns fit with room.
+    Weighted { heap: BinaryHeap<Reverse<(u64, usize)>>, intervals: Vec<u64> },
+}
+
+impl Turns {
+    fn of(weights: &[u16], heaviest: u16) -> Self {
+        if weights.iter().all(|&weight| weight == heaviest) {
+            return Self::Equal { next: 0, count: weights.len() };
+        }
+        let intervals: Vec<u64> =
+            weights.iter().map(|&weight| (u64::from(heaviest) << 32) / u64::from(weight)).collect();
+        let heap = (0..weights.len()).map(|rank| Reverse((intervals[rank] / 2, rank))).collect();
+        Self::Weighted { heap, intervals }
+    }
+
+    #[inline]
+    fn next(&mut self) -> Option<usize> {
+        match self {
+            Self::Equal { next, count } => {
+                let rank = *next;
+                *next = if rank + 1 == *count { 0 } else { rank + 1 };
+                Some(rank)
+            }
+            Self::Weighted { heap, intervals } => {
+                let mut first = heap.peek_mut()?;
+                let Reverse((at, rank)) = *first;
+                // One sift down instead of a pop and a push.
+                *first = Reverse((at.saturating_add(intervals[rank]), rank));
+                Some(rank)
+            }
+        }
+    }
+}
+
 /// Where a backend would like its slots to be, best first.
 struct Preferences {
-    identity: u64,
     next: u64,
 }
 
 impl Preferences {
     fn of(identity: u64) -> Self {
-        Self { identity, next: 0 }
+        Self { next: identity }
     }
 
     /// Its most wanted slot of those still free; `table` has one.
+    #[inline]
     fn first_free(&mut self, table: &[u16]) -> usize {
-        let mut slot = 0;
+        let m = table.len() as u64;
         // The last free slot is met after m probes on average; 32 m without it happen once in e^32
         // tables, and then any free slot will do.
         for _ in 0..table.len() * 32 {
-            self.next += 1;
-            slot = scale(mix(self.identity ^ self.next.wrapping_mul(GOLDEN)), table.len());
+            self.next = self.next.wrapping_add(STEP);
+            let slot = (((fold(self.next) >> 32) * m) >> 32) as usize;
             if table[slot] == FREE {
                 return slot;
             }
         }
-        while table[slot] != FREE {
-            slot = (slot + 1) % table.len();
-        }
-        slot
+        table.iter().position(|&slot| slot == FREE).unwrap_or(0)
     }
+}
+
+/// Odd, with about as many ones as zeros.
+const STEP: u64 = 0xa076_1d64_78bd_642f;
+
+/// A word from a counter by one multiplication: 40 % of the time of [`mix`], and as good for preferences (the disruption tests
+/// see no difference).
+#[inline]
+const fn fold(x: u64) -> u64 {
+    let product = x as u128 * (x ^ 0xe703_7ed1_a0b4_28db) as u128;
+    product as u64 ^ (product >> 64) as u64
 }
 
 /// Bits of a slot in the packed table of `backends` backends.
@@ -127,15 +170,20 @@ pub const fn words_for(backends: usize, m: usize) -> usize {
     (m * slot_bits(backends)).div_ceil(64)
 }
 
-/// Packs a table for the segment: little end first, 4, 8 or 16 bits a slot as `backends` (the length of
-/// the slice it was built from) needs.
+/// Packs a table for the segment: little end first, 4, 8 or 16 bits a slot as `backends` (the number of records that the
+/// entries count) needs.
 pub fn pack(table: &[u16], backends: usize) -> Vec<u64> {
-    let bits = slot_bits(backends);
-    let mut words = vec![0; words_for(backends, table.len())];
-    for (slot, &entry) in table.iter().enumerate() {
-        words[slot * bits / 64] |= u64::from(entry) << (slot * bits % 64);
+    match slot_bits(backends) {
+        4 => pack_bits::<4>(table),
+        8 => pack_bits::<8>(table),
+        _ => pack_bits::<16>(table),
     }
-    words
+}
+
+fn pack_bits<const BITS: usize>(table: &[u16]) -> Vec<u64> {
+    let word =
+        |slots: &[u16]| slots.iter().rev().fold(0, |word, &entry| word << BITS | u64::from(entry));
+    table.chunks(64 / BITS).map(word).collect()
 }
 
 /// The backend for `hash` in the packed table at `at`: an index below `backends`, or 0.
