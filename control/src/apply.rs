@@ -28,7 +28,7 @@ pub fn apply(writer: &mut Writer, changes: impl IntoIterator<Item = Change>) -> 
 
 fn stage(writer: &mut Writer, change: &Change) -> Result<(), Error> {
     match change {
-        Change::Service(key, Some(spec)) => writer.set_service(key, spec),
+        Change::Service(key, Some(spec)) => writer.set_shared_service(key, spec),
         Change::Service(key, None) => writer.remove_service(key).map(drop),
         Change::Interface(_, Some(spec)) => writer.set_interface(spec),
         Change::Interface(id, None) => writer.remove_interface(*id).map(drop),

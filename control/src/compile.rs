@@ -9,7 +9,10 @@ pub mod node;
 pub mod service;
 mod claims;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 use millrace_tables::{FrontendSpec, InterfaceId, InterfaceSpec, RouteSpec, ServiceSpec};
@@ -28,7 +31,7 @@ pub use claims::Conflict;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
     /// A service port of one family, by its key.
-    Service(String, Option<ServiceSpec>),
+    Service(String, Option<Arc<ServiceSpec>>),
     /// An interface.
     Interface(InterfaceId, Option<InterfaceSpec>),
     /// A route.
@@ -40,8 +43,8 @@ pub enum Change {
 /// Remembers what it compiled, so that the next time only differences come out.
 #[derive(Debug, Default)]
 pub struct Compiler {
-    services: BTreeMap<String, ServiceSpec>,
-    world: World,
+    services: BTreeMap<String, Arc<ServiceSpec>>,
+    world: Arc<World>,
     parts: BTreeMap<ServiceName, Vec<Part>>,
     /// Where to find a part by its key.
     owners: BTreeMap<String, ServiceName>,
@@ -54,7 +57,7 @@ pub struct Part {
     /// Its name, `namespace/name:port`, with `/v6` behind it in IPv6.
     pub key: String,
     /// As asked for.
-    pub spec: ServiceSpec,
+    pub spec: Arc<ServiceSpec>,
     /// See [`crate::desired::Service::created`].
     pub created: Option<i64>,
 }
@@ -65,10 +68,12 @@ impl Compiler {
         Compiler::default()
     }
 
-    /// Compiles what has changed in `store` since the last call, and `world`. Answers the difference.
-    pub fn update(&mut self, store: &mut Store, world: &World) -> Vec<Change> {
+    /// Compiles what has changed in `store` since the last call, and `world`. Answers the difference. The same world again (the
+    /// same allocation) costs nothing.
+    pub fn update(&mut self, store: &mut Store, world: &Arc<World>) -> Vec<Change> {
         let mut touched = store.take_changed().services;
-        if self.world.node != world.node {
+        let same_world = Arc::ptr_eq(&self.world, world);
+        if !same_world && self.world.node != world.node {
             touched.extend(store.service_names());
             touched.extend(self.parts.keys().cloned());
         }
@@ -77,6 +82,9 @@ impl Compiler {
             self.recompile(name, store, &world.node, &mut affected);
         }
         let mut changes = self.settle(affected);
+        if same_world {
+            return changes;
+        }
         changes.extend(
             differences(&self.world.interfaces, &world.interfaces)
                 .map(|(id, new)| Change::Interface(id, new)),
@@ -89,7 +97,7 @@ impl Compiler {
             differences(&self.world.neighbors, &world.neighbors)
                 .map(|((id, addr), new)| Change::Neighbor(id, addr, new)),
         );
-        self.world = world.clone();
+        self.world = Arc::clone(world);
         changes
     }
 
@@ -113,12 +121,12 @@ impl Compiler {
         let services = self
             .services
             .iter()
-            .map(|(key, spec)| Change::Service(key.clone(), Some(spec.clone())));
+            .map(|(key, spec)| Change::Service(key.clone(), Some(Arc::clone(spec))));
         interfaces.chain(routes).chain(neighbors).chain(services).collect()
     }
 
     /// The service rows as they should be, by key.
-    pub fn services(&self) -> &BTreeMap<String, ServiceSpec> {
+    pub fn services(&self) -> &BTreeMap<String, Arc<ServiceSpec>> {
         &self.services
     }
 
@@ -168,8 +176,11 @@ impl Compiler {
                 .get(&key)
                 .and_then(|name| self.parts.get(name)?.iter().find(|part| part.key == key));
             let new = part.map(|part| {
-                let mut spec = part.spec.clone();
-                spec.frontends.retain(|frontend| self.claims.owner(frontend) == Some(&key));
+                let gets = |frontend: &FrontendSpec| self.claims.owner(frontend) == Some(&key);
+                let mut spec = Arc::clone(&part.spec);
+                if !spec.frontends.iter().all(gets) {
+                    Arc::make_mut(&mut spec).frontends.retain(gets);
+                }
                 spec
             });
             let Some(new) = new else {
@@ -190,7 +201,7 @@ impl Compiler {
             if !lost.is_empty() {
                 released.push((key.clone(), old, lost));
             }
-            self.services.insert(key.clone(), new.clone());
+            self.services.insert(key.clone(), Arc::clone(&new));
             set.push(Change::Service(key, Some(new)));
         }
         // Of the rows that lose frontends, those that lose one to another row let go of it first.
@@ -198,7 +209,7 @@ impl Compiler {
             .into_iter()
             .filter(|(_, _, lost)| lost.iter().any(|place| gained.contains(place)));
         let released = released.map(|(key, mut spec, lost)| {
-            spec.frontends.retain(|frontend| !lost.contains(&place(frontend)));
+            Arc::make_mut(&mut spec).frontends.retain(|frontend| !lost.contains(&place(frontend)));
             Change::Service(key, Some(spec))
         });
         removed.into_iter().chain(released).chain(set).collect()

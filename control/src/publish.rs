@@ -15,7 +15,7 @@ use std::{
 use ipnet::IpNet;
 use millrace_tables::{
     Epochs, Error, InterfaceId, InterfaceKind, InterfaceSpec, Readers, SegmentConfig, Tables,
-    Writer,
+    Usage, Writer,
     session::{Greeting, Interface, Message, Role, Session, SessionError},
     shm::Segment,
 };
@@ -85,6 +85,8 @@ enum RowKey {
 pub struct Published {
     /// The generation in force now.
     pub generation: u64,
+    /// Bytes that were stored into the segment for it.
+    pub written: u64,
     /// Rows that are not in it as they should be.
     pub refused: Vec<RowError>,
 }
@@ -207,6 +209,11 @@ impl Publisher {
         self.link.as_ref().map_or(0, |link| link.acknowledged)
     }
 
+    /// Bytes in use in the segment; `None` when no engine is connected.
+    pub fn usage(&self) -> Option<Usage> {
+        self.link.as_ref().map(|link| link.writer.usage())
+    }
+
     /// Frees what every worker has passed. Cheap; to be called now and then.
     pub fn reclaim(&mut self) {
         if let Some(link) = &mut self.link {
@@ -232,6 +239,7 @@ impl Link {
             self.refused.remove(&row_key(change));
         }
         let again = std::mem::take(&mut self.refused).into_values();
+        let written = self.writer.written();
         let refused = apply(&mut self.writer, changes.into_iter().chain(again));
         self.refused =
             refused.iter().map(|row| (row_key(&row.change), row.change.clone())).collect();
@@ -251,7 +259,7 @@ impl Link {
                 .send(&Message::Published { generation }, &[])
                 .map_err(LinkError::Session)?;
         }
-        Ok(Published { generation, refused })
+        Ok(Published { generation, written: self.writer.written() - written, refused })
     }
 
     fn acknowledge(&mut self, generation: u64) {

@@ -7,6 +7,7 @@ use std::{
     collections::BTreeSet,
     io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -96,6 +97,8 @@ pub struct Control {
     config_problems: BTreeSet<ConfigProblem>,
     conflicts: BTreeSet<Conflict>,
     interfaces: Vec<InterfaceSpec>,
+    /// Of the interfaces and the configuration; `None` when one of them has changed since it was made.
+    world: Option<Arc<World>>,
     compiler: Compiler,
     publisher: Publisher,
     unsettled: bool,
@@ -127,6 +130,7 @@ impl Control {
             config_problems: BTreeSet::new(),
             conflicts: BTreeSet::new(),
             interfaces: Vec::new(),
+            world: None,
             compiler: Compiler::new(),
             publisher,
             unsettled: false,
@@ -194,7 +198,7 @@ impl Control {
         match self.publisher.connect() {
             Ok(interfaces) => {
                 tracing::info!(engine = %self.options.engine.display(), interfaces = interfaces.len(), "connected");
-                self.interfaces = interfaces;
+                (self.interfaces, self.world) = (interfaces, None);
                 // Compiled against its interfaces first, then all of it goes out as one generation.
                 self.compile();
                 let all = self.compiler.all();
@@ -226,6 +230,7 @@ impl Control {
     }
 
     fn read_config(&mut self) {
+        self.world = None;
         let Some(path) = &self.options.config_file else {
             self.config = self.options.overrides.apply(Config::default());
             return;
@@ -246,8 +251,14 @@ impl Control {
     }
 
     fn compile(&mut self) -> Vec<crate::Change> {
-        let (world, problems) = interfaces::world(self.interfaces.clone(), &self.config);
-        self.say(problems, ConfigProblem::is_about_interfaces);
+        let world = match &self.world {
+            Some(world) => Arc::clone(world),
+            None => {
+                let (world, problems) = interfaces::world(self.interfaces.clone(), &self.config);
+                self.say(problems, ConfigProblem::is_about_interfaces);
+                Arc::clone(self.world.insert(Arc::new(world)))
+            }
+        };
         let changes = self.compiler.update(&mut self.store, &world);
         let conflicts: BTreeSet<Conflict> = self.compiler.conflicts().collect();
         for Conflict { frontend: (addr, port, protocol), owner, refused } in
@@ -304,6 +315,7 @@ pub fn once(
     let mut store = Store::new();
     let problems = files::read_dir(manifests, &mut store)?;
     let (world, config_problems) = interfaces::world(interfaces, config);
+    let world = Arc::new(world);
     let mut compiler = Compiler::new();
     compiler.update(&mut store, &world);
     let problems = problems
@@ -320,14 +332,14 @@ pub struct Once {
     /// Holds the rows.
     pub compiler: Compiler,
     /// What they were compiled against.
-    pub world: World,
+    pub world: Arc<World>,
     /// What is not in force.
     pub problems: Vec<String>,
 }
 
 impl Once {
     /// The service rows by key.
-    pub fn services(&self) -> &std::collections::BTreeMap<String, ServiceSpec> {
+    pub fn services(&self) -> &std::collections::BTreeMap<String, Arc<ServiceSpec>> {
         self.compiler.services()
     }
 }

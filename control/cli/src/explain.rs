@@ -178,7 +178,7 @@ struct Files<'a> {
     store: Store,
     compiler: Compiler,
     writer: Writer,
-    world: World,
+    world: Arc<World>,
     tables: Arc<Tables>,
 }
 
@@ -198,7 +198,7 @@ impl<'a> Source<'a> {
         let mut writer = Writer::create(&config).map_err(|e| e.to_string())?;
         writer.set_readers(Readers::Nobody);
         let tables = writer.tables();
-        let (compiler, world) = (Compiler::new(), World::default());
+        let (compiler, world) = (Compiler::new(), Arc::default());
         let mut files = Files { options, store, compiler, writer, world, tables };
         // A script may bring the Node itself.
         match files.compile() {
@@ -259,6 +259,7 @@ impl Files<'_> {
             (None, Some(path)) => self.router_world(path)?,
             (None, None) => return Err("neither --node nor --config".into()),
         };
+        let world = Arc::new(world);
         let changes = self.compiler.update(&mut self.store, &world);
         self.world = world;
         for error in apply(&mut self.writer, changes) {

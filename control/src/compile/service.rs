@@ -44,7 +44,7 @@ pub fn compile<'a>(
                 when_local_empty: if any { WhenEmpty::Drop } else { WhenEmpty::Reject },
                 ..ServiceSpec::default()
             };
-            parts.push(Part { key, spec, created: service.created });
+            parts.push(Part { key, spec: spec.into(), created: service.created });
         }
     }
     parts

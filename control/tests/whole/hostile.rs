@@ -119,7 +119,7 @@ proptest! {
         // The node itself may have been broken on purpose; an unknown one is an error, not a crash.
         let Ok(world) = node::world(&store, "node-a", &NodeOptions::default(), None) else { return Ok(()) };
         let mut compiler = Compiler::new();
-        let changes = compiler.update(&mut store, &world);
+        let changes = compiler.update(&mut store, &world.clone().into());
         let mut writer = Writer::create(&SegmentConfig { bytes: 8 << 20, ..SegmentConfig::default() }).unwrap();
         writer.set_readers(Readers::Nobody);
         let refused = apply(&mut writer, changes);

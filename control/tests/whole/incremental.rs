@@ -163,7 +163,7 @@ proptest! {
                 Event::DeleteSlice(name) => _ = store.delete_named("EndpointSlice", "default", &format!("e{name}")),
                 Event::NodeAddresses(new) => addresses.clone_from(new),
                 Event::Publish => {
-                    let changes = compiler.update(&mut store, &world(&addresses));
+                    let changes = compiler.update(&mut store, &world(&addresses).into());
                     let refused = apply(&mut writer, changes);
                     prop_assert!(refused.is_empty(), "{refused:?}");
                     writer.publish().unwrap();
@@ -174,7 +174,7 @@ proptest! {
         let mut again = Store::new();
         store.rows().cloned().for_each(|row| _ = again.set(row));
         let mut full = Compiler::new();
-        full.update(&mut again, &world(&addresses));
+        full.update(&mut again, &world(&addresses).into());
         prop_assert_eq!(full.services(), compiler.services());
         let mut fresh = self::writer();
         let refused = apply(&mut fresh, full.all());
@@ -192,9 +192,9 @@ proptest! {
             _ => None,
         }).collect();
         objects.iter().for_each(|object| _ = store.apply_json(object.clone()));
-        compiler.update(&mut store, &world(&[1]));
+        compiler.update(&mut store, &world(&[1]).into());
         let rows: Vec<_> = store.rows().cloned().collect();
         rows.into_iter().for_each(|row| _ = store.set(row));
-        prop_assert!(compiler.update(&mut store, &world(&[1])).is_empty());
+        prop_assert!(compiler.update(&mut store, &world(&[1]).into()).is_empty());
     }
 }

@@ -159,7 +159,7 @@ impl Scenario {
                 .map_err(|error| error.to_string())?,
             None => World { node: self.view.clone(), ..World::default() },
         };
-        let changes = self.compiler.update(&mut self.store, &self.world);
+        let changes = self.compiler.update(&mut self.store, &self.world.clone().into());
         let refused = apply(&mut self.writer, changes);
         if let Some(row) = refused.first() {
             return Err(format!("the tables refused a row: {}", row.error));

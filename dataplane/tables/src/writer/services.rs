@@ -14,13 +14,16 @@ use crate::{
     words::Ref,
 };
 use millrace_wire::Addr;
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    sync::Arc,
+};
 
 /// A service as it was last set.
 #[derive(Debug)]
 pub(super) struct Held {
     id: ServiceId,
-    spec: ServiceSpec,
+    spec: Arc<ServiceSpec>,
 }
 
 /// Freed numbers rest here before they are used again, so that a connection's number doesn't come to mean another
@@ -94,6 +97,11 @@ impl Writer {
     /// Refused, with nothing changed: a spec that [`ServiceSpec::check`] refuses, a frontend that another service has, a
     /// full segment.
     pub fn set_service(&mut self, key: &str, spec: &ServiceSpec) -> Result<(), Error> {
+        self.set_shared_service(key, &Arc::new(spec.clone()))
+    }
+
+    /// As [`Writer::set_service`], without a copy of the spec.
+    pub fn set_shared_service(&mut self, key: &str, spec: &Arc<ServiceSpec>) -> Result<(), Error> {
         spec.check(key)?;
         let held = self.held.get(key);
         if held.is_some_and(|held| held.spec == *spec) {
@@ -104,7 +112,7 @@ impl Writer {
             self.check_owner(key, id, frontend)?;
         }
         let empty = ServiceSpec::default();
-        let old = held.map_or(&empty, |held| &held.spec);
+        let old = held.map_or(&empty, |held| &*held.spec);
         let change = Change::between(&old.frontends, &spec.frontends);
         let mut backends: Vec<&BackendSpec> = spec.backends.iter().collect();
         backends.sort_by_key(|backend| (backend.addr, backend.port));
@@ -157,7 +165,7 @@ impl Writer {
         self.services.set(&mut self.arena, id.0, row)?;
         self.apply_frontends(id, &removed, &set, &addresses)?;
         self.drop_vip_routes(&vanished)?;
-        self.held.insert(key.to_owned(), Held { id, spec: spec.clone() });
+        self.held.insert(key.to_owned(), Held { id, spec: Arc::clone(spec) });
         self.dirty = true;
         Ok(())
     }
