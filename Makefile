@@ -8,15 +8,16 @@ PERF = $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)/release/millrace-per
 # The demo and the privileged tests make network namespaces; nothing else runs as root.
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PATH)
 
-.PHONY: help build test demo bench bench-core clean
+.PHONY: help build test demo bench bench-core bench-publish clean
 
 help:
-	@echo "make demo        curl, UDP, ping, traceroute, live changes and a killed control, on real packets"
-	@echo "make test        everything that CI runs"
-	@echo "make bench       the engine beside a bare AF_XDP forwarder, in one run"
-	@echo "make bench-core  the engine alone, in memory: nanoseconds, cycles and instructions per packet, by scenario"
-	@echo "make build       the release binaries, in target/release"
-	@echo "make clean       removes what was built, and namespaces that a killed run left"
+	@echo "make demo           curl, UDP, ping, traceroute, live changes and a killed control, on real packets"
+	@echo "make test           everything that CI runs"
+	@echo "make bench          the engine beside a bare AF_XDP forwarder, in one run"
+	@echo "make bench-core     the engine alone, in memory: nanoseconds, cycles and instructions per packet, by scenario"
+	@echo "make bench-publish  full loads and single changes from control to the workers, at full size"
+	@echo "make build          the release binaries, in target/release"
+	@echo "make clean          removes what was built, and namespaces that a killed run left"
 
 build:
 	@deploy/install-deps.sh build
@@ -39,6 +40,12 @@ bench-core:
 	$(CARGO) build --locked --release -p millrace-perf
 	$(PERF) core
 	$(PERF) core --instructions --gate perf/budget.toml
+
+# Needs no root: queues in memory.
+bench-publish:
+	@deploy/install-deps.sh build
+	$(CARGO) build --locked --release -p millrace-perf
+	$(PERF) publish --check
 
 clean:
 	$(CARGO) clean

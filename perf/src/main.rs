@@ -3,6 +3,7 @@
 mod bare;
 mod offer;
 mod rings;
+mod publish;
 mod spread;
 mod topology;
 mod veth;
@@ -27,6 +28,8 @@ enum Command {
     Veth(veth::Options),
     /// The engine's whole pipeline from RX ring to TX ring in memory: one packet's nanoseconds, cycles and instructions
     Core(rings::Options),
+    /// Full loads and single changes from control to the workers, at full size, in one process
+    Publish(publish::Options),
     /// Run the bare layer-2 forwarder between two interfaces of this namespace until it is stopped
     Bare {
         /// Interface to receive on
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Veth(options) => veth::run(&options),
         Command::Core(options) => rings::run(&options),
+        Command::Publish(options) => publish::run(&options),
         Command::Bare { from, to, cpu } => {
             pin(cpu);
             bare::forward(&from, &to, &until_stopped()).map(drop).map_err(|e| e.to_string())
