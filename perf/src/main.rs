@@ -1,7 +1,9 @@
 //! `millrace-perf`: measures the engine beside what it is compared with, in one run.
 
 mod bare;
+mod folder;
 mod offer;
+mod peers;
 mod rings;
 mod publish;
 mod spread;
@@ -30,6 +32,8 @@ enum Command {
     Core(rings::Options),
     /// Full loads and single changes from control to the workers, at full size, in one process
     Publish(publish::Options),
+    /// The engine and what others do (DPDK's testpmd, l3fwd, rte_fib) in turns in one run: ratios with their spread
+    Peers(peers::Options),
     /// Run the bare layer-2 forwarder between two interfaces of this namespace until it is stopped
     Bare {
         /// Interface to receive on
@@ -77,6 +81,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Veth(options) => veth::run(&options),
+        Command::Peers(options) => peers::run(&options),
         Command::Core(options) => rings::run(&options),
         Command::Publish(options) => publish::run(&options),
         Command::Bare { from, to, cpu } => {

@@ -6,7 +6,7 @@ mod instructions;
 mod measure;
 mod net;
 mod routes;
-mod scenario;
+pub mod scenario;
 mod verify;
 mod world;
 

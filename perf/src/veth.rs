@@ -4,6 +4,7 @@
 //! carry, the device under test runs on the other CPU, and a sink drops in XDP. What is counted is what
 //! arrives at the sink. Absolute rates on a shared machine are noise; the ratio of two neighboring trials is the figure.
 
+use crate::folder::Folder;
 use crate::spread::Spread;
 use crate::topology::{End, Namespace, join};
 use clap::Args;
@@ -139,15 +140,6 @@ struct Bench<'a> {
     programs: PathBuf,
 }
 
-/// A folder under the system's temporary one, removed when dropped.
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 /// A program that is told to end, and waited for, when dropped.
 struct Running {
     child: Child,
@@ -192,14 +184,13 @@ impl<'a> Bench<'a> {
         let end = |namespace, name, mac| End { namespace, name, mac };
         join(end(&generator, "gen0", GEN_MAC), end(&dut, "in0", IN_MAC), 1)?;
         join(end(&dut, "out0", OUT_MAC), end(&sink, "sink0", SINK_MAC), 1)?;
-        let folder = std::env::temp_dir().join(format!("millrace-perf-{}", std::process::id()));
-        fs::create_dir_all(folder.join("manifests")).map_err(|e| e.to_string())?;
-        let folder = Folder(folder);
-        write_files(&folder.0, options.cpu).map_err(|e| e.to_string())?;
+        let folder = Folder::create("veth")?;
+        fs::create_dir_all(folder.path().join("manifests")).map_err(|e| e.to_string())?;
+        write_files(folder.path(), options.cpu).map_err(|e| e.to_string())?;
         let mut program = sink.command(&path(&programs, "millrace-perf"));
         let _sink_program = Running::start(
             program.args(["sink", "--interface", "sink0"]),
-            folder.0.join("sink.log"),
+            folder.path().join("sink.log"),
         )?;
         Ok(Self { options, generator, dut, sink, _sink_program, folder, programs })
     }
@@ -254,11 +245,11 @@ impl<'a> Bench<'a> {
     }
 
     fn log(&self, program: &str) -> PathBuf {
-        self.folder.0.join(format!("{program}.log"))
+        self.folder.path().join(format!("{program}.log"))
     }
 
     fn start_engine(&self) -> Result<Vec<Running>, String> {
-        let file = |name: &str| path(&self.folder.0, name);
+        let file = |name: &str| path(self.folder.path(), name);
         let mut engine = self.dut.command(&path(&self.programs, "millrace-dataplane"));
         let engine =
             Running::start(engine.args(["--config", &file("router.toml")]), self.log("engine"))?;
