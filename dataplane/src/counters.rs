@@ -21,9 +21,9 @@ crate::verdict::list! {
     }
 }
 
-const REPLIES: usize = Counter::ALL.len();
-const PUNTS: usize = REPLIES + ReplyKind::ALL.len();
-const DROPS: usize = PUNTS + PuntReason::ALL.len();
+pub(crate) const REPLIES: usize = Counter::ALL.len();
+pub(crate) const PUNTS: usize = REPLIES + ReplyKind::ALL.len();
+pub(crate) const DROPS: usize = PUNTS + PuntReason::ALL.len();
 
 /// Words of one worker's block for one interface.
 pub const COUNTERS: usize = DROPS + DropReason::ALL.len();
@@ -35,24 +35,28 @@ pub trait Place: Copy {
 }
 
 impl Place for Counter {
+    #[inline]
     fn place(self) -> usize {
         self.index()
     }
 }
 
 impl Place for ReplyKind {
+    #[inline]
     fn place(self) -> usize {
         REPLIES + self.index()
     }
 }
 
 impl Place for PuntReason {
+    #[inline]
     fn place(self) -> usize {
         PUNTS + self.index()
     }
 }
 
 impl Place for DropReason {
+    #[inline]
     fn place(self) -> usize {
         DROPS + self.index()
     }

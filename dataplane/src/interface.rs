@@ -27,6 +27,10 @@ pub struct Interface {
     pub partial_checksums: bool,
     /// Whether the link-local address made of the MAC is ours too (RFC 4291 section 2.5.6).
     link_local: Addr,
+    /// `mac` as a number.
+    mac_bits: u64,
+    /// The broadcast addresses of its networks.
+    broadcasts: Vec<Addr>,
 }
 
 impl Interface {
@@ -41,6 +45,7 @@ impl Interface {
         partial_checksums: bool,
     ) -> Interface {
         let link_local = link_local(mac);
+        let broadcasts = addresses.iter().filter_map(broadcast).collect();
         Interface {
             id,
             name: name.to_owned(),
@@ -50,7 +55,15 @@ impl Interface {
             addresses,
             partial_checksums,
             link_local,
+            mac_bits: mac.to_u64(),
+            broadcasts,
         }
+    }
+
+    /// Our MAC on it, as a number ([`Mac::to_u64`]).
+    #[inline]
+    pub fn mac_bits(&self) -> u64 {
+        self.mac_bits
     }
 
     /// Whether `addr` is ours on this interface.
@@ -66,12 +79,9 @@ impl Interface {
     }
 
     /// Whether `addr` is the broadcast address of a network that this interface is on (RFC 919; none in a /31 or /32).
+    #[inline]
     pub fn is_broadcast(&self, addr: &Addr) -> bool {
-        let ip = addr.to_ip();
-        self.addresses.iter().any(|net| match net {
-            IpNet::V4(net) => net.prefix_len() < 31 && std::net::IpAddr::V4(net.broadcast()) == ip,
-            IpNet::V6(_) => false,
-        })
+        self.broadcasts.contains(addr)
     }
 
     /// The address of ours to speak to `peer` from: one in the peer's network, else the first of its family.
@@ -90,6 +100,14 @@ impl Interface {
     /// The link-local address made of the MAC.
     pub fn link_local(&self) -> Addr {
         self.link_local
+    }
+}
+
+/// The broadcast address of a network that has one.
+fn broadcast(net: &IpNet) -> Option<Addr> {
+    match net {
+        IpNet::V4(net) if net.prefix_len() < 31 => Some(Addr::from(net.broadcast())),
+        IpNet::V4(_) | IpNet::V6(_) => None,
     }
 }
 
@@ -114,6 +132,7 @@ impl Interfaces {
     }
 
     /// The interface of that id.
+    #[inline]
     pub fn get(&self, id: InterfaceId) -> Option<&Interface> {
         self.0.get(usize::from(id.0))
     }

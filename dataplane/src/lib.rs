@@ -12,6 +12,7 @@ pub mod config;
 
 pub mod packet;
 pub mod verdict;
+pub mod exit;
 pub mod pipeline;
 pub mod reply;
 pub mod trace;

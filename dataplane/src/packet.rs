@@ -8,9 +8,10 @@ use millrace_tables::InterfaceId;
 use millrace_wire::{Addr, Error, Protocol, View, ethernet, ipv4, ipv6, tcp};
 use millrace_xsk::{Frame, Pool, TxOffload, Umem};
 
+use crate::exit::Exit;
 use crate::flow::Tuple;
 use crate::state::conntrack::Hint;
-use crate::verdict::{DropReason, Verdict};
+use crate::verdict::DropReason;
 
 /// A frame as it came in.
 #[derive(Clone, Copy, Debug)]
@@ -116,16 +117,19 @@ impl Headers {
     };
 
     /// Bytes of the IP packet.
+    #[inline]
     pub fn ip_len(&self) -> u32 {
         self.end - u32::from(self.l3)
     }
 
     /// Bytes from the L4 header to the end of the IP packet.
+    #[inline]
     pub fn l4_len(&self) -> u32 {
         self.end - u32::from(self.l4)
     }
 
     /// Whether the tuple names a flow that conntrack may know: it has ports.
+    #[inline]
     pub fn is_trackable(&self) -> bool {
         self.tuple.protocol.has_ports()
             && self.part != Part::Later
@@ -146,12 +150,9 @@ impl std::ops::Deref for Parsed<'_> {
     }
 }
 
-/// A packet whose every header is as it shall leave.
+/// A packet whose every header is as it shall leave, and how it does.
 #[derive(Clone, Copy, Debug)]
-pub struct Rewritten {
-    interface: InterfaceId,
-    offload: TxOffload,
-}
+pub struct Rewritten(Exit);
 
 /// A frame and what is known about it.
 pub struct Packet<'a, S> {
@@ -162,6 +163,7 @@ pub struct Packet<'a, S> {
 
 impl<'a> Packet<'a, Raw> {
     /// A frame as it came in.
+    #[inline]
     pub fn new(umem: &'a Umem, frame: &'a mut Frame) -> Packet<'a, Raw> {
         Packet { umem, frame, known: Raw }
     }
@@ -175,16 +177,19 @@ impl<'a> Packet<'a, Raw> {
 
 impl<S> Packet<'_, S> {
     /// The bytes in the first chunk, from the Ethernet header on.
+    #[inline]
     pub fn bytes(&self) -> &[u8] {
         self.umem.bytes(self.frame)
     }
 
     /// The same, to write.
+    #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         self.umem.bytes_mut(self.frame)
     }
 
     /// Bytes of the frame over all chunks.
+    #[inline]
     pub fn total_len(&self) -> usize {
         self.frame.total_len()
     }
@@ -200,7 +205,7 @@ impl<S> Packet<'_, S> {
     }
 
     /// The Ethernet header.
-    pub fn ethernet(&self) -> Result<&ethernet::Header, Verdict> {
+    pub fn ethernet(&self) -> Result<&ethernet::Header, Exit> {
         view(self.bytes(), 0)
     }
 }
@@ -213,35 +218,37 @@ impl<'a, 'h> Packet<'a, Parsed<'h>> {
     }
 
     /// The IPv4 header.
-    pub fn ipv4(&self) -> Result<&ipv4::Header, Verdict> {
+    pub fn ipv4(&self) -> Result<&ipv4::Header, Exit> {
         view(self.bytes(), self.known.l3)
     }
 
     /// The IPv6 header.
-    pub fn ipv6(&self) -> Result<&ipv6::Header, Verdict> {
+    pub fn ipv6(&self) -> Result<&ipv6::Header, Exit> {
         view(self.bytes(), self.known.l3)
     }
 
     /// The L4 header, whichever it is.
-    pub fn l4<T: View>(&self) -> Result<&T, Verdict> {
+    pub fn l4<T: View>(&self) -> Result<&T, Exit> {
         view(self.bytes(), self.known.l4)
     }
 
     /// The IP source. The tuple's own, but for an ICMP error.
-    pub fn source(&self) -> Result<Addr, Verdict> {
+    #[inline]
+    pub fn source(&self) -> Result<Addr, Exit> {
         match self.known.network {
             _ if self.known.quote.is_none() => Ok(self.known.tuple.src),
             Network::Ipv4 => Ok(self.ipv4()?.src_addr()),
-            Network::Ipv6 | Network::Arp => Ok(self.ipv6()?.src),
+            Network::Ipv6 | Network::Arp => Ok(self.ipv6()?.src_addr()),
         }
     }
 
     /// The IP destination. The tuple's own, but for an ICMP error.
-    pub fn destination(&self) -> Result<Addr, Verdict> {
+    #[inline]
+    pub fn destination(&self) -> Result<Addr, Exit> {
         match self.known.network {
             _ if self.known.quote.is_none() => Ok(self.known.tuple.dst),
             Network::Ipv4 => Ok(self.ipv4()?.dst_addr()),
-            Network::Ipv6 | Network::Arp => Ok(self.ipv6()?.dst),
+            Network::Ipv6 | Network::Arp => Ok(self.ipv6()?.dst_addr()),
         }
     }
 
@@ -267,30 +274,35 @@ impl<'a, 'h> Packet<'a, Parsed<'h>> {
     }
 
     /// The same packet with its headers written. `rewrite` calls it when that is so.
+    #[inline]
     pub(crate) fn rewritten(
         self,
         interface: InterfaceId,
         offload: TxOffload,
     ) -> Packet<'a, Rewritten> {
-        Packet { umem: self.umem, frame: self.frame, known: Rewritten { interface, offload } }
+        let exit = Exit::transmit(interface, offload);
+        Packet { umem: self.umem, frame: self.frame, known: Rewritten(exit) }
     }
 }
 
 impl Packet<'_, Rewritten> {
     /// The end of the line.
-    pub fn transmit(self) -> Verdict {
-        Verdict::Transmit { interface: self.known.interface, offload: self.known.offload }
+    #[inline]
+    pub fn transmit(self) -> Exit {
+        self.known.0
     }
 }
 
 /// A header at `offset`. That `parse` has seen it there can't be told to the compiler, so its absence has a verdict.
-pub(crate) fn view<T: View>(bytes: &[u8], offset: u16) -> Result<&T, Verdict> {
+#[inline]
+pub(crate) fn view<T: View>(bytes: &[u8], offset: u16) -> Result<&T, Exit> {
     let rest = bytes.get(usize::from(offset)..).ok_or(DropReason::Truncated)?;
     Ok(T::view(rest).map_err(|_: Error| DropReason::Truncated)?.0)
 }
 
 /// A header at `offset`, to write.
-pub(crate) fn view_mut<T: View>(bytes: &mut [u8], offset: u16) -> Result<&mut T, Verdict> {
+#[inline]
+pub(crate) fn view_mut<T: View>(bytes: &mut [u8], offset: u16) -> Result<&mut T, Exit> {
     let rest = bytes.get_mut(usize::from(offset)..).ok_or(DropReason::Truncated)?;
     Ok(T::view_mut(rest).map_err(|_: Error| DropReason::Truncated)?.0)
 }

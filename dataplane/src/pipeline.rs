@@ -20,16 +20,14 @@ pub mod tx;
 pub use burst::{burst, tick};
 pub use context::{Context, Local, Settings};
 
+use crate::exit::Exit;
 use crate::packet::{Packet, Parsed};
 use crate::trace::Observer;
-use crate::verdict::Verdict;
 use conntrack::Flow;
 
 /// Decides what becomes of one packet. Total: every packet gets a verdict.
-pub fn forward<O: Observer>(
-    packet: Packet<'_, Parsed<'_>>,
-    context: &mut Context<'_, O>,
-) -> Verdict {
+#[inline(always)]
+pub fn forward<O: Observer>(packet: Packet<'_, Parsed<'_>>, context: &mut Context<'_, O>) -> Exit {
     path(packet, context).unwrap_or_else(|exit| exit)
 }
 
@@ -44,29 +42,33 @@ pub fn forward<O: Observer>(
 ///    backend, and two conntrack inserts, whose are the atomic read-modify-writes.
 ///
 /// (1) is nearly all of the traffic that is translated, (3) that which is only routed.
+#[inline(always)]
 fn path<O: Observer>(
-    packet: Packet<'_, Parsed<'_>>,
+    mut packet: Packet<'_, Parsed<'_>>,
     context: &mut Context<'_, O>,
-) -> Result<Verdict, Verdict> {
-    let mut packet = neighbor::intercept(packet, context)?;
-    let entry = conntrack::find(&packet, context)?;
-    // (1)
-    if let Some(entry) = &entry
-        && let Some(adjacency) = conntrack::decided(&packet, entry, context)
-    {
-        fib::check_transit(&mut packet, adjacency.mtu, context)?;
-        return Ok(rewrite::apply(packet, Some(&entry.translated), &adjacency, context)?.transmit());
-    }
-    // (2), (3), (4)
-    let mut flow = Flow::of(&packet, entry);
-    service::choose(&mut packet, &mut flow, context)?;
-    let route = fib::lookup(&mut packet, &flow, context)?;
-    policy::check(&flow, &route, context)?;
-    let adjacency = neighbor::resolve(&mut packet, &route, context)?;
-    if !conntrack::commit(&packet, &mut flow, &adjacency, context)? {
+) -> Result<Exit, Exit> {
+    neighbor::intercept(&mut packet, context)?;
+    loop {
+        let entry = conntrack::find(&packet, context)?;
+        // (1)
+        if let Some(entry) = &entry
+            && let Some(adjacency) = conntrack::decided(&packet, entry, context)
+        {
+            fib::check_transit(&mut packet, adjacency.mtu, context)?;
+            let translation = Some(&entry.translated);
+            return Ok(rewrite::apply(packet, translation, &adjacency, context)?.transmit());
+        }
+        // (2), (3), (4)
+        let mut flow = Flow::of(&packet, entry);
+        service::choose(&mut packet, &mut flow, context)?;
+        let route = fib::lookup(&mut packet, &flow, context)?;
+        policy::check(&flow, &route, context)?;
+        let adjacency = neighbor::resolve(&mut packet, &route, context)?;
+        if conntrack::commit(&packet, &mut flow, &adjacency, context)? {
+            let translation = flow.translation();
+            return Ok(rewrite::apply(packet, translation, &adjacency, context)?.transmit());
+        }
         // Another worker made the same flow a moment ago: its choice holds, and is found the second time.
         context.start_again()?;
-        return path(packet, context);
     }
-    Ok(rewrite::apply(packet, flow.translation(), &adjacency, context)?.transmit())
 }

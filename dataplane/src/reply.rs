@@ -18,11 +18,12 @@ pub use echo::echo;
 pub use icmp::{Problem, error};
 pub use limiter::Limiter;
 
+use crate::exit::Exit;
 use crate::interface::{Interface, Interfaces};
 use crate::packet::{Network, Packet, Parsed, Part};
 use crate::pipeline::Context;
 use crate::trace::Observer;
-use crate::verdict::{DropReason, ReplyKind, Verdict};
+use crate::verdict::{DropReason, ReplyKind};
 
 /// TTL of what we originate, as Linux sends it (RFC 1700 recommends 64).
 pub(crate) const TTL: u8 = 64;
@@ -39,7 +40,7 @@ pub fn refuse<O: Observer>(
     packet: &mut Packet<'_, Parsed<'_>>,
     otherwise: DropReason,
     context: &mut Context<'_, O>,
-) -> Verdict {
+) -> Exit {
     match packet.headers().protocol {
         Protocol::TCP => reset::reset(packet, otherwise, context),
         _ => error(packet, Problem::PortUnreachable, otherwise, context),
@@ -70,7 +71,7 @@ pub(crate) fn replace<O: Observer>(
     answer: &Bytes,
     kind: ReplyKind,
     context: &mut Context<'_, O>,
-) -> Verdict {
+) -> Exit {
     if packet.replace(answer, &mut context.state.local.pool) {
         kind.into()
     } else {
@@ -100,13 +101,13 @@ fn is_query(kind: u8) -> bool {
 }
 
 /// The link header of an answer: back to who sent the packet, with its VLAN tags.
-fn link(packet: &Packet<'_, Parsed<'_>>, src: Mac) -> Result<Bytes, Verdict> {
+fn link(packet: &Packet<'_, Parsed<'_>>, src: Mac) -> Result<Bytes, Exit> {
     let dst = packet.ethernet()?.src;
     link_to(packet, src, dst)
 }
 
 /// The same, to another station.
-fn link_to(packet: &Packet<'_, Parsed<'_>>, src: Mac, dst: Mac) -> Result<Bytes, Verdict> {
+fn link_to(packet: &Packet<'_, Parsed<'_>>, src: Mac, dst: Mac) -> Result<Bytes, Exit> {
     let tags =
         packet.bytes().get(12..usize::from(packet.headers().l3)).ok_or(DropReason::Truncated)?;
     fresh_link(src, dst, tags).ok_or(DropReason::Truncated.into())

@@ -8,10 +8,11 @@ use millrace_tables::{InterfaceId, Snapshot};
 use super::{Context, forward, neighbor, rx, tx};
 use crate::clock::Nanos;
 use crate::driver::{BURST, Burst, Queue};
+use crate::exit::Exit;
 use crate::packet::{Headers, Packet};
 use crate::state::State;
 use crate::trace::{Observer, Step};
-use crate::verdict::{DropReason, Verdict};
+use crate::verdict::DropReason;
 
 /// Moves one burst from the rx ring of interface `from` to wherever each packet belongs.
 ///
@@ -74,7 +75,7 @@ fn run<Q: Queue, O: Observer>(
     let interfaces = Arc::clone(&state.local.interfaces);
     let interface = interfaces.get(from);
     let mut parsed = ArrayVec::<Headers, BURST>::new();
-    let mut exits = ArrayVec::<Option<Verdict>, BURST>::new();
+    let mut exits = ArrayVec::<Option<Exit>, BURST>::new();
     for frame in frames.iter_mut() {
         parsed.push(Headers::BLANK);
         let looked = match (interface, parsed.last_mut()) {
@@ -90,7 +91,7 @@ fn run<Q: Queue, O: Observer>(
         let packet = Packet::new(&umem, &mut frame);
         let mut context =
             Context { tables, state, from, interfaces: &interfaces, now, observer, again: false };
-        let verdict = match (parsed.get(at), exits.get(at)) {
+        let exit = match (parsed.get(at), exits.get(at)) {
             (Some(headers), Some(None)) => {
                 context.observer.see(|| Step::Parsed {
                     tuple: headers.tuple,
@@ -101,8 +102,8 @@ fn run<Q: Queue, O: Observer>(
             (_, Some(Some(exit))) => *exit,
             _ => DropReason::Inconsistent.into(),
         };
-        context.observer.see(|| Step::Verdict(verdict));
-        tx::stage(from, queues, frame, verdict, state, now);
+        context.see_exit(exit);
+        tx::stage(from, queues, frame, exit, state, now);
     }
     tx::book(from, state);
 }

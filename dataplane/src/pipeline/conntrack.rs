@@ -13,11 +13,12 @@ use millrace_wire::{Addr, Protocol, tcp};
 
 use super::Context;
 use super::neighbor::Adjacency;
+use crate::exit::Exit;
 use crate::flow::Tuple;
 use crate::packet::{Headers, Packet, Parsed, Part};
 use crate::state::conntrack::{CachedHop, CreateError, Entry, NewFlow, Touch};
 use crate::trace::{Observer, Step};
-use crate::verdict::{DropReason, Verdict};
+use crate::verdict::DropReason;
 
 /// What is known about the flow of a packet whose way is not decided yet.
 #[derive(Clone, Copy, Debug)]
@@ -68,7 +69,7 @@ impl Flow {
     }
 
     /// Where the packet goes, translated. `packet` is the flow's, or an ICMP error about it.
-    pub fn destination(&self, packet: &Packet<'_, Parsed<'_>>) -> Result<Addr, Verdict> {
+    pub fn destination(&self, packet: &Packet<'_, Parsed<'_>>) -> Result<Addr, Exit> {
         if self.tuple.dst == self.translated.dst {
             packet.destination()
         } else {
@@ -82,7 +83,7 @@ impl Flow {
 pub fn find<O: Observer>(
     packet: &Packet<'_, Parsed<'_>>,
     context: &mut Context<'_, O>,
-) -> Result<Option<Entry>, Verdict> {
+) -> Result<Option<Entry>, Exit> {
     let headers = packet.headers();
     if !headers.is_trackable() {
         return Ok(None);
@@ -151,7 +152,7 @@ pub fn commit<O: Observer>(
     flow: &mut Flow,
     adjacency: &Adjacency,
     context: &mut Context<'_, O>,
-) -> Result<bool, Verdict> {
+) -> Result<bool, Exit> {
     let headers = packet.headers();
     let entry = match flow.known {
         Known::Untracked => return Ok(true),
@@ -185,7 +186,7 @@ fn create<O: Observer>(
     choice: &Choice<'_>,
     translated: &mut Tuple,
     context: &mut Context<'_, O>,
-) -> Result<Option<Entry>, Verdict> {
+) -> Result<Option<Entry>, Exit> {
     let mut random = choice.hash | 1;
     for _ in 0..PORT_TRIES {
         let reply = translated.reversed();

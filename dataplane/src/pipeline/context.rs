@@ -10,12 +10,13 @@ use millrace_xsk::{Frame, Pool};
 use super::neighbor::hold::Hold;
 use crate::clock::{Nanos, SECOND};
 use crate::driver::BURST;
+use crate::exit::Exit;
 use crate::interface::{Interface, Interfaces};
 use crate::packet::{Packet, Parsed};
 use crate::reply::{self, Limiter};
 use crate::state::State;
-use crate::trace::Observer;
-use crate::verdict::{DropReason, Verdict};
+use crate::trace::{Observer, Step};
+use crate::verdict::DropReason;
 
 /// Limits of one worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,12 +133,20 @@ pub struct Context<'a, O> {
 
 impl<O: Observer> Context<'_, O> {
     /// The interface that the packet came in on.
-    pub fn receiving(&self) -> Result<&Interface, Verdict> {
+    #[inline]
+    pub fn receiving(&self) -> Result<&Interface, Exit> {
         self.interfaces.get(self.from).ok_or(DropReason::NoInterface.into())
     }
 
+    /// Tells the observer how the packet ended.
+    #[inline]
+    pub(super) fn see_exit(&mut self, exit: Exit) {
+        let neighbors = &self.state.neighbors;
+        self.observer.see(|| Step::Verdict(exit.verdict(|neighbor| neighbors.addr(neighbor))));
+    }
+
     /// Lets the packet take the line once more, but not for ever.
-    pub(super) fn start_again(&mut self) -> Result<(), Verdict> {
+    pub(super) fn start_again(&mut self) -> Result<(), Exit> {
         if std::mem::replace(&mut self.again, true) {
             Err(DropReason::Inconsistent.into())
         } else {

@@ -9,11 +9,12 @@ use millrace_wire::Addr;
 
 use super::conntrack::Flow;
 use super::{Context, local};
+use crate::exit::Exit;
 use crate::flow::Tuple;
 use crate::packet::{Packet, Parsed, Part};
 use crate::reply::{self, Problem};
 use crate::trace::{Observer, Step};
-use crate::verdict::{DropReason, PuntReason, Verdict};
+use crate::verdict::{DropReason, PuntReason};
 
 /// The way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,11 +26,12 @@ pub struct Route {
 }
 
 /// Finds the way out, and checks that the packet can take it.
+#[inline]
 pub fn lookup<O: Observer>(
     packet: &mut Packet<'_, Parsed<'_>>,
     flow: &Flow,
     context: &mut Context<'_, O>,
-) -> Result<Route, Verdict> {
+) -> Result<Route, Exit> {
     let destination = flow.destination(packet)?;
     if destination.is_link_local() && !destination.is_v4() {
         return Err(link_local(packet, &destination, context));
@@ -87,7 +89,7 @@ pub fn check_transit<O: Observer>(
     packet: &mut Packet<'_, Parsed<'_>>,
     mtu: u32,
     context: &mut Context<'_, O>,
-) -> Result<(), Verdict> {
+) -> Result<(), Exit> {
     let headers = packet.headers();
     if headers.ttl <= 1 {
         return Err(reply::error(packet, Problem::TimeExceeded, DropReason::TtlExceeded, context));
@@ -122,7 +124,7 @@ fn link_local<O: Observer>(
     packet: &mut Packet<'_, Parsed<'_>>,
     destination: &Addr,
     context: &mut Context<'_, O>,
-) -> Verdict {
+) -> Exit {
     match context.receiving() {
         Ok(interface) if interface.owns(destination) => {
             local::deliver(packet, local::To::Owned, context)
@@ -133,7 +135,7 @@ fn link_local<O: Observer>(
 }
 
 /// A backend that runs on this node's own address: its packets go to the host's stack where there is a way to it.
-fn to_host<O: Observer>(destination: Addr, context: &Context<'_, O>) -> Result<NextHop, Verdict> {
+fn to_host<O: Observer>(destination: Addr, context: &Context<'_, O>) -> Result<NextHop, Exit> {
     match context.interfaces.of_kind(InterfaceKind::HOST) {
         Some(host) => Ok(NextHop { interface: host.id, gateway: Some(destination) }),
         None => Err(PuntReason::Local.into()),

@@ -8,10 +8,11 @@ use millrace_tables::InterfaceKind;
 use millrace_wire::{Protocol, icmp, icmpv6};
 
 use super::Context;
+use crate::exit::Exit;
 use crate::packet::{Network, Packet, Parsed, Part};
 use crate::reply::{self, Problem};
 use crate::trace::Observer;
-use crate::verdict::{DropReason, PuntReason, Verdict};
+use crate::verdict::{DropReason, PuntReason};
 
 /// Which kind of address of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +28,7 @@ pub fn deliver<O: Observer>(
     packet: &mut Packet<'_, Parsed<'_>>,
     to: To,
     context: &mut Context<'_, O>,
-) -> Verdict {
+) -> Exit {
     let headers = packet.headers();
     if to == To::Owned && context.interfaces.of_kind(InterfaceKind::HOST).is_some() {
         return PuntReason::Local.into();
@@ -78,7 +79,7 @@ pub fn deliver<O: Observer>(
 }
 
 /// An ICMP error about a flow that is not in the table: for a service nobody is to be told, for us there is nothing to do.
-fn stray_error(to: To) -> Verdict {
+fn stray_error(to: To) -> Exit {
     match to {
         To::Owned => PuntReason::Local.into(),
         To::Vip => DropReason::ConntrackInvalid.into(),

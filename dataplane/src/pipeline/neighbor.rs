@@ -20,34 +20,33 @@ use super::{Context, tx};
 use crate::clock::Nanos;
 use crate::counters::{Counter, Place};
 use crate::driver::{Burst, Queue};
+use crate::exit::Exit;
 use crate::packet::{Headers, Network, Packet, Parsed, Raw};
 use crate::reply::{self, Problem};
 use crate::state::State;
 use crate::state::conntrack::CachedHop;
 use crate::state::neighbor::{Answer, NeighborId};
 use crate::trace::{Observer, Step};
-use crate::verdict::{DropReason, PuntReason, Verdict};
+use crate::verdict::{DropReason, PuntReason};
 
 /// All that the link layer needs to know to send a packet on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Adjacency {
     /// The way out.
     pub interface: InterfaceId,
-    /// Our MAC there.
-    pub src: Mac,
+    /// Our MAC there, as a number.
+    pub src: u64,
     /// The neighbor's.
-    pub dst: Mac,
+    pub dst: u64,
     /// The biggest IP packet that fits.
     pub mtu: u32,
     /// The neighbor's row.
     pub neighbor: NeighborId,
 }
 
-const _: () = assert!(size_of::<Adjacency>() <= 32);
-
 impl Adjacency {
     /// The adjacency that an earlier packet's decision names. `None` when the neighbor has to be found anew.
-    #[inline]
+    #[inline(always)]
     pub fn again<O: Observer>(
         hop: CachedHop,
         context: &mut Context<'_, O>,
@@ -57,32 +56,43 @@ impl Adjacency {
         let out = context.interfaces.get(hop.interface)?;
         let adjacency = Adjacency {
             interface: hop.interface,
-            src: out.mac,
-            dst: used.mac,
+            src: out.mac_bits(),
+            dst: used.mac.to_u64(),
             mtu: out.mtu,
             neighbor: hop.neighbor,
         };
-        if used.probe
-            && let Some(addr) = context.state.neighbors.addr(hop.neighbor)
-        {
-            context.request(hop.interface, &addr, Some(used.mac), packet);
+        if used.probe {
+            Adjacency::probe(hop, used.mac, context, packet);
         }
         Some(adjacency)
+    }
+
+    /// Asks the neighbor alone whether it is still there.
+    #[cold]
+    fn probe<O: Observer>(
+        hop: CachedHop,
+        mac: Mac,
+        context: &mut Context<'_, O>,
+        packet: &Packet<'_, Parsed<'_>>,
+    ) {
+        if let Some(addr) = context.state.neighbors.addr(hop.neighbor) {
+            context.request(hop.interface, &addr, Some(mac), packet);
+        }
     }
 }
 
 /// Takes ARP and ND off the line, and what is sent to groups.
 #[inline(always)]
-pub fn intercept<'a, O: Observer>(
-    mut packet: Packet<'a, Parsed<'a>>,
+pub fn intercept<O: Observer>(
+    packet: &mut Packet<'_, Parsed<'_>>,
     context: &mut Context<'_, O>,
-) -> Result<Packet<'a, Parsed<'a>>, Verdict> {
+) -> Result<(), Exit> {
     match packet.headers().network {
-        Network::Ipv4 => Ok(packet),
-        Network::Arp => Err(arp::receive(&mut packet, context)),
+        Network::Ipv4 => Ok(()),
+        Network::Arp => Err(arp::receive(packet, context)),
         Network::Ipv6 => {
-            if nd::concerns(&packet)
-                && let Some(verdict) = nd::receive(&mut packet, context)
+            if nd::concerns(packet)
+                && let Some(verdict) = nd::receive(packet, context)
             {
                 return Err(verdict);
             }
@@ -90,17 +100,34 @@ pub fn intercept<'a, O: Observer>(
             if headers.to_group || headers.tuple.dst.is_multicast() {
                 return Err(PuntReason::Multicast.into());
             }
-            Ok(packet)
+            Ok(())
         }
     }
 }
 
 /// The MAC of the next hop; without one, the packet waits and somebody asks.
+#[inline]
 pub fn resolve<O: Observer>(
     packet: &mut Packet<'_, Parsed<'_>>,
     route: &Route,
     context: &mut Context<'_, O>,
-) -> Result<Adjacency, Verdict> {
+) -> Result<Adjacency, Exit> {
+    let found = context.state.neighbors.find(route.interface, &route.neighbor);
+    match found.and_then(|neighbor| {
+        Adjacency::again(CachedHop { interface: route.interface, neighbor }, context, packet)
+    }) {
+        Some(adjacency) => Ok(adjacency),
+        None => resolve_unknown(packet, route, context),
+    }
+}
+
+/// [`resolve`] of a neighbor that has to be asked for, or that is not to be used any more.
+#[cold]
+fn resolve_unknown<O: Observer>(
+    packet: &mut Packet<'_, Parsed<'_>>,
+    route: &Route,
+    context: &mut Context<'_, O>,
+) -> Result<Adjacency, Exit> {
     let Route { interface, neighbor } = *route;
     let out = context.interfaces.get(interface).ok_or(DropReason::NoInterface)?;
     match context.state.neighbors.resolve(interface, &neighbor, context.now) {
@@ -108,13 +135,14 @@ pub fn resolve<O: Observer>(
             if probe {
                 context.request(interface, &neighbor, Some(mac), packet);
             }
-            Ok(Adjacency { interface, src: out.mac, dst: mac, mtu: out.mtu, neighbor: id })
+            let (src, dst) = (out.mac_bits(), mac.to_u64());
+            Ok(Adjacency { interface, src, dst, mtu: out.mtu, neighbor: id })
         }
-        Answer::Request { .. } => {
+        Answer::Request { id } => {
             context.request(interface, &neighbor, None, packet);
-            Err(Verdict::Hold { interface, neighbor })
+            Err(Exit::hold(interface, id))
         }
-        Answer::Waiting { .. } => Err(Verdict::Hold { interface, neighbor }),
+        Answer::Waiting { id } => Err(Exit::hold(interface, id)),
         Answer::Failed => {
             Err(reply::error(packet, Problem::HostUnreachable, DropReason::Unresolved, context))
         }
@@ -165,13 +193,14 @@ pub(super) fn give_up<Q: Queue, O: Observer>(
         for (place, (from, mut frame)) in frames.drain(..).enumerate() {
             ended += 1;
             unbook(state, from, 1);
-            let verdict = if place == 0 {
+            let exit = if place == 0 {
                 unreachable(from, &mut frame, tables, state, now, observer)
             } else {
                 DropReason::Unresolved.into()
             };
-            observer.see(|| Step::Verdict(verdict));
-            tx::stage(from, queues, frame, verdict, state, now);
+            let neighbors = &state.neighbors;
+            observer.see(|| Step::Verdict(exit.verdict(|neighbor| neighbors.addr(neighbor))));
+            tx::stage(from, queues, frame, exit, state, now);
             tx::book(from, state);
         }
         state.local.hold.recycle(frames);
@@ -186,7 +215,7 @@ fn unreachable<O: Observer>(
     state: &mut State,
     now: Nanos,
     observer: &mut O,
-) -> Verdict {
+) -> Exit {
     let interfaces = Arc::clone(&state.local.interfaces);
     let umem = Arc::clone(state.local.pool.umem());
     let Some(interface) = interfaces.get(from) else { return DropReason::NoInterface.into() };

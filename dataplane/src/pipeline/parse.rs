@@ -13,10 +13,11 @@ use millrace_wire::{
     Addr, Error, EtherType, Protocol, View, arp, ethernet, icmp, icmpv6, ipv4, ipv6, tcp, udp, vlan,
 };
 
+use crate::exit::Exit;
 use crate::flow::{Seed, Tuple};
 use crate::interface::Interface;
 use crate::packet::{Headers, Network, Packet, Part, Quote, Raw};
-use crate::verdict::{DropReason, PuntReason, Verdict};
+use crate::verdict::{DropReason, PuntReason};
 
 /// Parses one frame that came in on `interface`, into `headers`, which are blank.
 ///
@@ -28,7 +29,7 @@ pub fn parse(
     interface: &Interface,
     seed: &Seed,
     headers: &mut Headers,
-) -> Result<(), Verdict> {
+) -> Result<(), Exit> {
     let (bytes, total) = (packet.bytes(), packet.total_len());
     let (link, rest) = ethernet::Header::view(bytes).map_err(|_| DropReason::Truncated)?;
     if link.src.is_multicast() {
@@ -70,7 +71,7 @@ fn v4(
     l3: usize,
     seed: &Seed,
     headers: &mut Headers,
-) -> Result<(), Verdict> {
+) -> Result<(), Exit> {
     let (ip, rest) = ipv4::Header::view(bytes).map_err(|_| DropReason::Truncated)?;
     ip.validate(available).map_err(reason)?;
     let options = rest.get(..ip.header_len() - ipv4::Header::LEN).ok_or(DropReason::Truncated)?;
@@ -108,10 +109,11 @@ fn v6(
     l3: usize,
     seed: &Seed,
     headers: &mut Headers,
-) -> Result<(), Verdict> {
+) -> Result<(), Exit> {
     let (ip, rest) = ipv6::Header::view(bytes).map_err(|_| DropReason::Truncated)?;
     ip.validate(available).map_err(reason)?;
-    check_v6(&ip.src, &ip.dst)?;
+    let (src, dst) = (ip.src_addr(), ip.dst_addr());
+    check_v6(&src, &dst)?;
     let payload = rest.get(..rest.len().min(ip.payload_len())).unwrap_or_default();
     let chain = ipv6_ext::walk(ip.next_header, payload).map_err(|error| match error {
         ExtError::Truncated => DropReason::Truncated,
@@ -123,8 +125,8 @@ fn v6(
         Some(fragment) if fragment.more => Part::First,
         _ => Part::Whole,
     };
-    headers.tuple.src = ip.src;
-    headers.tuple.dst = ip.dst;
+    headers.tuple.src = src;
+    headers.tuple.dst = dst;
     headers.tuple.protocol = chain.protocol;
     headers.l4 = (l3 + ipv6::Header::LEN + chain.offset) as u16;
     headers.end = (l3 + ip.total_len()) as u32;
@@ -289,7 +291,12 @@ fn quoted_tuple(network: Network, quoted: &[u8]) -> Option<(Tuple, Protocol, u16
             let chain = ipv6_ext::walk(ip.next_header, rest).ok()?;
             let sound =
                 ip.version() == 6 && chain.fragment.is_none_or(|fragment| fragment.offset == 0);
-            sound.then_some((ip.src, ip.dst, chain.protocol, ipv6::Header::LEN + chain.offset))?
+            sound.then_some((
+                ip.src_addr(),
+                ip.dst_addr(),
+                chain.protocol,
+                ipv6::Header::LEN + chain.offset,
+            ))?
         }
     };
     if !protocol.has_ports() {

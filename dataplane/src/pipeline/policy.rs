@@ -7,15 +7,15 @@
 use super::Context;
 use super::conntrack::Flow;
 use super::fib::Route;
+use crate::exit::Exit;
 use crate::trace::{Observer, Step};
-use crate::verdict::Verdict;
 
 /// Judges a flow that would leave by `route`.
 pub fn check<O: Observer>(
     _flow: &Flow,
     _route: &Route,
     context: &mut Context<'_, O>,
-) -> Result<(), Verdict> {
+) -> Result<(), Exit> {
     context.observer.see(|| Step::Allowed);
     Ok(())
 }

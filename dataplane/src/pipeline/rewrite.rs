@@ -16,10 +16,11 @@ use millrace_wire::{ethernet, ipv4, ipv6};
 
 use super::Context;
 use super::neighbor::Adjacency;
+use crate::exit::Exit;
 use crate::flow::Tuple;
 use crate::packet::{Network, Packet, Parsed, Rewritten, view_mut};
 use crate::trace::{Observer, Step};
-use crate::verdict::{DropReason, Verdict};
+use crate::verdict::DropReason;
 
 /// Makes the packet what the next hop shall receive. `fib::check_transit` has seen that it may travel on.
 #[inline(always)]
@@ -28,7 +29,7 @@ pub fn apply<'a, O: Observer>(
     translation: Option<&Tuple>,
     adjacency: &Adjacency,
     context: &mut Context<'_, O>,
-) -> Result<Packet<'a, Rewritten>, Verdict> {
+) -> Result<Packet<'a, Rewritten>, Exit> {
     let headers = packet.headers();
     let partial = context.receiving()?.partial_checksums && partial::is_partial(&packet);
     if partial {
@@ -50,9 +51,7 @@ pub fn apply<'a, O: Observer>(
     if !may_travel {
         return Err(DropReason::TtlExceeded.into());
     }
-    let link = view_mut::<ethernet::Header>(bytes, 0)?;
-    link.dst = adjacency.dst;
-    link.src = adjacency.src;
+    view_mut::<ethernet::Header>(bytes, 0)?.set_addresses(adjacency.dst, adjacency.src);
     let offload = if partial { partial::complete(&packet)? } else { millrace_xsk::TxOffload::None };
     context.observer.see(|| Step::Rewritten {
         translated: *translation.unwrap_or(&headers.tuple),

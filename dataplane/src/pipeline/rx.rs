@@ -7,10 +7,10 @@ use millrace_tables::InterfaceId;
 use super::parse;
 use crate::counters::{Counter, Place};
 use crate::driver::{Burst, Queue};
+use crate::exit::Exit;
 use crate::interface::Interface;
 use crate::packet::{Headers, Network, Packet, Raw};
 use crate::state::State;
-use crate::verdict::Verdict;
 
 /// Packets between a prefetch and its use: enough work to cover a miss to memory (about 100 ns), few enough that the line
 /// is still there.
@@ -46,7 +46,7 @@ pub(super) fn look(
     interface: &Interface,
     state: &State,
     headers: &mut Headers,
-) -> Result<(), Verdict> {
+) -> Result<(), Exit> {
     parse::parse(packet, interface, &state.seed, headers)?;
     if headers.is_trackable() {
         state.conntrack.table().prefetch(headers.hash);

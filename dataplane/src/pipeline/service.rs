@@ -9,18 +9,20 @@ use millrace_wire::Protocol;
 
 use super::Context;
 use super::conntrack::{Flow, Known, may_begin};
+use crate::exit::Exit;
 use crate::flow::Seed;
 use crate::packet::{Packet, Parsed, Part};
 use crate::reply;
 use crate::trace::{Observer, Step};
-use crate::verdict::{DropReason, Verdict};
+use crate::verdict::DropReason;
 
 /// Chooses the backend of a flow to a service.
+#[inline]
 pub fn choose<O: Observer>(
     packet: &mut Packet<'_, Parsed<'_>>,
     flow: &mut Flow,
     context: &mut Context<'_, O>,
-) -> Result<(), Verdict> {
+) -> Result<(), Exit> {
     let headers = packet.headers();
     if flow.is_translated() || headers.quote.is_some() || !headers.is_trackable() {
         return Ok(());

@@ -9,47 +9,66 @@ use millrace_xsk::{Frame, TxOffload};
 
 use super::rewrite::partial;
 use crate::clock::Nanos;
-use crate::counters::{Counter, Place, place_of};
+use crate::counters::{Counter, Place};
 use crate::driver::Queue;
+use crate::exit::Exit;
 use crate::state::State;
 use crate::verdict::{DropReason, Verdict};
 
-/// Does with a frame what its verdict says. When the tx ring or the waiting room is full, or the checksum can't be completed, the verdict
-/// that is booked is the drop.
+/// Does with a frame what its exit says. When the tx ring or the waiting room is full, or the checksum can't be completed, what
+/// is booked is the drop.
 #[inline(always)]
 pub(super) fn stage<Q: Queue>(
     from: InterfaceId,
     queues: &mut [Q],
     frame: Frame,
-    verdict: Verdict,
+    exit: Exit,
     state: &mut State,
     now: Nanos,
 ) {
-    let refused = match verdict {
-        Verdict::Transmit { interface, offload } => {
-            send(interface, queues, frame, offload, state).err()
-        }
-        Verdict::Reply(_) => send(from, queues, frame, TxOffload::None, state).err(),
-        Verdict::Hold { interface, neighbor } => {
-            let pushed = state.local.hold.push(interface, neighbor, from, frame, now);
-            pushed.err().map(|frame| (frame, DropReason::Unresolved.into()))
-        }
-        Verdict::Punt(_) | Verdict::Drop(_) => {
+    let refused = match exit.transmitted() {
+        Some((interface, offload)) => send(interface, queues, frame, offload, state).err(),
+        None => end(from, queues, frame, exit, state, now).err(),
+    };
+    let place = match refused {
+        None => exit.place(),
+        Some((frame, exit)) => {
             state.local.pool.put(frame);
-            None
+            exit.place()
         }
     };
-    let booked = refused.map_or(verdict, |(frame, verdict)| {
-        state.local.pool.put(frame);
-        verdict
-    });
-    let place = place_of(&booked);
     if state.local.unbooked.0 != place {
         book(from, state);
         state.local.unbooked.0 = place;
     }
     state.local.unbooked.1 += 1;
-    send_requests(queues, state);
+    if !state.local.requests.is_empty() {
+        send_requests(queues, state);
+    }
+}
+
+/// Does with a frame that is not sent on what its exit says.
+fn end<Q: Queue>(
+    from: InterfaceId,
+    queues: &mut [Q],
+    frame: Frame,
+    exit: Exit,
+    state: &mut State,
+    now: Nanos,
+) -> Result<(), (Frame, Exit)> {
+    match exit.verdict(|neighbor| state.neighbors.addr(neighbor)) {
+        Verdict::Transmit { .. } | Verdict::Reply(_) => {
+            send(from, queues, frame, TxOffload::None, state)
+        }
+        Verdict::Hold { interface, neighbor } => {
+            let pushed = state.local.hold.push(interface, neighbor, from, frame, now);
+            pushed.map_err(|frame| (frame, DropReason::Unresolved.into()))
+        }
+        Verdict::Punt(_) | Verdict::Drop(_) => {
+            state.local.pool.put(frame);
+            Ok(())
+        }
+    }
 }
 
 /// Books the verdicts that have been counted up: shared memory is written once for a run of equal ones. To be called when the
@@ -70,7 +89,7 @@ fn send<Q: Queue>(
     mut frame: Frame,
     offload: TxOffload,
     state: &mut State,
-) -> Result<(), (Frame, Verdict)> {
+) -> Result<(), (Frame, Exit)> {
     let at = usize::from(interface.0);
     let (Some(queue), Some(staged)) = (queues.get_mut(at), state.local.staged.get_mut(at)) else {
         return Err((frame, DropReason::NoInterface.into()));
@@ -81,8 +100,8 @@ fn send<Q: Queue>(
             if !(queue.supports_checksum_offload() && is_for_the_kernel(offset)) =>
         {
             let umem = Arc::clone(state.local.pool.umem());
-            if let Err(verdict) = partial::finish(&umem, &mut frame, start, offset) {
-                return Err((frame, verdict));
+            if let Err(exit) = partial::finish(&umem, &mut frame, start, offset) {
+                return Err((frame, exit));
             }
             TxOffload::None
         }

@@ -3,15 +3,16 @@
 use millrace_wire::{EtherType, Mac, arp};
 
 use super::{Bytes, fresh_link, link_to, push};
+use crate::exit::Exit;
 use crate::packet::{Packet, Parsed};
-use crate::verdict::{DropReason, Verdict};
+use crate::verdict::DropReason;
 
 /// The reply to a request: `mac` has the target address. To the sender alone, by the MAC that its request names.
 pub(crate) fn answer(
     packet: &Packet<'_, Parsed<'_>>,
     mac: Mac,
     request: &arp::Packet,
-) -> Result<Bytes, Verdict> {
+) -> Result<Bytes, Exit> {
     let mut bytes = link_to(packet, mac, request.sender_mac)?;
     let sender = (mac, request.target_addr);
     let target = (request.sender_mac, request.sender_addr);

@@ -4,16 +4,17 @@
 use millrace_wire::{Delta, Mac, Protocol, Sum, U16, checksum, ethernet, icmp, icmpv6, ipv4, ipv6};
 
 use super::TTL;
+use crate::exit::Exit;
 use crate::packet::{Network, Packet, Parsed, view_mut};
 use crate::pipeline::Context;
 use crate::trace::Observer;
-use crate::verdict::{DropReason, ReplyKind, Verdict};
+use crate::verdict::{DropReason, ReplyKind};
 
 /// Answers an echo request, if its checksum is right.
 pub fn echo<O: Observer>(
     packet: &mut Packet<'_, Parsed<'_>>,
     context: &mut Context<'_, O>,
-) -> Verdict {
+) -> Exit {
     let mac = match context.receiving() {
         Ok(interface) => interface.mac,
         Err(verdict) => return verdict,
@@ -28,7 +29,7 @@ fn turn<O: Observer>(
     packet: &mut Packet<'_, Parsed<'_>>,
     mac: Mac,
     context: &mut Context<'_, O>,
-) -> Result<(), Verdict> {
+) -> Result<(), Exit> {
     let headers = packet.headers();
     let pseudo = match headers.network {
         Network::Ipv4 => Sum::new(),
@@ -69,7 +70,7 @@ fn turn<O: Observer>(
 }
 
 /// Swaps the addresses, sets the TTL. Options of the request are not ours to send: no-ops take their place.
-fn turn_v4(bytes: &mut [u8], l3: u16) -> Result<(), Verdict> {
+fn turn_v4(bytes: &mut [u8], l3: u16) -> Result<(), Exit> {
     let ip = view_mut::<ipv4::Header>(bytes, l3)?;
     let old = [ip.ttl, ip.protocol.0];
     ip.ttl = TTL;

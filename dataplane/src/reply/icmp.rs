@@ -6,10 +6,11 @@ use millrace_wire::{Addr, Protocol, U16, View, icmp, icmpv6, ipv4, ipv6, ipv6_ex
 use zerocopy::IntoBytes;
 
 use super::{Bytes, TTL, link, may_complain, push, replace};
+use crate::exit::Exit;
 use crate::packet::{Network, Packet, Parsed};
 use crate::pipeline::Context;
 use crate::trace::Observer;
-use crate::verdict::{DropReason, ReplyKind, Verdict};
+use crate::verdict::{DropReason, ReplyKind};
 
 /// What is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +73,7 @@ pub fn error<O: Observer>(
     problem: Problem,
     otherwise: DropReason,
     context: &mut Context<'_, O>,
-) -> Verdict {
+) -> Exit {
     if !may_complain(packet) {
         return otherwise.into();
     }
@@ -91,7 +92,7 @@ fn build<O: Observer>(
     packet: &Packet<'_, Parsed<'_>>,
     problem: Problem,
     context: &Context<'_, O>,
-) -> Result<Option<Bytes>, Verdict> {
+) -> Result<Option<Bytes>, Exit> {
     let headers = packet.headers();
     let peer = packet.source()?;
     let source = if problem.is_the_hosts() {

@@ -4,9 +4,10 @@ use millrace_wire::{Addr, EtherType, Mac, Protocol, U16, View, ipv6, ndp};
 use zerocopy::IntoBytes;
 
 use super::{Bytes, fresh_link, link_to, push};
+use crate::exit::Exit;
 use crate::interface::Interface;
 use crate::packet::{Packet, Parsed};
-use crate::verdict::{DropReason, Verdict};
+use crate::verdict::DropReason;
 
 /// A message of 24 bytes and one link-layer option.
 const LEN: usize = ndp::NeighborSolicitation::LEN + ndp::LinkLayer::LEN;
@@ -18,7 +19,7 @@ pub(crate) fn answer(
     mac: Mac,
     target: &Addr,
     asker: Option<Mac>,
-) -> Result<Bytes, Verdict> {
+) -> Result<Bytes, Exit> {
     use ndp::NeighborAdvertisement as Advertisement;
     let source = packet.headers().tuple.src;
     let is_probe = source.is_unspecified();

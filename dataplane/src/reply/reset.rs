@@ -4,17 +4,18 @@ use millrace_wire::{Addr, Protocol, Sum, U16, View, ipv4, ipv6, tcp};
 use zerocopy::IntoBytes;
 
 use super::{Bytes, TTL, link, may_complain, push, replace};
+use crate::exit::Exit;
 use crate::packet::{Network, Packet, Parsed};
 use crate::pipeline::Context;
 use crate::trace::Observer;
-use crate::verdict::{DropReason, ReplyKind, Verdict};
+use crate::verdict::{DropReason, ReplyKind};
 
 /// Resets the connection that the segment is of. A reset is answered by nothing; resets share the limit of ICMP errors.
 pub(super) fn reset<O: Observer>(
     packet: &mut Packet<'_, Parsed<'_>>,
     otherwise: DropReason,
     context: &mut Context<'_, O>,
-) -> Verdict {
+) -> Exit {
     let headers = packet.headers();
     if headers.tcp.contains(tcp::Flags::RST) || headers.fault.is_some() || !may_complain(packet) {
         return otherwise.into();
@@ -32,7 +33,7 @@ pub(super) fn reset<O: Observer>(
 fn build<O: Observer>(
     packet: &Packet<'_, Parsed<'_>>,
     context: &Context<'_, O>,
-) -> Result<Option<Bytes>, Verdict> {
+) -> Result<Option<Bytes>, Exit> {
     let headers = packet.headers();
     let segment = packet.l4::<tcp::Header>()?;
     let answer = answer(segment, headers.l4_len());

@@ -154,26 +154,22 @@ impl<'a, W: Word> Index<'a, W> {
         let (tag, more) = tags(hash);
         let (tags, rows) = self.bucket(hash, 0);
         let (found, _) = Self::look(tags, tag);
-        matches(rows, found, more).next()
+        matching(rows, found, more, Some)
     }
 
-    /// The rows that may hold the key.
+    /// Shows `check` the rows that may hold the key until it takes one.
     #[inline]
-    pub fn candidates(&self, hash: u64) -> impl Iterator<Item = Candidate> + use<'a, W> {
-        let index = Self { words: self.words };
+    pub fn find<T>(&self, hash: u64, mut check: impl FnMut(Candidate) -> Option<T>) -> Option<T> {
         let (tag, more) = tags(hash);
-        let mut on = true;
-        (0..PROBES)
-            .map_while(move |probe| {
-                if !on {
-                    return None;
-                }
-                let (tags, rows) = index.bucket(hash, probe);
-                let (found, further) = Self::look(tags, tag);
-                on = further;
-                Some(matches(rows, found, more))
-            })
-            .flatten()
+        for probe in 0..PROBES {
+            let (tags, rows) = self.bucket(hash, probe);
+            let (found, further) = Self::look(tags, tag);
+            let taken = if found == 0 { None } else { matching(rows, found, more, &mut check) };
+            if taken.is_some() || !further {
+                return taken;
+            }
+        }
+        None
     }
 
     /// Makes a row findable by a key. `false`: all its buckets are full.
@@ -225,25 +221,27 @@ impl<'a, W: Word> Index<'a, W> {
     }
 }
 
-/// The candidates among the slots in `found` (see [`Index::look`]) whose second tag is `more`.
+/// Shows `check` the candidates among the slots in `found` (see [`Index::look`]) whose second tag is `more`.
 #[inline]
-fn matches<W: Word>(
+fn matching<W: Word, T>(
     rows: &[W],
     mut found: u64,
     more: u32,
-) -> impl Iterator<Item = Candidate> + use<'_, W> {
-    std::iter::from_fn(move || {
-        while found != 0 {
-            let bit = found.trailing_zeros() as usize;
-            found &= found - 1;
-            let at = bit / 8 + bit % 8 * TAGS_PER_WORD;
-            let slot = (rows.get(at / ROWS_PER_WORD)?.get() >> (at % ROWS_PER_WORD * 32)) as u32;
-            if slot >> (ROW_BITS + 1) == more {
-                return Some(candidate(slot));
+    mut check: impl FnMut(Candidate) -> Option<T>,
+) -> Option<T> {
+    while found != 0 {
+        let bit = found.trailing_zeros() as usize;
+        found &= found - 1;
+        let at = bit / 8 + bit % 8 * TAGS_PER_WORD;
+        let slot = (rows.get(at / ROWS_PER_WORD)?.get() >> (at % ROWS_PER_WORD * 32)) as u32;
+        if slot >> (ROW_BITS + 1) == more {
+            let taken = check(candidate(slot));
+            if taken.is_some() {
+                return taken;
             }
         }
-        None
-    })
+    }
+    None
 }
 
 /// Takes an empty slot of a bucket.
@@ -305,7 +303,12 @@ mod tests {
     }
 
     fn rows(index: &Index<'_, AtomicU64>, hash: u64) -> Vec<(u32, bool)> {
-        index.candidates(hash).map(|found| (found.row, found.second)).collect()
+        let mut rows = Vec::new();
+        index.find(hash, |found| -> Option<()> {
+            rows.push((found.row, found.second));
+            None
+        });
+        rows
     }
 
     /// Any 64 bits, by number (splitmix64's increment is enough for a test).
@@ -377,8 +380,8 @@ mod tests {
                 let found = |probe| {
                     let tags = index.bucket(hash(key), probe);
                     let (tag, more) = super::tags(hash(key));
-                    matches(tags.1, Index::look(tags.0, tag).0, more)
-                        .any(|found| u64::from(found.row) == key / 2)
+                    let is_it = |found: Candidate| (u64::from(found.row) == key / 2).then_some(());
+                    matching(tags.1, Index::look(tags.0, tag).0, more, is_it).is_some()
                 };
                 1 + (0..PROBES).take_while(|&probe| !found(probe)).count()
             })
@@ -386,7 +389,7 @@ mod tests {
         let average = lines as f64 / keys as f64;
         assert!(average < 1.15, "{average} lines a lookup");
         let wrong: usize =
-            (0..keys as u64).map(|key| index.candidates(hash(key + keys as u64)).count()).sum();
+            (0..keys as u64).map(|key| rows(&index, hash(key + keys as u64)).len()).sum();
         assert!(wrong < keys / 2000, "{wrong} rows named for nothing");
     }
 

@@ -10,31 +10,61 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// An IPv4 or IPv6 address: 16 bytes in network order, IPv4 as `::ffff:a.b.c.d`.
 ///
-/// Ordered as bytes, so that IPv4 addresses sort among themselves as usual.
-#[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    FromBytes,
-    IntoBytes,
-    KnownLayout,
-    Immutable,
-    Unaligned,
-)]
+/// Two words that hold those bytes as memory does, so that it is copied and compared as words; in a header it stands as
+/// [`Octets`], which need no alignment. Ordered as bytes, so that IPv4 addresses sort among themselves as usual.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Addr([u64; 2]);
+
+/// An address as it stands in a header.
+#[derive(Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(transparent)]
-pub struct Addr([u8; 16]);
+pub struct Octets(pub [u8; 16]);
+
+impl Octets {
+    /// The address.
+    #[inline]
+    pub const fn get(&self) -> Addr {
+        Addr::from_v6(self.0)
+    }
+}
+
+impl From<Addr> for Octets {
+    #[inline]
+    fn from(addr: Addr) -> Self {
+        Self(addr.octets())
+    }
+}
+
+impl fmt::Debug for Octets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.get(), f)
+    }
+}
+
+impl Ord for Addr {
+    fn cmp(&self, other: &Self) -> core::cmp::Ordering {
+        self.bits().cmp(&other.bits())
+    }
+}
+
+impl PartialOrd for Addr {
+    fn partial_cmp(&self, other: &Self) -> Option<core::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 const V4_PREFIX: u128 = 0xffff_0000_0000;
+/// The second word of an IPv4 address, but for its last four bytes.
+const V4_WORD: u64 = u64::from_ne_bytes([0, 0, 0xff, 0xff, 0, 0, 0, 0]);
+/// Those four bytes.
+const V4_MASK: u64 = u64::from_ne_bytes([0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]);
+const V4_SHIFT: u32 = V4_MASK.trailing_zeros();
 
 impl Addr {
     /// `0.0.0.0`.
     pub const UNSPECIFIED_V4: Self = Self::from_v4([0; 4]);
     /// `::`.
-    pub const UNSPECIFIED_V6: Self = Self([0; 16]);
+    pub const UNSPECIFIED_V6: Self = Self([0; 2]);
     /// `255.255.255.255`.
     pub const BROADCAST: Self = Self::from_v4([255; 4]);
     /// `ff02::1`, all nodes of the link.
@@ -45,72 +75,73 @@ impl Addr {
     /// From the four bytes of an IPv4 header.
     #[inline]
     pub const fn from_v4(octets: [u8; 4]) -> Self {
-        Self::from_bits(V4_PREFIX | u32::from_be_bytes(octets) as u128)
+        Self::from_v4_bits(u32::from_ne_bytes(octets))
     }
 
     /// From four bytes of an IPv4 header that were read as one number, in whatever order the machine has them.
     #[inline]
     pub const fn from_v4_bits(bits: u32) -> Self {
-        Self::from_v4(bits.to_ne_bytes())
+        Self([0, V4_WORD | (bits as u64) << V4_SHIFT])
     }
 
     /// Undoes [`Self::from_v4_bits`]; the last four bytes of an IPv6 address.
     #[inline]
     pub const fn to_v4_bits(&self) -> u32 {
-        let [.., a, b, c, d] = self.0;
-        u32::from_ne_bytes([a, b, c, d])
+        ((self.0[1] & V4_MASK) >> V4_SHIFT) as u32
     }
 
     /// From the sixteen bytes of an IPv6 header.
     #[inline]
     pub const fn from_v6(octets: [u8; 16]) -> Self {
-        Self(octets)
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = octets;
+        Self([
+            u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+            u64::from_ne_bytes([i, j, k, l, m, n, o, p]),
+        ])
     }
 
     /// From the address as a number, most significant bit first.
     #[inline]
     pub const fn from_bits(bits: u128) -> Self {
-        Self(bits.to_be_bytes())
+        Self::from_v6(bits.to_be_bytes())
     }
 
     /// The address as a number, most significant bit first.
     #[inline]
     pub const fn bits(&self) -> u128 {
-        u128::from_be_bytes(self.0)
+        (u64::from_be(self.0[0]) as u128) << 64 | u64::from_be(self.0[1]) as u128
     }
 
     /// Whether this is an IPv4 address.
     #[inline]
     pub const fn is_v4(&self) -> bool {
-        self.bits() >> 32 == V4_PREFIX >> 32
+        self.0[0] == 0 && self.0[1] & !V4_MASK == V4_WORD
     }
 
     /// The four bytes for an IPv4 header; `None` for an IPv6 address.
     #[inline]
     pub const fn v4(&self) -> Option<[u8; 4]> {
-        if self.is_v4() { Some((self.bits() as u32).to_be_bytes()) } else { None }
+        if self.is_v4() { Some(self.to_v4_bits().to_ne_bytes()) } else { None }
     }
 
     /// All sixteen bytes, in network order.
     #[inline]
     pub const fn octets(&self) -> [u8; 16] {
-        self.0
+        let [a, b, c, d, e, f, g, h] = self.0[0].to_ne_bytes();
+        let [i, j, k, l, m, n, o, p] = self.0[1].to_ne_bytes();
+        [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
     }
 
     /// Two words whose bytes in memory are those of the address, for shared memory made of words.
     #[inline]
     pub const fn to_words(&self) -> [u64; 2] {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self.0;
-        [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes([i, j, k, l, m, n, o, p])]
+        self.0
     }
 
     /// Undoes [`Self::to_words`].
     #[inline]
     pub const fn from_words(words: [u64; 2]) -> Self {
-        let [high, low] = words;
-        let [a, b, c, d, e, f, g, h] = high.to_ne_bytes();
-        let [i, j, k, l, m, n, o, p] = low.to_ne_bytes();
-        Self([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p])
+        Self(words)
     }
 
     /// `224.0.0.0/4` or `ff00::/8`.

@@ -92,6 +92,19 @@ pub struct Header {
 
 const _: () = assert!(size_of::<Header>() == 14);
 
+impl Header {
+    /// Writes both addresses, as numbers ([`Mac::to_u64`]), with two stores.
+    #[inline]
+    pub fn set_addresses(&mut self, dst: u64, src: u64) {
+        let (first, second) = (dst << 16 | (src >> 32 & 0xffff), src as u32);
+        let (head, tail) = self.as_mut_bytes().split_at_mut(8);
+        head.copy_from_slice(&first.to_be_bytes());
+        if let Some(rest) = tail.first_chunk_mut() {
+            *rest = second.to_be_bytes();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,6 +116,15 @@ mod tests {
         0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02, 0x00, 0x00, 0x00, 0x00, 0x01, 0x08, 0x06, 0x00,
         0x01,
     ];
+
+    #[test]
+    fn addresses_are_written_whole_and_nothing_else() {
+        let (header, _) = Header::view(&PACKET).unwrap();
+        let mut header = *header;
+        let (dst, src) = (Mac([1, 2, 3, 4, 5, 6]), Mac([0xfa, 0xfb, 0xfc, 0xfd, 0xfe, 0xff]));
+        header.set_addresses(dst.to_u64(), src.to_u64());
+        assert_eq!((header.dst, header.src, header.ether_type), (dst, src, EtherType::ARP));
+    }
 
     #[test]
     fn deconstruct() {

@@ -4,7 +4,7 @@
 //! [`crate::ipv6_ext`]; jumbograms (RFC 2675) are not known, their payload length of 0 is taken as 0.
 
 use crate::checksum::Sum;
-use crate::{Addr, Error, Protocol, View};
+use crate::{Addr, Error, Octets, Protocol, View};
 use zerocopy::network_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -26,9 +26,9 @@ pub struct Header {
     /// Hops left.
     pub hop_limit: u8,
     /// Source address. [`Addr::is_v4`] holds for a v4-mapped one, which may not be on the wire.
-    pub src: Addr,
+    pub src: Octets,
     /// Destination address; see `src`.
-    pub dst: Addr,
+    pub dst: Octets,
 }
 
 const _: () = assert!(size_of::<Header>() == 40);
@@ -47,9 +47,21 @@ impl Header {
             payload_len: U16::new(payload_len),
             next_header,
             hop_limit,
-            src,
-            dst,
+            src: Octets(src.octets()),
+            dst: Octets(dst.octets()),
         }
+    }
+
+    /// The source address.
+    #[inline]
+    pub const fn src_addr(&self) -> Addr {
+        self.src.get()
+    }
+
+    /// The destination address.
+    #[inline]
+    pub const fn dst_addr(&self) -> Addr {
+        self.dst.get()
     }
 
     /// Header and payload of the packet at the start of `bytes`. What follows the payload length (Ethernet padding) is cut off.
@@ -118,7 +130,7 @@ impl Header {
     /// With a routing header whose segments are left, the final destination counts instead (RFC 8200 §8.1).
     #[inline]
     pub fn pseudo(&self, protocol: Protocol, len: u32) -> Sum {
-        Sum::pseudo_v6(&self.src.octets(), &self.dst.octets(), protocol, len)
+        Sum::pseudo_v6(&self.src.0, &self.dst.0, protocol, len)
     }
 }
 
@@ -147,7 +159,8 @@ mod tests {
         );
         assert_eq!((header.payload_len(), header.total_len()), (16, 56));
         assert_eq!((header.next_header, header.hop_limit), (Protocol::UDP, 64));
-        assert_eq!((header.src, header.dst), (addr("2001:db8::1"), addr("2001:db8::2")));
+        let addrs = (header.src_addr(), header.dst_addr());
+        assert_eq!(addrs, (addr("2001:db8::1"), addr("2001:db8::2")));
         assert_eq!(payload, &PACKET[40..56]);
         assert_eq!(header.pseudo(Protocol::UDP, 16).add_bytes(payload).fold(), 0xffff);
     }
@@ -161,8 +174,8 @@ mod tests {
         header.payload_len = U16::new(16);
         header.next_header = Protocol::UDP;
         header.hop_limit = 64;
-        header.src = addr("2001:db8::1");
-        header.dst = addr("2001:db8::2");
+        header.src = addr("2001:db8::1").into();
+        header.dst = addr("2001:db8::2").into();
         assert_eq!(bytes, PACKET);
         let mut new = Header::new(addr("2001:db8::1"), addr("2001:db8::2"), Protocol::UDP, 64, 16);
         new.version_class_flow |= U32::new(0xb2d29);

@@ -45,7 +45,7 @@ mod mac;
 mod protocol;
 mod view;
 
-pub use addr::Addr;
+pub use addr::{Addr, Octets};
 pub use checksum::{Delta, Sum};
 pub use crc32c::Crc32c;
 pub use ethernet::EtherType;

@@ -3,7 +3,7 @@
 //! `parse` checks what RFC 4861 §6.1 and §7.1 ask of the message itself: type, code, target, option lengths. Hop limit 255,
 //! the checksum and what depends on the packet's addresses are left to the neighbor stop.
 
-use crate::{Addr, Error, Mac, View, icmpv6};
+use crate::{Addr, Error, Mac, Octets, View, icmpv6};
 use zerocopy::network_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -31,7 +31,7 @@ pub struct NeighborSolicitation {
     /// Type 135, code 0; `rest` is reserved.
     pub icmp: icmpv6::Header,
     /// The address asked for.
-    pub target: Addr,
+    pub target: Octets,
 }
 
 /// "`target` is here", 24 bytes and options.
@@ -43,7 +43,7 @@ pub struct NeighborAdvertisement {
     /// Type 136, code 0; `rest` has the flags.
     pub icmp: icmpv6::Header,
     /// The address told about.
-    pub target: Addr,
+    pub target: Octets,
 }
 
 /// "Which routers are here?", 8 bytes and options.
@@ -90,13 +90,16 @@ const _: () = {
 impl NeighborSolicitation {
     /// A solicitation whose checksum is still 0.
     pub const fn new(target: Addr) -> Self {
-        Self { icmp: icmpv6::Header::new(icmpv6::Type::NEIGHBOR_SOLICITATION, 0, 0), target }
+        Self {
+            icmp: icmpv6::Header::new(icmpv6::Type::NEIGHBOR_SOLICITATION, 0, 0),
+            target: Octets(target.octets()),
+        }
     }
 
     /// The message in `message` (the ICMPv6 part of a packet, padding cut off) and its options, all of good length.
     pub fn parse(message: &[u8]) -> Result<(&Self, Options<'_>), Error> {
         let (this, options) = Self::view(message)?;
-        check(&this.icmp, icmpv6::Type::NEIGHBOR_SOLICITATION, &this.target)?;
+        check(&this.icmp, icmpv6::Type::NEIGHBOR_SOLICITATION, &this.target.get())?;
         Ok((this, Options::checked(options)?))
     }
 }
@@ -111,13 +114,16 @@ impl NeighborAdvertisement {
 
     /// An advertisement whose checksum is still 0. `flags` is an or of the constants.
     pub const fn new(target: Addr, flags: u32) -> Self {
-        Self { icmp: icmpv6::Header::new(icmpv6::Type::NEIGHBOR_ADVERTISEMENT, 0, flags), target }
+        Self {
+            icmp: icmpv6::Header::new(icmpv6::Type::NEIGHBOR_ADVERTISEMENT, 0, flags),
+            target: Octets(target.octets()),
+        }
     }
 
     /// The message in `message` (the ICMPv6 part of a packet, padding cut off) and its options, all of good length.
     pub fn parse(message: &[u8]) -> Result<(&Self, Options<'_>), Error> {
         let (this, options) = Self::view(message)?;
-        check(&this.icmp, icmpv6::Type::NEIGHBOR_ADVERTISEMENT, &this.target)?;
+        check(&this.icmp, icmpv6::Type::NEIGHBOR_ADVERTISEMENT, &this.target.get())?;
         Ok((this, Options::checked(options)?))
     }
 
@@ -302,7 +308,7 @@ mod tests {
         );
         assert_eq!(message.icmp.checksum.get(), 0x8a71);
         assert!(!message.is_router() && message.is_solicited() && message.is_override());
-        assert_eq!(message.target, addr("2001:db8::2"));
+        assert_eq!(message.target.get(), addr("2001:db8::2"));
         assert_eq!(options.link_layer(OptionKind::TARGET_LINK_LAYER), Some(MAC));
         assert_eq!(options.link_layer(OptionKind::SOURCE_LINK_LAYER), None);
     }
@@ -337,7 +343,7 @@ mod tests {
     fn solicitations_and_advertisements_are_not_taken_for_each_other() {
         let mut bytes = [0; 24];
         NeighborSolicitation::new(addr("fe80::1")).put(&mut bytes).unwrap();
-        assert_eq!(NeighborSolicitation::parse(&bytes).unwrap().0.target, addr("fe80::1"));
+        assert_eq!(NeighborSolicitation::parse(&bytes).unwrap().0.target.get(), addr("fe80::1"));
         assert_eq!(NeighborAdvertisement::parse(&bytes).err(), Some(Error::Field));
         assert_eq!(RouterSolicitation::parse(&bytes).err(), Some(Error::Field));
         assert_eq!(RouterAdvertisement::parse(&bytes).err(), Some(Error::Field));

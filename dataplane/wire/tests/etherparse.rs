@@ -42,7 +42,7 @@ fn ours(frame: &[u8]) -> Option<Facts> {
         EtherType::IPV6 => {
             let (header, payload) = ipv6::Header::parse(packet).ok()?;
             let chain = ipv6_ext::walk(header.next_header, payload).ok()?;
-            facts.addresses = Some((header.src.octets().into(), header.dst.octets().into()));
+            facts.addresses = Some((header.src.0.into(), header.dst.0.into()));
             facts.hops = Some(header.hop_limit);
             facts.fragment = chain.fragment.is_some_and(|fragment| !fragment.is_atomic());
             (chain.protocol, &payload[chain.offset..])
@@ -204,10 +204,7 @@ fn network(ip: &IpHeaders, packet: &[u8]) -> (Protocol, Vec<u8>, Sum) {
         }
         IpHeaders::Ipv6(theirs, _) => {
             let (header, payload) = ipv6::Header::parse(packet).unwrap();
-            assert_eq!(
-                (header.src.octets(), header.dst.octets()),
-                (theirs.source, theirs.destination)
-            );
+            assert_eq!((header.src.0, header.dst.0), (theirs.source, theirs.destination));
             assert_eq!(
                 (header.hop_limit, header.traffic_class()),
                 (theirs.hop_limit, theirs.traffic_class)

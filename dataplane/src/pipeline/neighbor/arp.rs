@@ -6,24 +6,25 @@
 use millrace_wire::{Addr, Mac, arp};
 
 use super::super::Context;
+use crate::exit::Exit;
 use crate::packet::{Packet, Parsed};
 use crate::reply;
 use crate::state::neighbor::Learn;
 use crate::trace::Observer;
-use crate::verdict::{DropReason, PuntReason, ReplyKind, Verdict};
+use crate::verdict::{DropReason, PuntReason, ReplyKind};
 
 /// What becomes of an ARP packet.
 pub fn receive<O: Observer>(
     packet: &mut Packet<'_, Parsed<'_>>,
     context: &mut Context<'_, O>,
-) -> Verdict {
+) -> Exit {
     judge(packet, context).unwrap_or_else(|verdict| verdict)
 }
 
 fn judge<O: Observer>(
     packet: &mut Packet<'_, Parsed<'_>>,
     context: &mut Context<'_, O>,
-) -> Result<Verdict, Verdict> {
+) -> Result<Exit, Exit> {
     let l3 = usize::from(packet.headers().l3);
     let bytes = packet.bytes().get(l3..).ok_or(DropReason::Truncated)?;
     let arp = *arp::Packet::parse(bytes).map_err(|_| DropReason::MalformedArp)?;

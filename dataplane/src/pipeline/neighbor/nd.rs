@@ -7,11 +7,12 @@
 use millrace_wire::{Addr, Protocol, Sum, icmpv6, ndp};
 
 use super::super::Context;
+use crate::exit::Exit;
 use crate::packet::{Headers, Packet, Parsed, Part};
 use crate::reply;
 use crate::state::neighbor::Learn;
 use crate::trace::Observer;
-use crate::verdict::{DropReason, PuntReason, ReplyKind, Verdict};
+use crate::verdict::{DropReason, PuntReason, ReplyKind};
 
 /// Whether the packet is a neighbor discovery message (types 133 to 137).
 #[inline]
@@ -26,7 +27,7 @@ pub fn concerns(packet: &Packet<'_, Parsed<'_>>) -> bool {
 pub fn receive<O: Observer>(
     packet: &mut Packet<'_, Parsed<'_>>,
     context: &mut Context<'_, O>,
-) -> Option<Verdict> {
+) -> Option<Exit> {
     let interface = match context.receiving() {
         Ok(interface) => interface,
         Err(verdict) => return Some(verdict),
@@ -44,7 +45,7 @@ pub fn receive<O: Observer>(
 fn judge<O: Observer>(
     packet: &mut Packet<'_, Parsed<'_>>,
     context: &mut Context<'_, O>,
-) -> Result<Verdict, Verdict> {
+) -> Result<Exit, Exit> {
     let headers = packet.headers();
     if headers.ttl != ndp::HOP_LIMIT {
         return Err(DropReason::NdHopLimit.into());
@@ -54,7 +55,7 @@ fn judge<O: Observer>(
         .get(usize::from(headers.l4)..headers.end as usize)
         .ok_or(DropReason::Truncated)?;
     let ip = packet.ipv6()?;
-    let sum = Sum::pseudo(&ip.src, &ip.dst, Protocol::ICMPV6, headers.l4_len());
+    let sum = Sum::pseudo(&ip.src_addr(), &ip.dst_addr(), Protocol::ICMPV6, headers.l4_len());
     if sum.add_bytes(message).finish() != 0 {
         return Err(DropReason::BadChecksum.into());
     }
@@ -68,13 +69,13 @@ fn judge<O: Observer>(
 fn solicitation<O: Observer>(
     packet: &mut Packet<'_, Parsed<'_>>,
     context: &mut Context<'_, O>,
-) -> Result<Verdict, Verdict> {
+) -> Result<Exit, Exit> {
     let Headers { tuple, l4, end, .. } = *packet.headers();
     let interface = context.interfaces.get(context.from).ok_or(DropReason::NoInterface)?;
     let message = packet.bytes().get(usize::from(l4)..end as usize).ok_or(DropReason::Truncated)?;
     let (solicitation, options) =
         ndp::NeighborSolicitation::parse(message).map_err(|_| DropReason::MalformedNd)?;
-    let target = solicitation.target;
+    let target = solicitation.target.get();
     let source_mac = options.link_layer(ndp::OptionKind::SOURCE_LINK_LAYER);
     let is_probe = tuple.src.is_unspecified();
     // Section 7.1.1: a probe goes to the solicited-node group and tells no link-layer address.
@@ -102,13 +103,13 @@ fn solicitation<O: Observer>(
 fn advertisement<O: Observer>(
     packet: &mut Packet<'_, Parsed<'_>>,
     context: &mut Context<'_, O>,
-) -> Result<Verdict, Verdict> {
+) -> Result<Exit, Exit> {
     let Headers { tuple, l4, end, .. } = *packet.headers();
     let message = packet.bytes().get(usize::from(l4)..end as usize).ok_or(DropReason::Truncated)?;
     let (advertisement, options) =
         ndp::NeighborAdvertisement::parse(message).map_err(|_| DropReason::MalformedNd)?;
     let (target, solicited, overrides) =
-        (advertisement.target, advertisement.is_solicited(), advertisement.is_override());
+        (advertisement.target.get(), advertisement.is_solicited(), advertisement.is_override());
     let mac = options.link_layer(ndp::OptionKind::TARGET_LINK_LAYER);
     // Section 7.1.2: an advertisement to a group answers nobody.
     if (solicited && tuple.dst.is_multicast())

@@ -2,9 +2,9 @@
 
 use millrace_wire::{Delta, Protocol, U16, crc32c, ipv4, ipv6, sctp, tcp, udp};
 
+use crate::exit::Exit;
 use crate::flow::Tuple;
 use crate::packet::{Headers, Network, view_mut};
-use crate::verdict::Verdict;
 
 /// The edit of a translation, as the checksums see it.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +43,7 @@ pub(super) fn translate(
     headers: &Headers,
     new: &Tuple,
     partial: bool,
-) -> Result<(), Verdict> {
+) -> Result<(), Exit> {
     let old = &headers.tuple;
     let edit = Edit::between(old, new);
     transport(bytes, headers, new, &edit, partial)?;
@@ -57,7 +57,7 @@ pub(super) fn translate(
         }
         Network::Ipv6 | Network::Arp => {
             let ip = view_mut::<ipv6::Header>(bytes, headers.l3)?;
-            (ip.src, ip.dst) = (new.src, new.dst);
+            (ip.src, ip.dst) = (new.src.into(), new.dst.into());
         }
     }
     Ok(())
@@ -71,7 +71,7 @@ fn transport(
     new: &Tuple,
     edit: &Edit,
     partial: bool,
-) -> Result<(), Verdict> {
+) -> Result<(), Exit> {
     let new_ports = [U16::new(new.sport), U16::new(new.dport)];
     match headers.protocol {
         Protocol::TCP => {

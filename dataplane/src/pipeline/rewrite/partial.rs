@@ -9,8 +9,8 @@
 use millrace_wire::{Crc32c, Protocol, Sum, sctp, tcp, udp};
 use millrace_xsk::{Frame, TxOffload, Umem};
 
+use crate::exit::Exit;
 use crate::packet::{Packet, Parsed, Part, range_of_segments, view_mut};
-use crate::verdict::Verdict;
 
 /// Whether the packet's checksum was left to us. Fragments' never are: the sender needed it before it cut the packet.
 #[inline(always)]
@@ -34,7 +34,7 @@ pub(super) fn is_partial(packet: &Packet<'_, Parsed<'_>>) -> bool {
 }
 
 /// What the transmit queue has to do to the checksum, whose field holds the sum of the new pseudo-header.
-pub(super) fn complete(packet: &Packet<'_, Parsed<'_>>) -> Result<TxOffload, Verdict> {
+pub(super) fn complete(packet: &Packet<'_, Parsed<'_>>) -> Result<TxOffload, Exit> {
     let headers = packet.headers();
     let offset = headers.protocol.checksum_offset().unwrap_or_default() as u16;
     Ok(TxOffload::Checksum { start: headers.l4, offset })
@@ -42,12 +42,7 @@ pub(super) fn complete(packet: &Packet<'_, Parsed<'_>>) -> Result<TxOffload, Ver
 
 /// Does in software what a queue can't: sums the packet from `start` over all its chunks, and writes the result `offset` bytes
 /// on. `offset` tells the protocol: no other of those with ports has its checksum there.
-pub(crate) fn finish(
-    umem: &Umem,
-    frame: &mut Frame,
-    start: u16,
-    offset: u16,
-) -> Result<(), Verdict> {
+pub(crate) fn finish(umem: &Umem, frame: &mut Frame, start: u16, offset: u16) -> Result<(), Exit> {
     let (from, to) = (usize::from(start), frame.total_len());
     let offset_of = |protocol: Protocol| protocol.checksum_offset().unwrap_or_default() as u16;
     if offset == offset_of(Protocol::SCTP) {

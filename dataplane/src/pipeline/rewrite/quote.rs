@@ -8,9 +8,9 @@
 use millrace_wire::{Delta, Protocol, U16, View, crc32c, icmp, icmpv6, ipv4, ipv6};
 
 use super::nat::{Edit, ports};
+use crate::exit::Exit;
 use crate::flow::Tuple;
 use crate::packet::{Headers, Network, Quote, view_mut};
-use crate::verdict::Verdict;
 
 /// Translates the error; `new` is what a packet of the flow in the error's direction leaves with.
 pub(super) fn translate(
@@ -18,7 +18,7 @@ pub(super) fn translate(
     headers: &Headers,
     quote: &Quote,
     new: &Tuple,
-) -> Result<(), Verdict> {
+) -> Result<(), Exit> {
     let old = &headers.tuple;
     let outer = outer(bytes, headers, new)?;
     // Nothing behind the IP packet is part of the quote.
@@ -40,7 +40,7 @@ pub(super) fn translate(
 }
 
 /// The error's own addresses: whichever end of the flow has another address is shown with that one.
-fn outer(bytes: &mut [u8], headers: &Headers, new: &Tuple) -> Result<Delta, Verdict> {
+fn outer(bytes: &mut [u8], headers: &Headers, new: &Tuple) -> Result<Delta, Exit> {
     let old = &headers.tuple;
     let (src_changes, dst_changes) = (old.src != new.src, old.dst != new.dst);
     match headers.network {
@@ -59,14 +59,14 @@ fn outer(bytes: &mut [u8], headers: &Headers, new: &Tuple) -> Result<Delta, Verd
         }
         Network::Ipv6 | Network::Arp => {
             let ip = view_mut::<ipv6::Header>(bytes, headers.l3)?;
-            let before = [ip.src.octets(), ip.dst.octets()];
+            let before = [ip.src.0, ip.dst.0];
             if src_changes {
-                ip.src = new.src;
+                ip.src = new.src.into();
             }
             if dst_changes {
-                ip.dst = new.dst;
+                ip.dst = new.dst.into();
             }
-            Ok(Delta::of(before.as_flattened(), [ip.src.octets(), ip.dst.octets()].as_flattened()))
+            Ok(Delta::of(before.as_flattened(), [ip.src.0, ip.dst.0].as_flattened()))
         }
     }
 }
@@ -78,7 +78,7 @@ fn inner(
     quote: &Quote,
     old: &Tuple,
     new: &Tuple,
-) -> Result<Delta, Verdict> {
+) -> Result<Delta, Exit> {
     let edit = Edit::between(old, new);
     let mut sum = edit.all();
     let mut l4_len = 0;
@@ -93,7 +93,7 @@ fn inner(
         }
         Network::Ipv6 | Network::Arp => {
             let ip = view_mut::<ipv6::Header>(bytes, quote.l3)?;
-            (ip.src, ip.dst) = (new.src, new.dst);
+            (ip.src, ip.dst) = (new.src.into(), new.dst.into());
             let before_l4 =
                 usize::from(quote.l4.saturating_sub(quote.l3)).saturating_sub(ipv6::Header::LEN);
             l4_len += ip.payload_len().saturating_sub(before_l4);

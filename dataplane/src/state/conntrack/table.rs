@@ -206,16 +206,18 @@ impl<M: Memory> Table<M> {
         Some(Place::new(row, self.sides.words(), id))
     }
 
-    /// The candidates for a key that really have it, whatever their phase.
+    /// Shows `check` the entries that have a key, whatever their phase, until it takes one.
     #[inline]
-    pub(super) fn matching<'a>(
-        &'a self,
-        key: &'a Key,
+    pub(super) fn matching<T>(
+        &self,
+        key: &Key,
         hash: u64,
-    ) -> impl Iterator<Item = (u32, Direction, Place<'a, M::Word>)> {
-        Index::new(self.index.words())
-            .candidates(hash)
-            .filter_map(move |candidate| self.confirmed(candidate, key))
+        mut check: impl FnMut(u32, Direction, Place<'_, M::Word>) -> Option<T>,
+    ) -> Option<T> {
+        Index::new(self.index.words()).find(hash, |candidate| {
+            let (id, direction, place) = self.confirmed(candidate, key)?;
+            check(id, direction, place)
+        })
     }
 
     /// The entry of a candidate, if it has the key.
@@ -235,8 +237,9 @@ impl<M: Memory> Table<M> {
     #[inline]
     pub fn find(&self, tuple: &Tuple, hash: u64, now: Nanos) -> Option<Entry> {
         let now = tick(now);
-        self.matching(&Key::of(tuple), hash)
-            .find_map(|(id, direction, place)| self.in_force(id, direction, &place, now))
+        self.matching(&Key::of(tuple), hash, |id, direction, place| {
+            self.in_force(id, direction, &place, now)
+        })
     }
 
     /// [`Table::find`] for who has a hint from [`Table::probe`]: nearly always the hint is right, and the index need not be

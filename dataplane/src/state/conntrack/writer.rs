@@ -161,33 +161,37 @@ impl Writer {
         for (is_reply, (key, hash)) in
             [false, true].into_iter().zip(pair.keys.iter().zip(pair.hashes))
         {
-            for (id, direction, place) in table.matching(key, hash) {
+            let obstacle = table.matching(key, hash, |id, direction, place| {
                 if own == Some(id) {
-                    continue;
+                    return None;
                 }
                 let row = place.row;
                 let mut life = Life(row[LIFE].get());
                 if let (Phase::Pending, Some(own)) = (life.phase(), own) {
                     let rival = Some(Rival { row: id, life: life.0 });
                     if id < own && rival != stuck {
-                        return Err(Obstacle::Pending(rival));
+                        return Some(Obstacle::Pending(rival));
                     }
                     match row[LIFE].exchange(life.0, life.to(Phase::Dead).0) {
-                        Ok(_) => continue,
+                        Ok(_) => return None,
                         Err(now) => life = Life(now),
                     }
                 }
                 if life.phase() != Phase::Live {
-                    continue;
+                    return None;
                 }
                 if is_expired(row, now) {
                     self.expire(table, id, life);
-                } else if is_reply {
-                    return Err(Obstacle::Fatal(CreateError::ReplyTaken));
-                } else {
-                    let entry = table.entry(id, direction, life, &place);
-                    return Err(Obstacle::Fatal(CreateError::Exists(entry)));
+                    return None;
                 }
+                Some(Obstacle::Fatal(if is_reply {
+                    CreateError::ReplyTaken
+                } else {
+                    CreateError::Exists(table.entry(id, direction, life, &place))
+                }))
+            });
+            if let Some(obstacle) = obstacle {
+                return Err(obstacle);
             }
         }
         Ok(())

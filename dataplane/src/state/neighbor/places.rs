@@ -99,7 +99,7 @@ impl<M: Memory> Places<M> {
     pub(super) fn find(&self, interface: InterfaceId, addr: &Addr) -> Option<NeighborId> {
         let words = addr.to_words();
         let hash = self.seed.hash_neighbor(interface.0, addr);
-        Index::new(self.index.words()).candidates(hash).find_map(|candidate| {
+        Index::new(self.index.words()).find(hash, |candidate| {
             M::Word::fence_acquire();
             let row = self.row(candidate.row)?;
             let link = Link(row[LINK].get());
