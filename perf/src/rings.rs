@@ -7,6 +7,8 @@ mod measure;
 mod net;
 mod routes;
 pub mod scenario;
+#[cfg(test)]
+mod tests;
 mod verify;
 mod world;
 
@@ -34,8 +36,8 @@ pub struct Options {
     #[arg(long, value_delimiter = ',')]
     cpus: Vec<usize>,
     /// Runs of each, after one for warming up
-    #[arg(long, default_value_t = 11)]
-    runs: usize,
+    #[arg(long, default_value_t = 11, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
     /// Packets of a run, rounded to whole loops of frames
     #[arg(long, default_value_t = 1 << 20)]
     packets: usize,
@@ -65,12 +67,20 @@ struct Row {
     scenario: Scenario,
     frames: FrameSize,
     workers: usize,
-    runs: usize,
+    runs: u32,
     #[serde(flatten)]
     figures: Figures,
     /// Packets a second of all workers, as a multiple of one worker's in the same invocation.
     #[serde(skip_serializing_if = "Option::is_none")]
     scaling: Option<f64>,
+}
+
+/// What was measured, and on what.
+#[derive(Serialize)]
+struct Report<'a> {
+    cpu: String,
+    kernel: String,
+    results: &'a [Row],
 }
 
 /// Runs the scenarios one after the other.
@@ -155,9 +165,11 @@ fn gate(path: &Path, budget: &Budget, rows: &[Compared]) -> Result<(), String> {
 
 fn measure(options: &Options) -> Result<(), String> {
     let scenarios = chosen(options, Scenario::ALL);
-    let cpus = cpus(&options.cpus);
+    let cpus = cpus(options)?;
+    let (cpu, kernel) = (cpu_model(), said("/proc/sys/kernel/osrelease"));
     let mut rows: Vec<Row> = Vec::new();
     if !options.json {
+        println!("{cpu}, Linux {kernel}, {} runs of each\n", options.runs);
         println!(
             "{:<21} {:<5} {:>7}   {:^23}   {:^23}   {:^23}",
             "scenario", "frame", "workers", "ns/packet", "TSC cycles/packet", "Mpps"
@@ -174,7 +186,7 @@ fn measure(options: &Options) -> Result<(), String> {
                         .map_err(|why| failed(&why))?;
                 bench.verify().map_err(|why| failed(&why))?;
                 let figures = bench
-                    .measure(options.runs, options.packets, &cpus)
+                    .measure(options.runs as usize, options.packets, &cpus)
                     .map_err(|why| failed(&why))?;
                 let one = rows
                     .iter()
@@ -191,7 +203,8 @@ fn measure(options: &Options) -> Result<(), String> {
         }
     }
     if options.json {
-        let text = serde_json::to_string_pretty(&rows).map_err(|error| error.to_string())?;
+        let report = Report { cpu, kernel, results: &rows };
+        let text = serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?;
         println!("{text}");
     }
     Ok(())
@@ -215,10 +228,28 @@ fn compact(it: &crate::spread::Spread) -> String {
 }
 
 /// The CPUs asked for, or all from the last on: the first often has the machine's interrupts.
-fn cpus(wanted: &[usize]) -> Vec<usize> {
-    if !wanted.is_empty() {
-        return wanted.to_vec();
-    }
+fn cpus(options: &Options) -> Result<Vec<usize>, String> {
     let ids = core_affinity::get_core_ids().unwrap_or_default();
-    ids.into_iter().rev().map(|id| id.id).collect()
+    let there: Vec<usize> = ids.into_iter().rev().map(|id| id.id).collect();
+    if let Some(cpu) = options.cpus.iter().find(|cpu| !there.contains(cpu)) {
+        return Err(format!("--cpus: this process may not run on CPU {cpu}"));
+    }
+    let cpus = if options.cpus.is_empty() { there } else { options.cpus.clone() };
+    match options.workers.iter().max() {
+        Some(&most) if most > cpus.len() => {
+            Err(format!("--workers {most}: each needs a CPU of its own, and there are {cpus:?}"))
+        }
+        _ if options.workers.contains(&0) => Err("--workers 0: at least one".to_owned()),
+        _ => Ok(cpus),
+    }
+}
+
+fn cpu_model() -> String {
+    let text = said("/proc/cpuinfo");
+    let line = text.lines().find_map(|line| line.strip_prefix("model name"));
+    line.map_or_else(|| "CPU unknown".to_owned(), |it| it.trim_matches([' ', '\t', ':']).to_owned())
+}
+
+fn said(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default().trim().to_owned()
 }

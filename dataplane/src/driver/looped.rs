@@ -74,15 +74,23 @@ impl Frames {
         self.places.clear();
     }
 
-    /// Line by line, the most common packet being one of them: no call of `memcpy`, whose instructions differ from machine to machine.
+    /// One line, as most packets are, or one after the other: no call of `memcpy`, whose instructions differ from machine to machine.
     #[inline]
     fn copy(&self, place: Place, to: &mut [u8]) {
         let lines = self.lines.get(place.line as usize..).unwrap_or_default();
-        for (to, line) in to.chunks_mut(LINE).zip(lines) {
-            match <&mut [u8; LINE]>::try_from(&mut *to) {
-                Ok(to) => *to = line.0,
-                Err(_) => to.copy_from_slice(&line.0[..to.len()]),
-            }
+        match (<&mut [u8; LINE]>::try_from(&mut *to), lines.first()) {
+            (Ok(to), Some(line)) => *to = line.0,
+            _ => copy_long(lines, to),
+        }
+    }
+}
+
+#[inline(never)]
+fn copy_long(lines: &[Line], to: &mut [u8]) {
+    for (to, line) in to.chunks_mut(LINE).zip(lines) {
+        match <&mut [u8; LINE]>::try_from(&mut *to) {
+            Ok(to) => *to = line.0,
+            Err(_) => to.copy_from_slice(&line.0[..to.len()]),
         }
     }
 }

@@ -45,6 +45,16 @@ impl Pool {
     #[inline]
     pub fn put(&mut self, frame: Frame) {
         assert!(self.umem.is_ours(&frame), "frame of another UMEM");
+        if frame.segments() > 1 {
+            return self.put_chain(frame);
+        }
+        let fresh = self.umem.fresh(frame.chunk);
+        frame.into_custody();
+        self.free.push(fresh);
+    }
+
+    #[cold]
+    fn put_chain(&mut self, frame: Frame) {
         let mut chunk = frame.chunk;
         let further = frame.segments() - 1;
         frame.into_custody();

@@ -120,6 +120,7 @@ fn counted_round(runner: &mut Runner, time: &mut Time) -> usize {
 fn timed(workers: &mut [Runner], time: Time, cpus: &[usize]) -> Result<Span, String> {
     let start = Barrier::new(workers.len());
     let run = |runner: &mut Runner, cpu: Option<usize>| {
+        // The CPU is one that this process may run on, so nothing is lost where it can't be pinned: the spread shows it.
         if let Some(id) = cpu {
             core_affinity::set_for_current(core_affinity::CoreId { id });
         }
