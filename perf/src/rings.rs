@@ -178,12 +178,16 @@ fn measure(options: &Options) -> Result<(), String> {
         println!("{:<35}   {spread}   {spread}   {spread}", "");
     }
     for scenario in scenarios {
-        for &frames in &options.frames {
-            for &workers in &options.workers {
-                let failed = |why: &dyn std::fmt::Display| format!("{}: {why}", scenario.name());
-                let mut bench =
-                    scenario::build(scenario, frames, &Scale::REAL, workers, Time::Real)
-                        .map_err(|why| failed(&why))?;
+        for &workers in &options.workers {
+            let failed = |why: &dyn std::fmt::Display| format!("{}: {why}", scenario.name());
+            let mut sizes = options.frames.iter().copied();
+            let Some(first) = sizes.next() else { continue };
+            let mut bench = scenario::build(scenario, first, &Scale::REAL, workers, Time::Real)
+                .map_err(|why| failed(&why))?;
+            for frames in std::iter::once(first).chain(sizes) {
+                if frames != first {
+                    bench.resize(frames);
+                }
                 bench.verify().map_err(|why| failed(&why))?;
                 let figures = bench
                     .measure(options.runs as usize, options.packets, &cpus)

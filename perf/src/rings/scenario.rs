@@ -182,6 +182,26 @@ pub struct Bench {
     pub way: (InterfaceId, InterfaceId),
     /// Each worker's part.
     pub loads: Vec<Load>,
+    /// What all of them are made of.
+    coming: Vec<Coming>,
+}
+
+impl Bench {
+    /// Makes the loops anew, of frames of another size.
+    pub fn resize(&mut self, size: FrameSize) {
+        let workers = self.world.workers.len();
+        for (worker, load) in self.loads.iter_mut().enumerate() {
+            let (mut frames, mut fates, mut fresh) = (Frames::default(), Vec::new(), Vec::new());
+            for (index, it) in self.coming.iter().skip(worker).step_by(workers).enumerate() {
+                frames.push(&it.datagram.frame(size.of(index)));
+                fates.push(it.fate);
+                if it.fresh {
+                    fresh.push(tuple(&it.datagram));
+                }
+            }
+            *load = Load { frames: Arc::new(frames), fates, fresh };
+        }
+    }
 }
 
 /// A frame to come, and what must become of it.
@@ -271,19 +291,10 @@ pub fn build(
         }
     };
     shuffle(&mut coming, random);
-    let mut loads: Vec<Load> = (0..workers).map(|_| Load::default()).collect();
-    for (worker, load) in loads.iter_mut().enumerate() {
-        let mut frames = Frames::default();
-        for (index, it) in coming.iter().skip(worker).step_by(workers).enumerate() {
-            frames.push(&it.datagram.frame(size.of(index)));
-            load.fates.push(it.fate);
-            if it.fresh {
-                load.fresh.push(tuple(&it.datagram));
-            }
-        }
-        load.frames = Arc::new(frames);
-    }
-    Ok(Bench { world, way, loads })
+    let loads = (0..workers).map(|_| Load::default()).collect();
+    let mut bench = Bench { world, way, loads, coming };
+    bench.resize(size);
+    Ok(bench)
 }
 
 /// The one prefix of `route4`.

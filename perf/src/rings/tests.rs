@@ -28,6 +28,8 @@ fn each_is_verified_twice_and_measured() {
             bench.verify().unwrap_or_else(|why| panic!("{scenario:?}, again: {why}"));
             let figures = bench.measure(3, 1000, &[]).unwrap();
             assert!(figures.packets >= 256 && figures.ns.min > 0.0, "{scenario:?}: {figures:?}");
+            bench.resize(FrameSize::Imix);
+            bench.verify().unwrap_or_else(|why| panic!("{scenario:?}, resized: {why}"));
         }
     }
 }
