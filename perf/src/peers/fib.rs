@@ -1,6 +1,5 @@
 //! Our FIB's bulk lookup on the routes and addresses that dpdk-test-fib gets, timed as that one does.
 
-use super::files;
 use millrace_tables::arena::{Arena, Table};
 use millrace_tables::fib::{Family, Fib, Key, lookup_many};
 use millrace_tables::shm::{Seals, Segment};
@@ -64,6 +63,7 @@ pub fn rate_on(cpu: usize, family: Family, world: &(Vec<Route>, Vec<u128>)) -> R
 
 #[cfg(test)]
 mod tests {
+    use super::super::files;
     use super::*;
 
     #[test]

@@ -32,7 +32,7 @@ pub struct Figures {
 }
 
 impl Bench {
-    /// `runs` runs of about `packets` packets each, whole rounds in any case. Worker n runs on the nth of `cpus`.
+    /// Of the active workers: `runs` runs of about `packets` packets each, whole rounds in any case. Worker n runs on the nth of `cpus`.
     pub fn measure(
         &mut self,
         runs: usize,
@@ -50,7 +50,7 @@ impl Bench {
                 spans.push(span);
             }
         }
-        let workers = self.loads.len() as f64;
+        let workers = self.active as f64;
         let spread = |of: &dyn Fn(&Span) -> f64| {
             Spread::of(&spans.iter().map(of).collect::<Vec<_>>()).ok_or("no runs")
         };
@@ -68,7 +68,8 @@ impl Bench {
 
     fn run(&mut self, packets: usize, cpus: &[usize]) -> Result<Span, String> {
         let (before, offered, dropped) = self.offer(packets);
-        let span = timed(&mut self.world.workers, self.world.time, cpus)?;
+        let running = self.world.workers.get_mut(..self.active).ok_or("too few workers")?;
+        let span = timed(running, self.world.time, cpus)?;
         if span.packets != offered {
             return Err(format!("{} of {offered} packets were received", span.packets));
         }
@@ -81,11 +82,12 @@ impl Bench {
     /// packets that are, and are to be dropped.
     fn offer(&mut self, packets: usize) -> (Ledger, usize, usize) {
         let before = self.world.ledger();
-        let round = self.loads.iter().map(|load| load.frames.len()).sum::<usize>().max(1);
-        let once = self.loads.iter().any(|load| !load.fresh.is_empty());
+        let loads = || self.loads.iter().take(self.active);
+        let round = loads().map(|load| load.frames.len()).sum::<usize>().max(1);
+        let once = loads().any(|load| !load.fresh.is_empty());
         let rounds = if once { 1 } else { (packets / round).max(1) };
         let (mut offered, mut dropped) = (0, 0);
-        for (runner, load) in self.world.workers.iter_mut().zip(&self.loads) {
+        for (runner, load) in self.world.workers.iter_mut().zip(loads()) {
             let to_drop = load.fates.iter().filter(|fate| **fate == Fate::Dropped).count();
             runner.queue(self.way.0).offer(rounds * load.frames.len());
             offered += rounds * load.frames.len();
