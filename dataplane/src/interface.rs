@@ -66,6 +66,12 @@ impl Interface {
         self.mac_bits
     }
 
+    /// Whether `mac` is ours here.
+    #[inline]
+    pub fn is_for(&self, mac: &Mac) -> bool {
+        mac.to_u64() == self.mac_bits
+    }
+
     /// Whether `addr` is ours on this interface.
     pub fn owns(&self, addr: &Addr) -> bool {
         *addr == self.link_local || self.addresses.iter().any(|net| Addr::from(net.addr()) == *addr)

@@ -100,7 +100,7 @@ impl Headers {
             protocol: Protocol(0),
         },
         hash: 0,
-        hint: Hint::NONE,
+        hint: Hint::UNKNOWN,
         l3: 0,
         l4: 0,
         end: 0,

@@ -59,7 +59,7 @@ fn path<O: Observer>(
             return Ok(rewrite::apply(packet, translation, &adjacency, context)?.transmit());
         }
         // (2), (3), (4)
-        let mut flow = Flow::of(&packet, entry);
+        let mut flow = Flow::of(entry);
         service::choose(&mut packet, &mut flow, context)?;
         let route = fib::lookup(&mut packet, &flow, context)?;
         policy::check(&flow, &route, context)?;

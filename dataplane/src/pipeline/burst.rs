@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use millrace_tables::{InterfaceId, Snapshot};
 
+use super::rx::AHEAD;
 use super::{Context, forward, neighbor, rx, tx};
 use crate::clock::Nanos;
 use crate::driver::{BURST, Burst, Queue};
@@ -86,8 +87,11 @@ fn run<Q: Queue, O: Observer>(
         };
         exits.push(looked.err());
     }
-    for (at, mut frame) in frames.drain(..).enumerate() {
+    for at in 0..AHEAD {
         rx::look_ahead(&mut parsed, at, state);
+    }
+    for (at, mut frame) in frames.drain(..).enumerate() {
+        rx::look_ahead(&mut parsed, at + AHEAD, state);
         let packet = Packet::new(&umem, &mut frame);
         let mut context =
             Context { tables, state, from, interfaces: &interfaces, now, observer, again: false };
@@ -104,6 +108,9 @@ fn run<Q: Queue, O: Observer>(
         };
         context.see_exit(exit);
         tx::stage(from, queues, frame, exit, state, now);
+        if state.conntrack.take_changed() {
+            rx::look_again(&mut parsed, at + 1);
+        }
     }
     tx::book(from, state);
 }

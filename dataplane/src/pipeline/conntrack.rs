@@ -16,18 +16,14 @@ use super::neighbor::Adjacency;
 use crate::exit::Exit;
 use crate::flow::Tuple;
 use crate::packet::{Headers, Packet, Parsed, Part};
-use crate::state::conntrack::{CachedHop, CreateError, Entry, NewFlow, Touch};
+use crate::state::conntrack::{CachedHop, CreateError, Entry, Hint, NewFlow, Touch};
 use crate::trace::{Observer, Step};
 use crate::verdict::DropReason;
 
 /// What is known about the flow of a packet whose way is not decided yet.
 #[derive(Clone, Copy, Debug)]
 pub struct Flow {
-    /// The packet's tuple.
-    pub tuple: Tuple,
-    /// The tuple that it must have when it leaves.
-    pub translated: Tuple,
-    /// Where that comes from.
+    /// Where it stands.
     pub known: Known,
     /// What `service` has learned of the packet's own destination, so that `fib` need not ask again.
     pub destination: Option<Destination>,
@@ -44,36 +40,41 @@ pub enum Known {
     New {
         /// The service that it goes to.
         service: ServiceId,
+        /// The tuple that the packet must have when it leaves.
+        translated: Tuple,
     },
 }
 
 impl Flow {
-    /// Of a packet, with what [`find`] has found.
-    pub fn of(packet: &Packet<'_, Parsed<'_>>, entry: Option<Entry>) -> Flow {
-        let tuple = packet.headers().tuple;
-        let (translated, known) = match entry {
-            Some(entry) => (entry.translated, Known::Found(entry)),
-            None => (tuple, Known::Untracked),
-        };
-        Flow { tuple, translated, known, destination: None }
+    /// With what [`find`] has found.
+    #[inline]
+    pub fn of(entry: Option<Entry>) -> Flow {
+        Flow { known: entry.map_or(Known::Untracked, Known::Found), destination: None }
     }
 
     /// Whether the packet leaves with another tuple than it has.
+    #[inline]
     pub fn is_translated(&self) -> bool {
         !matches!(self.known, Known::Untracked)
     }
 
     /// The tuple that the packet must have when it leaves, if it is another.
+    #[inline]
     pub fn translation(&self) -> Option<&Tuple> {
-        self.is_translated().then_some(&self.translated)
+        match &self.known {
+            Known::Untracked => None,
+            Known::Found(Entry { translated, .. }) | Known::New { translated, .. } => {
+                Some(translated)
+            }
+        }
     }
 
     /// Where the packet goes, translated. `packet` is the flow's, or an ICMP error about it.
+    #[inline]
     pub fn destination(&self, packet: &Packet<'_, Parsed<'_>>) -> Result<Addr, Exit> {
-        if self.tuple.dst == self.translated.dst {
-            packet.destination()
-        } else {
-            Ok(self.translated.dst)
+        match self.translation() {
+            Some(translated) if translated.dst != packet.headers().tuple.dst => Ok(translated.dst),
+            _ => packet.destination(),
         }
     }
 }
@@ -89,8 +90,8 @@ pub fn find<O: Observer>(
         return Ok(None);
     }
     let conntrack = &mut context.state.conntrack;
-    let table = conntrack.table();
-    let found = table.find_at(headers.hint, &headers.tuple, headers.hash, context.now);
+    let hint = if context.again { Hint::UNKNOWN } else { headers.hint };
+    let found = conntrack.table().find_at(hint, &headers.tuple, headers.hash, context.now);
     let Some(entry) = found else {
         context.observer.see(|| Step::Untracked);
         return Ok(None);
@@ -147,23 +148,21 @@ const PORT_TRIES: u64 = 128;
 const FIRST_PORT: u64 = 1024;
 
 /// Stores a new flow, and the way out that was found for this direction of a known one. False when the line must be taken again.
+#[inline]
 pub fn commit<O: Observer>(
     packet: &Packet<'_, Parsed<'_>>,
     flow: &mut Flow,
     adjacency: &Adjacency,
     context: &mut Context<'_, O>,
 ) -> Result<bool, Exit> {
-    let headers = packet.headers();
-    let entry = match flow.known {
+    let entry = match &mut flow.known {
         Known::Untracked => return Ok(true),
-        Known::Found(entry) => entry,
-        Known::New { service } => {
-            let original = Choice { tuple: flow.tuple, hash: headers.hash, service, headers };
-            let Some(entry) = create(&original, &mut flow.translated, context)? else {
+        Known::Found(entry) => *entry,
+        Known::New { service, translated } => {
+            let Some(entry) = create(packet.headers(), *service, translated, context)? else {
                 return Ok(false);
             };
-            let translated = flow.translated;
-            context.observer.see(|| Step::Created { translated });
+            context.observer.see(|| Step::Created { translated: *translated });
             flow.known = Known::Found(entry);
             entry
         }
@@ -173,28 +172,22 @@ pub fn commit<O: Observer>(
     Ok(true)
 }
 
-struct Choice<'a> {
-    tuple: Tuple,
-    hash: u64,
-    service: ServiceId,
-    headers: &'a Headers,
-}
-
 /// Inserts both tuples. When the reply's is another flow's already, the source port is changed until it is not
 /// (Linux' `nf_nat_l4proto_unique_tuple`), so that answers can be told apart. `None`: the flow is there already.
 fn create<O: Observer>(
-    choice: &Choice<'_>,
+    headers: &Headers,
+    service: ServiceId,
     translated: &mut Tuple,
     context: &mut Context<'_, O>,
 ) -> Result<Option<Entry>, Exit> {
-    let mut random = choice.hash | 1;
+    let mut random = headers.hash | 1;
     for _ in 0..PORT_TRIES {
         let reply = translated.reversed();
         let new = NewFlow {
-            original: choice.tuple,
+            original: headers.tuple,
             reply,
-            service: Some(choice.service),
-            tcp: (choice.headers.protocol == Protocol::TCP).then_some(choice.headers.tcp),
+            service: Some(service),
+            tcp: (headers.protocol == Protocol::TCP).then_some(headers.tcp),
         };
         match context.state.conntrack.create(&new, context.now) {
             Ok(entry) => return Ok(Some(entry)),

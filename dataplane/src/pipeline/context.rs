@@ -8,6 +8,7 @@ use millrace_wire::Addr;
 use millrace_xsk::{Frame, Pool};
 
 use super::neighbor::hold::Hold;
+use super::neighbor::met::Met;
 use crate::clock::{Nanos, SECOND};
 use crate::driver::BURST;
 use crate::exit::Exit;
@@ -56,6 +57,8 @@ pub struct Local {
     pub settings: Settings,
     /// Frames that wait for a neighbor.
     pub(crate) hold: Hold,
+    /// Neighbors that this worker sent to lately.
+    pub(crate) met: Met,
     /// How many errors may still be sent.
     pub(crate) limiter: Limiter,
     /// Requests to send: made by the line, which touches no ring, and sent by `tx`.
@@ -90,6 +93,7 @@ impl Local {
             interfaces,
             settings,
             hold: Hold::new(settings.hold_neighbors, settings.hold_per_neighbor, hold_total),
+            met: Met::new(),
             limiter: Limiter::new(settings.errors_per_second),
             requests: Requests::new(),
             staged,

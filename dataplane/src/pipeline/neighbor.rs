@@ -3,11 +3,12 @@
 //! [`intercept`] takes the packets by which stations find each other off the line: it answers for our addresses and learns
 //! from what it sees (`neighbor/arp.rs`, `neighbor/nd.rs`). It also punts what is sent to groups. [`resolve`] turns a route
 //! into an [`Adjacency`]; a packet whose next hop is unknown waits in `neighbor/hold.rs`, unchanged, and takes the line from
-//! its beginning once the answer is there. The table itself, its states and its ageing are `state`'s.
+//! its beginning once the answer is there. `neighbor/met.rs` spares the worker most searches. The table itself, its states and its ageing are `state`'s.
 
 pub(super) mod arp;
 pub(super) mod nd;
 pub(super) mod hold;
+pub(super) mod met;
 
 use std::sync::Arc;
 
@@ -112,13 +113,32 @@ pub fn resolve<O: Observer>(
     route: &Route,
     context: &mut Context<'_, O>,
 ) -> Result<Adjacency, Exit> {
-    let found = context.state.neighbors.find(route.interface, &route.neighbor);
-    match found.and_then(|neighbor| {
-        Adjacency::again(CachedHop { interface: route.interface, neighbor }, context, packet)
-    }) {
-        Some(adjacency) => Ok(adjacency),
-        None => resolve_unknown(packet, route, context),
+    let Route { interface, neighbor } = *route;
+    if let Some(id) = context.state.local.met.get(interface, &neighbor) {
+        let hop = CachedHop { interface, neighbor: id };
+        if let Some(adjacency) = Adjacency::again(hop, context, packet) {
+            return Ok(adjacency);
+        }
     }
+    resolve_unmet(packet, route, context)
+}
+
+/// [`resolve`] of a neighbor that this worker has not sent to lately.
+#[inline(never)]
+fn resolve_unmet<O: Observer>(
+    packet: &mut Packet<'_, Parsed<'_>>,
+    route: &Route,
+    context: &mut Context<'_, O>,
+) -> Result<Adjacency, Exit> {
+    let Route { interface, neighbor } = *route;
+    if let Some(id) = context.state.neighbors.find(interface, &neighbor) {
+        context.state.local.met.put(interface, &neighbor, id);
+        let hop = CachedHop { interface, neighbor: id };
+        if let Some(adjacency) = Adjacency::again(hop, context, packet) {
+            return Ok(adjacency);
+        }
+    }
+    resolve_unknown(packet, route, context)
 }
 
 /// [`resolve`] of a neighbor that has to be asked for, or that is not to be used any more.

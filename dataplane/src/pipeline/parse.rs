@@ -8,6 +8,8 @@
 //!
 //! Cost: the first two cache lines of the frame, no memory beyond; one hash.
 
+mod plain;
+
 use millrace_wire::ipv6_ext::{self, ExtError};
 use millrace_wire::{
     Addr, Error, EtherType, Protocol, View, arp, ethernet, icmp, icmpv6, ipv4, ipv6, tcp, udp, vlan,
@@ -31,6 +33,20 @@ pub fn parse(
     headers: &mut Headers,
 ) -> Result<(), Exit> {
     let (bytes, total) = (packet.bytes(), packet.total_len());
+    if plain::parse(bytes, total, interface, seed, headers).is_some() {
+        return Ok(());
+    }
+    long(bytes, total, interface, seed, headers)
+}
+
+/// Parses any frame.
+fn long(
+    bytes: &[u8],
+    total: usize,
+    interface: &Interface,
+    seed: &Seed,
+    headers: &mut Headers,
+) -> Result<(), Exit> {
     let (link, rest) = ethernet::Header::view(bytes).map_err(|_| DropReason::Truncated)?;
     if link.src.is_multicast() {
         return Err(DropReason::BadEthernet.into());

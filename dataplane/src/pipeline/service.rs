@@ -10,7 +10,7 @@ use millrace_wire::Protocol;
 use super::Context;
 use super::conntrack::{Flow, Known, may_begin};
 use crate::exit::Exit;
-use crate::flow::Seed;
+use crate::flow::{Seed, Tuple};
 use crate::packet::{Packet, Parsed, Part};
 use crate::reply;
 use crate::trace::{Observer, Step};
@@ -62,8 +62,7 @@ pub fn choose<O: Observer>(
         return Err(DropReason::Inconsistent.into());
     }
     flow.destination = None;
-    flow.translated.dst = backend.addr;
-    flow.translated.dport = backend.port;
-    flow.known = Known::New { service: frontend.service };
+    let translated = Tuple { dst: backend.addr, dport: backend.port, ..*tuple };
+    flow.known = Known::New { service: frontend.service, translated };
     Ok(())
 }

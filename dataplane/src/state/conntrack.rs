@@ -118,6 +118,8 @@ pub struct Conntrack<M: Memory = Region> {
     cursor: u32,
     /// Half-open flows that may still be made before the total is looked at.
     unchecked: u32,
+    /// Whether an entry was made since [`Conntrack::take_changed`].
+    changed: bool,
 }
 
 impl<M: Memory> Conntrack<M> {
@@ -132,7 +134,7 @@ impl<M: Memory> Conntrack<M> {
         let writer = Writer::new(table.capacity, handle, seed);
         let mut seat = Seat::new(handle);
         seat.quiesce(table.pool.words());
-        Self { table, writer, seat, timeouts, limits, cursor: 0, unchecked: 0 }
+        Self { table, writer, seat, timeouts, limits, cursor: 0, unchecked: 0, changed: false }
     }
 
     /// The shared part.
@@ -207,7 +209,14 @@ impl<M: Memory> Conntrack<M> {
             progress,
             tick: tick(now),
         };
+        self.changed = true;
         self.writer.create(&self.table, &contents)
+    }
+
+    /// Whether this handle has made an entry since it was last asked: what [`Table::probe`] said before may be over.
+    #[inline]
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
     }
 
     /// Removes the entry; `false` if it is gone already.

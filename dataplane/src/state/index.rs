@@ -9,7 +9,7 @@
 //!                     words 2–7:  for each slot 32 bits: row (24), which of the row's two keys (1), more of the tag (7)
 //! ```
 //!
-//! Cost of a lookup, hit or miss: one line; its 12 tags are compared at once (two words, some 15 instructions), and a row is
+//! Cost of a lookup, hit or miss: one line; its 12 tags are compared at once (one vector), and a row is
 //! named for nothing in one lookup of 4,000, whose key then says no. Full to the last row, with
 //! [`KEYS_PER_BUCKET`] keys a bucket on average, 6 % of the buckets have turned a key away. Memory: 8 bytes a key.
 //!
@@ -20,6 +20,7 @@
 //! What it means that a row is there, and that a key is there only once, is left to the table.
 
 use super::word::Word;
+use millrace_tables::shm;
 use std::sync::atomic::AtomicU64;
 
 /// Average keys per bucket when a table is full.
@@ -74,9 +75,9 @@ const _: () = assert!(slots::<AtomicU64>() == 12);
 /// Bits of the hash that don't choose the bucket (a product's high half depends on all bits): 8, never 0, for the tag byte,
 /// and 7 for beside the row.
 #[inline]
-fn tags(hash: u64) -> (u64, u32) {
-    let bits = hash.wrapping_mul(0x9fb2_1c65_1e98_df25) >> 49;
-    ((bits & 0xff).max(1), (bits >> 8) as u32)
+fn tags(hash: u64) -> (u8, u32) {
+    let bits = (hash.wrapping_mul(0x9fb2_1c65_1e98_df25) >> 49) as u32;
+    ((bits as u8).max(1), bits >> 8)
 }
 
 #[inline]
@@ -89,19 +90,14 @@ fn candidate(slot: u32) -> Candidate {
     Candidate { row: slot & (MAX_ROWS as u32 - 1), second: slot >> ROW_BITS & 1 != 0 }
 }
 
-/// Which of the 8 bytes of `word` are `tag`: the upper bit of each.
+/// Which slots of a bucket have this tag, as bits; and the word that counts the keys turned away.
 #[inline]
-fn equal_bytes(word: u64, tag: u64) -> u64 {
-    const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
-    let difference = word ^ tag.wrapping_mul(0x0101_0101_0101_0101);
-    !((difference & LOW).wrapping_add(LOW) | difference | LOW)
-}
-
-/// The bytes of tag word `at` that belong to slots.
-#[inline]
-const fn slot_bytes<W: Word>(at: usize) -> u64 {
-    let slots = slots::<W>() - at * TAGS_PER_WORD;
-    if slots >= TAGS_PER_WORD { u64::MAX } else { (1 << (slots * 8)) - 1 }
+fn slots_with<W: Word>(tags: &[W], tag: u8) -> (u32, u64) {
+    let low = tags.first().map_or(0, Word::get);
+    let high = if W::TAG_WORDS > 1 { tags.get(1).map_or(0, Word::get) } else { 0 };
+    let last = if W::TAG_WORDS > 1 { high } else { low };
+    let found = shm::equal_bytes(low, high, tag);
+    (u32::from(found) & ((1 << slots::<W>()) - 1), last)
 }
 
 /// Number `probe` of the buckets, of `count`, of a hash: the first, the second, and those behind it.
@@ -138,23 +134,19 @@ impl<'a, W: Word> Index<'a, W> {
 
     /// The slots of a bucket that may be the key's, and whether there are more buckets to look at.
     #[inline]
-    fn look(tags: &[W], tag: u64) -> (u64, bool) {
-        let (mut found, mut last) = (0, 0);
-        for (at, word) in tags.iter().enumerate() {
-            last = word.get();
-            // Bit 0 of byte b: slot b; bit 1: slot 8 + b.
-            found |= (equal_bytes(last, tag) & slot_bytes::<W>(at)) >> 7 << at;
-        }
+    fn look(tags: &[W], tag: u8) -> (u32, bool) {
+        let (found, last) = slots_with(tags, tag);
         (found, last >= TURNED_AWAY)
     }
 
-    /// The row that most probably holds the key, for who wants to fetch it ahead: what the first bucket has.
+    /// The row that most probably holds the key, for who wants to fetch it ahead: what the first bucket has; and whether there
+    /// is more to look at.
     #[inline]
-    pub fn first_candidate(&self, hash: u64) -> Option<Candidate> {
+    pub fn first_candidate(&self, hash: u64) -> (Option<Candidate>, bool) {
         let (tag, more) = tags(hash);
         let (tags, rows) = self.bucket(hash, 0);
-        let (found, _) = Self::look(tags, tag);
-        matching(rows, found, more, Some)
+        let (found, further) = Self::look(tags, tag);
+        (if found == 0 { None } else { matching(rows, found, more, Some) }, further)
     }
 
     /// Shows `check` the rows that may hold the key until it takes one.
@@ -225,14 +217,13 @@ impl<'a, W: Word> Index<'a, W> {
 #[inline]
 fn matching<W: Word, T>(
     rows: &[W],
-    mut found: u64,
+    mut found: u32,
     more: u32,
     mut check: impl FnMut(Candidate) -> Option<T>,
 ) -> Option<T> {
     while found != 0 {
-        let bit = found.trailing_zeros() as usize;
+        let at = found.trailing_zeros() as usize;
         found &= found - 1;
-        let at = bit / 8 + bit % 8 * TAGS_PER_WORD;
         let slot = (rows.get(at / ROWS_PER_WORD)?.get() >> (at % ROWS_PER_WORD * 32)) as u32;
         if slot >> (ROW_BITS + 1) == more {
             let taken = check(candidate(slot));
@@ -245,32 +236,29 @@ fn matching<W: Word, T>(
 }
 
 /// Takes an empty slot of a bucket.
-fn claim<W: Word>(tags: &[W], rows: &[W], tag: u64, slot: u32) -> bool {
-    for (at, word) in tags.iter().enumerate() {
-        let mut old = word.get();
-        loop {
-            let empty = equal_bytes(old, 0) & slot_bytes::<W>(at);
-            if empty == 0 {
-                break;
-            }
-            let byte = empty.trailing_zeros() as usize / 8;
-            match word.exchange(old, old | tag << (byte * 8)) {
-                Ok(_) => {
-                    let at = at * TAGS_PER_WORD + byte;
-                    if let Some(pair) = rows.get(at / ROWS_PER_WORD) {
-                        pair.bump(u64::from(slot) << (at % ROWS_PER_WORD * 32));
-                    }
-                    return true;
-                }
-                Err(now) => old = now,
-            }
+fn claim<W: Word>(tags: &[W], rows: &[W], tag: u8, slot: u32) -> bool {
+    loop {
+        let (empty, _) = slots_with(tags, 0);
+        if empty == 0 {
+            return false;
+        }
+        let at = empty.trailing_zeros() as usize;
+        let shift = at % TAGS_PER_WORD * 8;
+        let (Some(word), Some(pair)) = (tags.get(at / TAGS_PER_WORD), rows.get(at / ROWS_PER_WORD))
+        else {
+            return false;
+        };
+        let old = word.get();
+        // Whoever takes another slot of the word meanwhile makes us look again; of 12 slots all are taken sooner or later.
+        if old >> shift & 0xff == 0 && word.exchange(old, old | u64::from(tag) << shift).is_ok() {
+            pair.bump(u64::from(slot) << (at % ROWS_PER_WORD * 32));
+            return true;
         }
     }
-    false
 }
 
 /// Empties the slot of a bucket that is exactly this one; `false` when none is.
-fn release<W: Word>(tags: &[W], rows: &[W], tag: u64, slot: u32) -> bool {
+fn release<W: Word>(tags: &[W], rows: &[W], tag: u8, slot: u32) -> bool {
     for (at, pair) in rows.iter().enumerate() {
         for half in 0..ROWS_PER_WORD {
             let shift = half * 32;
@@ -282,12 +270,12 @@ fn release<W: Word>(tags: &[W], rows: &[W], tag: u64, slot: u32) -> bool {
             else {
                 continue;
             };
-            if word.get() >> shift_of_tag & 0xff != tag {
+            if word.get() >> shift_of_tag & 0xff != u64::from(tag) {
                 continue;
             }
             // The tag goes last: with it the slot is another's.
             pair.bump((u64::from(slot) << shift).wrapping_neg());
-            word.bump((tag << shift_of_tag).wrapping_neg());
+            word.bump((u64::from(tag) << shift_of_tag).wrapping_neg());
             return true;
         }
     }

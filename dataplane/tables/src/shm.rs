@@ -160,6 +160,28 @@ mod mapped {
         }
     }
 
+    /// Which of the 16 bytes of two words (lowest first, those of `low` before those of `high`) are `byte`: a bit for each.
+    #[inline]
+    pub fn equal_bytes(low: u64, high: u64, byte: u8) -> u16 {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{
+                _mm_cmpeq_epi8, _mm_movemask_epi8, _mm_set_epi64x, _mm_set1_epi8,
+            };
+            // SAFETY: SSE2 is part of x86-64, and the operands are values in registers.
+            #[allow(clippy::multiple_unsafe_ops_per_block)]
+            unsafe {
+                let bytes = _mm_set_epi64x(high as i64, low as i64);
+                _mm_movemask_epi8(_mm_cmpeq_epi8(bytes, _mm_set1_epi8(byte as i8))) as u16
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            let bytes = (u128::from(high) << 64 | u128::from(low)).to_le_bytes();
+            (0..16).filter(|&at| bytes[at] == byte).map(|at| 1 << at).sum()
+        }
+    }
+
     /// Starts loading the cache line of word `index`; does nothing when there is no such word.
     #[inline]
     pub fn prefetch(words: &[AtomicU64], index: usize) {
@@ -175,7 +197,7 @@ mod mapped {
 }
 
 #[cfg(not(loom))]
-pub use mapped::prefetch;
+pub use mapped::{equal_bytes, prefetch};
 
 /// Under loom a segment is a boxed slice: loom's atomics can't live in mapped memory.
 #[cfg(loom)]

@@ -123,6 +123,13 @@ impl Delta {
         Self(fold_be(!old as u32 + new as u32))
     }
 
+    /// The edit that replaces these 32-bit words, read as they lie in memory.
+    #[inline]
+    pub fn of_words<const N: usize>(old: [u32; N], new: [u32; N]) -> Self {
+        let sum = old.iter().map(|word| u64::from(!word)).chain(new.iter().map(|&w| u64::from(w)));
+        Self(u16::from_be(fold(sum.sum())))
+    }
+
     /// Both edits.
     #[inline]
     pub const fn and(self, other: Self) -> Self {
@@ -317,6 +324,13 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn edits_of_words_are_edits_of_their_bytes(old: [u32; 3], new: [u32; 3], check: u16) {
+            let [old_bytes, new_bytes] = [old, new].map(|words| words.map(u32::to_ne_bytes));
+            let bytewise = Delta::of(old_bytes.as_flattened(), new_bytes.as_flattened());
+            prop_assert_eq!(Delta::of_words(old, new).apply(check), bytewise.apply(check));
+        }
 
         #[test]
         fn agrees_with_the_model_in_any_pieces(bytes in bytes(0..300), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..5)) {

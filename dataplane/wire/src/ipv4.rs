@@ -181,6 +181,18 @@ impl Header {
         Sum::of(self.as_bytes()).add_bytes(options).fold() == 0xffff
     }
 
+    /// Whether the checksum of a header without options is right.
+    #[inline]
+    pub fn checksum_ok_bare(&self) -> bool {
+        let (words, _) = self.as_bytes().as_chunks::<4>();
+        let sum: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
+        // Five words: two folds and the carry of the second.
+        let sum = (sum >> 32) as u32 as u64 + (sum & 0xffff_ffff);
+        let sum = (sum >> 16) + (sum & 0xffff);
+        let sum = (sum >> 16) + (sum & 0xffff);
+        sum == 0xffff
+    }
+
     /// Writes the checksum anew. `options` are the bytes between header and payload.
     pub fn fill_checksum(&mut self, options: &[u8]) {
         self.checksum = U16::ZERO;

@@ -18,14 +18,14 @@ pub(super) struct Edit {
 impl Edit {
     /// From one tuple to the other, both of one family.
     #[inline(always)]
-    pub(super) fn between(old: &Tuple, new: &Tuple) -> Edit {
+    pub(super) fn between(network: Network, old: &Tuple, new: &Tuple) -> Edit {
         let ports = Delta::of_word(old.sport, new.sport).and(Delta::of_word(old.dport, new.dport));
-        let addresses = match (old.src.v4(), old.dst.v4(), new.src.v4(), new.dst.v4()) {
-            (Some(old_src), Some(old_dst), Some(new_src), Some(new_dst)) => {
-                Delta::of(&old_src, &new_src).and(Delta::of(&old_dst, &new_dst))
+        let addresses = match network {
+            Network::Ipv4 => {
+                let words = |tuple: &Tuple| [tuple.src.to_v4_bits(), tuple.dst.to_v4_bits()];
+                Delta::of_words(words(old), words(new))
             }
-            _ => Delta::of(&old.src.octets(), &new.src.octets())
-                .and(Delta::of(&old.dst.octets(), &new.dst.octets())),
+            Network::Ipv6 | Network::Arp => Delta::of_words(v6_words(old), v6_words(new)),
         };
         Edit { addresses, ports }
     }
@@ -34,6 +34,15 @@ impl Edit {
     pub(super) fn all(&self) -> Delta {
         self.addresses.and(self.ports)
     }
+}
+
+/// Both addresses as they lie in an IPv6 header.
+#[inline]
+fn v6_words(tuple: &Tuple) -> [u32; 8] {
+    let halves = |word: u64| [word as u32, (word >> 32) as u32];
+    let ([a, b], [c, d]) = (tuple.src.to_words(), tuple.dst.to_words());
+    let words = [a, b, c, d].map(halves);
+    std::array::from_fn(|at| words[at / 2][at % 2])
 }
 
 /// Gives the packet the tuple `new`. `partial`: its TCP or UDP checksum holds the pseudo-header sum only.
@@ -45,15 +54,14 @@ pub(super) fn translate(
     partial: bool,
 ) -> Result<(), Exit> {
     let old = &headers.tuple;
-    let edit = Edit::between(old, new);
+    let edit = Edit::between(headers.network, old, new);
     transport(bytes, headers, new, &edit, partial)?;
     match headers.network {
         Network::Ipv4 => {
             let ip = view_mut::<ipv4::Header>(bytes, headers.l3)?;
-            if let (Some(src), Some(dst)) = (new.src.v4(), new.dst.v4()) {
-                (ip.src, ip.dst) = (src, dst);
-                ip.checksum = U16::new(edit.addresses.apply(ip.checksum.get()));
-            }
+            ip.src = new.src.to_v4_bits().to_ne_bytes();
+            ip.dst = new.dst.to_v4_bits().to_ne_bytes();
+            ip.checksum = U16::new(edit.addresses.apply(ip.checksum.get()));
         }
         Network::Ipv6 | Network::Arp => {
             let ip = view_mut::<ipv6::Header>(bytes, headers.l3)?;

@@ -79,7 +79,7 @@ fn inner(
     old: &Tuple,
     new: &Tuple,
 ) -> Result<Delta, Exit> {
-    let edit = Edit::between(old, new);
+    let edit = Edit::between(network, old, new);
     let mut sum = edit.all();
     let mut l4_len = 0;
     match network {

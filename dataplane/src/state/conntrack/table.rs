@@ -63,13 +63,25 @@ pub struct Entry {
     pub decision: Decision,
 }
 
-/// Where a packet's entry probably is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Hint(Option<Candidate>);
+/// Where a packet's entry probably is, or that it is nowhere. Good for as long as the thread that asked inserts nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hint(u32);
 
 impl Hint {
-    /// No idea.
-    pub const NONE: Self = Self(None);
+    /// Not looked for yet.
+    pub const UNKNOWN: Self = Self(u32::MAX);
+    /// Not in the table.
+    const ABSENT: Self = Self(u32::MAX - 1);
+    /// This bit: the packet goes in the reply direction. Below it the row.
+    const REPLY: u32 = 1 << 24;
+
+    fn of(candidate: Candidate) -> Self {
+        Self(candidate.row | if candidate.second { Self::REPLY } else { 0 })
+    }
+
+    fn candidate(self) -> Candidate {
+        Candidate { row: self.0 & (Self::REPLY - 1), second: self.0 & Self::REPLY != 0 }
+    }
 }
 
 /// An entry's place, and which use of that place.
@@ -246,8 +258,11 @@ impl<M: Memory> Table<M> {
     /// read again.
     #[inline(always)]
     pub fn find_at(&self, hint: Hint, tuple: &Tuple, hash: u64, now: Nanos) -> Option<Entry> {
-        if let Some(candidate) = hint.0
-            && let Some((id, direction, place)) = self.confirmed(candidate, &Key::of(tuple))
+        if hint == Hint::ABSENT {
+            return None;
+        }
+        if hint != Hint::UNKNOWN
+            && let Some((id, direction, place)) = self.confirmed(hint.candidate(), &Key::of(tuple))
             && let Some(entry) = self.in_force(id, direction, &place, tick(now))
         {
             return Some(entry);
@@ -298,15 +313,19 @@ impl<M: Memory> Table<M> {
     /// row too.
     #[inline(always)]
     pub fn probe(&self, hash: u64, wide: bool) -> Hint {
-        let candidate = Index::new(self.index.words()).first_candidate(hash);
-        if let Some(Candidate { row, .. }) = candidate {
-            self.rows.prefetch(row as usize * ROW);
-            if wide {
-                self.sides.prefetch(row as usize * SIDE);
-                self.sides.prefetch(row as usize * SIDE + SIDE - 1);
+        match Index::new(self.index.words()).first_candidate(hash) {
+            (Some(candidate), _) => {
+                let row = candidate.row as usize;
+                self.rows.prefetch(row * ROW);
+                if wide {
+                    self.sides.prefetch(row * SIDE);
+                    self.sides.prefetch(row * SIDE + SIDE - 1);
+                }
+                Hint::of(candidate)
             }
+            (None, true) => Hint::UNKNOWN,
+            (None, false) => Hint::ABSENT,
         }
-        Hint(candidate)
     }
 
     /// All flows in force and not expired, in the order of their memory. On a read-only mapping of a running engine's

@@ -331,11 +331,12 @@ fn a_hint_is_only_a_hint() {
     let [a, b] = [flow(1, Protocol::UDP), flow(2, Protocol::UDP)];
     let hash = |new: &NewFlow| Seed::FIXED.hash(&new.original);
     let early = table.probe(hash(&a), false);
+    assert_eq!(table.find_at(early, &a.original, hash(&a), 0), None);
     let made = conntrack.create(&a, 0).unwrap();
     let other = conntrack.create(&b, 0).unwrap();
     let right = table.probe(hash(&a), false);
     let wrong = table.probe(hash(&b), false);
-    for hint in [early, right, wrong, Hint::NONE] {
+    for hint in [right, wrong, Hint::UNKNOWN] {
         assert_eq!(table.find_at(hint, &a.original, hash(&a), 0).unwrap().id, made.id);
     }
     assert!(conntrack.remove(&made));
