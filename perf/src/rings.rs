@@ -70,10 +70,6 @@ struct Row {
     runs: u32,
     #[serde(flatten)]
     figures: Figures,
-    /// Packets a second of all workers, as a multiple of what one of them carries alone, of the same frames as then and in the same
-    /// memory: right before, with the same number of runs.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    scaling: Option<f64>,
 }
 
 /// What was measured, and on what.
@@ -190,15 +186,10 @@ fn measure(options: &Options) -> Result<(), String> {
                     bench.resize(frames);
                 }
                 bench.verify().map_err(|why| failed(&why))?;
-                let mut measure = |active| {
-                    bench.active = active;
-                    bench.measure(options.runs as usize, options.packets, &cpus)
-                };
-                let alone =
-                    (workers > 1).then(|| measure(1)).transpose().map_err(|why| failed(&why))?;
-                let figures = measure(workers).map_err(|why| failed(&why))?;
-                let scaling = alone.map(|alone| figures.mpps.median / alone.mpps.median);
-                let row = Row { scenario, frames, workers, runs: options.runs, figures, scaling };
+                let figures = bench
+                    .measure(options.runs as usize, options.packets, &cpus)
+                    .map_err(|why| failed(&why))?;
+                let row = Row { scenario, frames, workers, runs: options.runs, figures };
                 if !options.json {
                     print(&row);
                 }
@@ -216,8 +207,9 @@ fn measure(options: &Options) -> Result<(), String> {
 
 fn print(row: &Row) {
     let cycles = row.figures.cycles.map_or_else(|| " ".repeat(23), |it| compact(&it));
-    let scaling =
-        row.scaling.map_or_else(String::new, |it| format!("   {it:.2} × one of them alone"));
+    let scaling = row.figures.scaling.map_or_else(String::new, |it| {
+        format!("   × {:.2} ({:.2} to {:.2}) of one alone", it.median, it.min, it.max)
+    });
     println!(
         "{:<21} {:<5} {:>7}   {}   {cycles}   {}{scaling}",
         row.scenario.name(),

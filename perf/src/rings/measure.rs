@@ -18,6 +18,12 @@ struct Span {
     ticks: Option<f64>,
 }
 
+impl Span {
+    fn mpps(&self) -> f64 {
+        self.packets as f64 * 1e3 / self.nanoseconds
+    }
+}
+
 /// What all runs of a scenario took.
 #[derive(Clone, Debug, Serialize)]
 pub struct Figures {
@@ -29,10 +35,13 @@ pub struct Figures {
     pub cycles: Option<Spread>,
     /// Millions of packets a second of all workers together.
     pub mpps: Spread,
+    /// That rate as a multiple of what the first of several workers carries alone, of the same frames, in runs right before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<Spread>,
 }
 
 impl Bench {
-    /// Of the active workers: `runs` runs of about `packets` packets each, whole rounds in any case. Worker n runs on the nth of `cpus`.
+    /// `runs` runs of about `packets` packets each, whole rounds in any case. Worker n runs on the nth of `cpus`.
     pub fn measure(
         &mut self,
         runs: usize,
@@ -42,19 +51,24 @@ impl Bench {
         for (runner, load) in self.world.workers.iter_mut().zip(&self.loads) {
             runner.queue(self.way.0).load(Arc::clone(&load.frames));
         }
-        let mut spans = Vec::with_capacity(runs);
+        let workers = self.loads.len();
+        let (mut spans, mut ratios) = (Vec::with_capacity(runs), Vec::new());
         for run in 0..=runs {
-            let span = self.run(packets, cpus)?;
+            let alone = match workers {
+                1 => None,
+                _ => Some(self.run(1, packets / workers, cpus)?),
+            };
+            let span = self.run(workers, packets, cpus)?;
             // The first warms up.
             if run > 0 {
+                ratios.extend(alone.map(|alone| span.mpps() / alone.mpps()));
                 spans.push(span);
             }
         }
-        let workers = self.active as f64;
         let spread = |of: &dyn Fn(&Span) -> f64| {
             Spread::of(&spans.iter().map(of).collect::<Vec<_>>()).ok_or("no runs")
         };
-        let each = |span: &Span| workers / span.packets as f64;
+        let each = |span: &Span| workers as f64 / span.packets as f64;
         let timed = spans.iter().all(|span| span.ticks.is_some());
         Ok(Figures {
             packets: spans.first().map_or(0, |span| span.packets),
@@ -62,13 +76,15 @@ impl Bench {
             cycles: timed
                 .then(|| spread(&|span| span.ticks.unwrap_or(0.0) * each(span)))
                 .transpose()?,
-            mpps: spread(&|span| span.packets as f64 * 1e3 / span.nanoseconds)?,
+            mpps: spread(&Span::mpps)?,
+            scaling: Spread::of(&ratios),
         })
     }
 
-    fn run(&mut self, packets: usize, cpus: &[usize]) -> Result<Span, String> {
-        let (before, offered, dropped) = self.offer(packets);
-        let running = self.world.workers.get_mut(..self.active).ok_or("too few workers")?;
+    /// One run of the first `active` workers.
+    fn run(&mut self, active: usize, packets: usize, cpus: &[usize]) -> Result<Span, String> {
+        let (before, offered, dropped) = self.offer(active, packets);
+        let running = self.world.workers.get_mut(..active).ok_or("too few workers")?;
         let span = timed(running, self.world.time, cpus)?;
         if span.packets != offered {
             return Err(format!("{} of {offered} packets were received", span.packets));
@@ -80,9 +96,9 @@ impl Bench {
 
     /// Offers whole rounds of about `packets` packets in all; one round where flows begin. Returns the ledger before, and how many
     /// packets that are, and are to be dropped.
-    fn offer(&mut self, packets: usize) -> (Ledger, usize, usize) {
+    fn offer(&mut self, active: usize, packets: usize) -> (Ledger, usize, usize) {
         let before = self.world.ledger();
-        let loads = || self.loads.iter().take(self.active);
+        let loads = || self.loads.iter().take(active);
         let round = loads().map(|load| load.frames.len()).sum::<usize>().max(1);
         let once = loads().any(|load| !load.fresh.is_empty());
         let rounds = if once { 1 } else { (packets / round).max(1) };
@@ -102,7 +118,7 @@ pub fn count(bench: &mut Bench, packets: usize) -> Result<usize, String> {
     for (runner, load) in bench.world.workers.iter_mut().zip(&bench.loads) {
         runner.queue(bench.way.0).load(Arc::clone(&load.frames));
     }
-    let (before, offered, dropped) = bench.offer(packets);
+    let (before, offered, dropped) = bench.offer(1, packets);
     let runner = bench.world.workers.first_mut().ok_or("no workers")?;
     let received = counted_round(runner, &mut bench.world.time);
     if received != offered {

@@ -182,8 +182,6 @@ pub struct Bench {
     pub way: (InterfaceId, InterfaceId),
     /// Each worker's part.
     pub loads: Vec<Load>,
-    /// How many of the workers run, from the first on.
-    pub active: usize,
     /// What all loads are made of.
     coming: Vec<Coming>,
 }
@@ -294,7 +292,7 @@ pub fn build(
     };
     shuffle(&mut coming, random);
     let loads = (0..workers).map(|_| Load::default()).collect();
-    let mut bench = Bench { world, way, loads, active: workers, coming };
+    let mut bench = Bench { world, way, loads, coming };
     bench.resize(size);
     Ok(bench)
 }
