@@ -104,6 +104,9 @@ fn chosen(options: &Options, all: &[Scenario]) -> Vec<Scenario> {
 
 fn count(options: &Options) -> Result<(), String> {
     let scenarios = chosen(options, instructions::SCENARIOS);
+    if scenarios.is_empty() {
+        return Ok(());
+    }
     let counted = instructions::count(&scenarios, options.keep.as_deref())?;
     let counted: Vec<(Scenario, f64)> = scenarios.into_iter().zip(counted).collect();
     let budget = match &options.gate {
@@ -162,6 +165,9 @@ fn gate(path: &Path, budget: &Budget, rows: &[Compared]) -> Result<(), String> {
 
 fn measure(options: &Options) -> Result<(), String> {
     let scenarios = chosen(options, Scenario::ALL);
+    if scenarios.is_empty() {
+        return Ok(());
+    }
     let cpus = cpus(options)?;
     let (cpu, kernel) = (cpu_model(), said("/proc/sys/kernel/osrelease"));
     let mut rows: Vec<Row> = Vec::new();
