@@ -49,24 +49,29 @@ fn path<O: Observer>(
 ) -> Result<Exit, Exit> {
     neighbor::intercept(&mut packet, context)?;
     loop {
-        let entry = conntrack::find(&packet, context)?;
+        let hit = conntrack::find(&packet, context)?;
         // (1)
-        if let Some(entry) = &entry
-            && let Some(adjacency) = conntrack::decided(&packet, entry, context)
+        if let Some(hit) = hit
+            && let Some(adjacency) = conntrack::decided(&packet, hit, context)
         {
             fib::check_transit(&mut packet, adjacency.mtu, context)?;
-            let translation = Some(&entry.translated);
+            let translation = context.state.conntrack.table().translated(hit);
             return Ok(rewrite::apply(packet, translation, &adjacency, context)?.transmit());
         }
         // (2), (3), (4)
-        let mut flow = Flow::of(entry);
+        let mut flow = Flow::of(hit);
         service::choose(&mut packet, &mut flow, context)?;
         let route = fib::lookup(&mut packet, &flow, context)?;
         policy::check(&flow, &route, context)?;
         let adjacency = neighbor::resolve(&mut packet, &route, context)?;
         if conntrack::commit(&packet, &mut flow, &adjacency, context)? {
-            let translation = flow.translation();
-            return Ok(rewrite::apply(packet, translation, &adjacency, context)?.transmit());
+            let packet = if flow.is_translated() {
+                let translation = flow.translation(context.state);
+                rewrite::apply(packet, translation, &adjacency, context)?
+            } else {
+                rewrite::apply(packet, None, &adjacency, context)?
+            };
+            return Ok(packet.transmit());
         }
         // Another worker made the same flow a moment ago: its choice holds, and is found the second time.
         context.start_again()?;

@@ -1,4 +1,4 @@
-//! tuple → [`Entry`] or [`Flow`]: which flow a packet is of, how it is translated, and whether the way is already decided.
+//! tuple → [`Hit`] or [`Flow`]: which flow a packet is of, how it is translated, and whether the way is already decided.
 //!
 //! Needs the packet's tuple and the shared table (`state`). One table serves all workers and both directions, since the two
 //! directions of a translated flow may arrive on different queues. Drops fragments and faulty L4 headers of known flows: they
@@ -16,7 +16,8 @@ use super::neighbor::Adjacency;
 use crate::exit::Exit;
 use crate::flow::Tuple;
 use crate::packet::{Headers, Packet, Parsed, Part};
-use crate::state::conntrack::{CachedHop, CreateError, Entry, Hint, NewFlow, Touch};
+use crate::state::State;
+use crate::state::conntrack::{CachedHop, CreateError, Hint, Hit, NewFlow, Touch};
 use crate::trace::{Observer, Step};
 use crate::verdict::DropReason;
 
@@ -35,7 +36,7 @@ pub enum Known {
     /// Not in the table, and not to be.
     Untracked,
     /// In the table.
-    Found(Entry),
+    Found(Hit),
     /// To be put into the table.
     New {
         /// The service that it goes to.
@@ -48,8 +49,8 @@ pub enum Known {
 impl Flow {
     /// With what [`find`] has found.
     #[inline]
-    pub fn of(entry: Option<Entry>) -> Flow {
-        Flow { known: entry.map_or(Known::Untracked, Known::Found), destination: None }
+    pub fn of(hit: Option<Hit>) -> Flow {
+        Flow { known: hit.map_or(Known::Untracked, Known::Found), destination: None }
     }
 
     /// Whether the packet leaves with another tuple than it has.
@@ -60,22 +61,28 @@ impl Flow {
 
     /// The tuple that the packet must have when it leaves, if it is another.
     #[inline]
-    pub fn translation(&self) -> Option<&Tuple> {
+    pub fn translation(&self, state: &State) -> Option<Tuple> {
         match &self.known {
             Known::Untracked => None,
-            Known::Found(Entry { translated, .. }) | Known::New { translated, .. } => {
-                Some(translated)
-            }
+            Known::Found(hit) => state.conntrack.table().translated(*hit),
+            Known::New { translated, .. } => Some(*translated),
         }
     }
 
     /// Where the packet goes, translated. `packet` is the flow's, or an ICMP error about it.
     #[inline]
-    pub fn destination(&self, packet: &Packet<'_, Parsed<'_>>) -> Result<Addr, Exit> {
-        match self.translation() {
-            Some(translated) if translated.dst != packet.headers().tuple.dst => Ok(translated.dst),
-            _ => packet.destination(),
+    pub fn destination(
+        &self,
+        packet: &Packet<'_, Parsed<'_>>,
+        state: &State,
+    ) -> Result<Addr, Exit> {
+        if self.is_translated()
+            && let Some(Tuple { dst, .. }) = self.translation(state)
+            && dst != packet.headers().tuple.dst
+        {
+            return Ok(dst);
         }
+        packet.destination()
     }
 }
 
@@ -84,7 +91,7 @@ impl Flow {
 pub fn find<O: Observer>(
     packet: &Packet<'_, Parsed<'_>>,
     context: &mut Context<'_, O>,
-) -> Result<Option<Entry>, Exit> {
+) -> Result<Option<Hit>, Exit> {
     let headers = packet.headers();
     if !headers.is_trackable() {
         return Ok(None);
@@ -92,7 +99,7 @@ pub fn find<O: Observer>(
     let conntrack = &mut context.state.conntrack;
     let hint = if context.again { Hint::UNKNOWN } else { headers.hint };
     let found = conntrack.table().find_at(hint, &headers.tuple, headers.hash, context.now);
-    let Some(entry) = found else {
+    let Some(hit) = found else {
         context.observer.see(|| Step::Untracked);
         return Ok(None);
     };
@@ -105,30 +112,30 @@ pub fn find<O: Observer>(
     // An ICMP error says nothing about whether the flow still lives.
     if headers.quote.is_none() {
         let flags = (headers.protocol == Protocol::TCP).then_some(headers.tcp);
-        if let Touch::Reopened = conntrack.touch(&entry, flags, context.now) {
-            conntrack.remove(&entry);
+        if let Touch::Reopened = conntrack.touch(hit, headers.protocol, flags, context.now) {
+            conntrack.remove(hit);
             context.observer.see(|| Step::Untracked);
             return Ok(None);
         }
     }
-    Ok(Some(entry))
+    Ok(Some(hit))
 }
 
 /// The way out that the flow's entry holds, if the tables in force decided it and the neighbor is still known.
-#[inline]
+#[inline(always)]
 pub fn decided<O: Observer>(
     packet: &Packet<'_, Parsed<'_>>,
-    entry: &Entry,
+    hit: Hit,
     context: &mut Context<'_, O>,
 ) -> Option<Adjacency> {
-    let adjacency = entry
-        .decision
-        .hop(context.tables.generation())
-        .and_then(|hop| Adjacency::again(hop, context, packet));
+    let decision = context.state.conntrack.table().decision(hit);
+    let hop = decision.hop(context.tables.generation());
+    let adjacency = hop.and_then(|hop| Adjacency::again(hop, context, packet));
+    let table = context.state.conntrack.table();
     context.observer.see(|| Step::Tracked {
-        direction: entry.direction,
-        translated: entry.translated,
-        service: entry.service,
+        direction: hit.direction(),
+        translated: table.translated(hit).unwrap_or(packet.headers().tuple),
+        service: table.entry(hit).and_then(|entry| entry.service),
         decided: adjacency.is_some(),
     });
     adjacency
@@ -155,31 +162,31 @@ pub fn commit<O: Observer>(
     adjacency: &Adjacency,
     context: &mut Context<'_, O>,
 ) -> Result<bool, Exit> {
-    let entry = match &mut flow.known {
+    let hit = match flow.known {
         Known::Untracked => return Ok(true),
-        Known::Found(entry) => *entry,
+        Known::Found(hit) => hit,
         Known::New { service, translated } => {
-            let Some(entry) = create(packet.headers(), *service, translated, context)? else {
+            let Some(hit) = create(packet.headers(), service, translated, context)? else {
                 return Ok(false);
             };
-            context.observer.see(|| Step::Created { translated: *translated });
-            flow.known = Known::Found(entry);
-            entry
+            flow.known = Known::Found(hit);
+            hit
         }
     };
     let hop = CachedHop { interface: adjacency.interface, neighbor: adjacency.neighbor };
-    context.state.conntrack.confirm(&entry, context.tables.generation(), hop);
+    context.state.conntrack.confirm(hit, context.tables.generation(), hop);
     Ok(true)
 }
 
 /// Inserts both tuples. When the reply's is another flow's already, the source port is changed until it is not
 /// (Linux' `nf_nat_l4proto_unique_tuple`), so that answers can be told apart. `None`: the flow is there already.
+#[inline(never)]
 fn create<O: Observer>(
     headers: &Headers,
     service: ServiceId,
-    translated: &mut Tuple,
+    mut translated: Tuple,
     context: &mut Context<'_, O>,
-) -> Result<Option<Entry>, Exit> {
+) -> Result<Option<Hit>, Exit> {
     let mut random = headers.hash | 1;
     for _ in 0..PORT_TRIES {
         let reply = translated.reversed();
@@ -190,7 +197,10 @@ fn create<O: Observer>(
             tcp: (headers.protocol == Protocol::TCP).then_some(headers.tcp),
         };
         match context.state.conntrack.create(&new, context.now) {
-            Ok(entry) => return Ok(Some(entry)),
+            Ok(entry) => {
+                context.observer.see(|| Step::Created { translated });
+                return Ok(Some(entry.hit()));
+            }
             Err(CreateError::Exists(_)) => return Ok(None),
             Err(CreateError::Full | CreateError::HalfOpenFull) => {
                 return Err(DropReason::ConntrackFull.into());

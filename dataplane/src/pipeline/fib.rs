@@ -32,12 +32,12 @@ pub fn lookup<O: Observer>(
     flow: &Flow,
     context: &mut Context<'_, O>,
 ) -> Result<Route, Exit> {
-    let destination = flow.destination(packet)?;
+    let destination = flow.destination(packet, context.state)?;
     if destination.is_link_local() && !destination.is_v4() {
         return Err(link_local(packet, &destination, context));
     }
     let route = match flow.destination {
-        Some(known) => known.route,
+        Some(known) => known.route(),
         None => context.tables.route(&destination),
     };
     context.observer.see(|| Step::Route { destination, route });

@@ -26,7 +26,7 @@ use crate::verdict::DropReason;
 #[inline(always)]
 pub fn apply<'a, O: Observer>(
     mut packet: Packet<'a, Parsed<'a>>,
-    translation: Option<&Tuple>,
+    translation: Option<Tuple>,
     adjacency: &Adjacency,
     context: &mut Context<'_, O>,
 ) -> Result<Packet<'a, Rewritten>, Exit> {
@@ -36,7 +36,7 @@ pub fn apply<'a, O: Observer>(
         packet.trim(&mut context.state.local.pool);
     }
     let bytes = packet.bytes_mut();
-    if let Some(translated) = translation {
+    if let Some(translated) = &translation {
         match &headers.quote {
             None => nat::translate(bytes, headers, translated, partial)?,
             Some(quoted) => quote::translate(bytes, headers, quoted, translated)?,
@@ -54,7 +54,7 @@ pub fn apply<'a, O: Observer>(
     view_mut::<ethernet::Header>(bytes, 0)?.set_addresses(adjacency.dst, adjacency.src);
     let offload = if partial { partial::complete(&packet)? } else { millrace_xsk::TxOffload::None };
     context.observer.see(|| Step::Rewritten {
-        translated: *translation.unwrap_or(&headers.tuple),
+        translated: translation.unwrap_or(headers.tuple),
         interface: adjacency.interface,
     });
     Ok(packet.rewritten(adjacency.interface, offload))

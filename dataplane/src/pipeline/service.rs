@@ -27,14 +27,27 @@ pub fn choose<O: Observer>(
     if flow.is_translated() || headers.quote.is_some() || !headers.is_trackable() {
         return Ok(());
     }
-    let tuple = &headers.tuple;
-    let destination = context.tables.destination(&tuple.dst);
-    flow.destination = Some(destination);
-    if !destination.has_frontends {
-        return Ok(());
+    let destination = context.tables.destination(&headers.tuple.dst);
+    if destination.has_frontends()
+        && let Some(known) = look_up(packet, context)?
+    {
+        flow.known = known;
+    } else {
+        flow.destination = Some(destination);
     }
+    Ok(())
+}
+
+/// The backend, if the destination is a frontend.
+#[inline(never)]
+fn look_up<O: Observer>(
+    packet: &mut Packet<'_, Parsed<'_>>,
+    context: &mut Context<'_, O>,
+) -> Result<Option<Known>, Exit> {
+    let headers = packet.headers();
+    let tuple = &headers.tuple;
     let Some(frontend) = context.tables.frontend(&tuple.dst, tuple.dport, tuple.protocol.0) else {
-        return Ok(());
+        return Ok(None);
     };
     context.observer.see(|| Step::Frontend { frontend });
     if headers.part != Part::Whole {
@@ -61,8 +74,6 @@ pub fn choose<O: Observer>(
     if backend.addr.is_v4() != tuple.dst.is_v4() {
         return Err(DropReason::Inconsistent.into());
     }
-    flow.destination = None;
     let translated = Tuple { dst: backend.addr, dport: backend.port, ..*tuple };
-    flow.known = Known::New { service: frontend.service, translated };
-    Ok(())
+    Ok(Some(Known::New { service: frontend.service, translated }))
 }

@@ -45,7 +45,7 @@ mod tests;
 
 pub use entry::{CachedHop, Decision};
 pub use progress::{Progress, TICK, Timeouts};
-pub use table::{CAPACITY, Entry, EntryId, Flow, Hint, Layout, Status, Table, Totals};
+pub use table::{CAPACITY, Entry, EntryId, Flow, Hint, Hit, Layout, Status, Table, Totals};
 pub use tcp::TcpState;
 
 use crate::clock::Nanos;
@@ -54,6 +54,7 @@ use crate::state::word::{Memory, Region, Word};
 use entry::{ACTIVITY, Activity, Contents, DECISION, LIFE, Life, Phase};
 use grace::Seat;
 use millrace_tables::ServiceId;
+use millrace_wire::Protocol;
 use millrace_wire::tcp::Flags;
 use progress::tick;
 use reserve::row;
@@ -156,21 +157,21 @@ impl<M: Memory> Conntrack<M> {
 
     /// Notes a packet of the flow: that it was seen now, and what its TCP flags do to the connection.
     #[inline(always)]
-    pub fn touch(&self, entry: &Entry, flags: Option<Flags>, now: Nanos) -> Touch {
-        let Some(row) = row(self.table.rows.words(), entry.id.row) else {
+    pub fn touch(&self, hit: Hit, protocol: Protocol, flags: Option<Flags>, now: Nanos) -> Touch {
+        let direction = hit.direction();
+        let Some(row) = row(self.table.rows.words(), hit.row()) else {
             return Touch::Continues;
         };
         let mut word = row[ACTIVITY].get();
         if let (Some(state), Some(flags)) = (Activity(word).progress().tcp(), flags)
-            && state.is_reopened_by(entry.direction, flags)
+            && state.is_reopened_by(direction, flags)
         {
             return Touch::Reopened;
         }
-        let protocol = entry.translated.protocol;
         // Zero: removed meanwhile.
         while word != 0 {
             let old = Activity(word).progress();
-            let new = old.after(protocol, entry.direction, flags, &self.timeouts);
+            let new = old.after(protocol, direction, flags, &self.timeouts);
             let next = Activity::new(tick(now), new).0;
             if next == word {
                 break;
@@ -190,9 +191,9 @@ impl<M: Memory> Conntrack<M> {
 
     /// Stores where packets of the entry's direction leave, as decided under `generation`.
     #[inline]
-    pub fn confirm(&self, entry: &Entry, generation: u64, hop: CachedHop) {
-        if let Some(row) = row(self.table.rows.words(), entry.id.row) {
-            row[DECISION[entry.direction.index()]].set(Decision::new(generation, hop).0);
+    pub fn confirm(&self, hit: Hit, generation: u64, hop: CachedHop) {
+        if let Some(row) = row(self.table.rows.words(), hit.row()) {
+            row[DECISION[hit.direction().index()]].set(Decision::new(generation, hop).0);
         }
     }
 
@@ -220,9 +221,9 @@ impl<M: Memory> Conntrack<M> {
     }
 
     /// Removes the entry; `false` if it is gone already.
-    pub fn remove(&mut self, entry: &Entry) -> bool {
-        let life = Life::new(Phase::Live, entry.id.version, None);
-        self.writer.take_out(&self.table, entry.id.row, life)
+    pub fn remove(&mut self, hit: Hit) -> bool {
+        let life = Life::new(Phase::Live, hit.version(), None);
+        self.writer.take_out(&self.table, hit.row(), life)
     }
 
     /// Looks at the next `budget` entries and removes those that have been idle for too long; between bursts,

@@ -66,6 +66,8 @@ const KIND_BITS: u32 = 29;
 const FORWARD: u32 = 1 << KIND_BITS;
 /// Set in the leaf of a host route whose address has frontends.
 const HAS_FRONTENDS: u32 = 1 << 30;
+/// The leaf of [`Route::Vip`].
+const VIP: u32 = 4;
 const FIXED: [Route; 4] = [Route::Blackhole, Route::Unreachable, Route::Local, Route::Vip];
 
 impl Route {
@@ -84,7 +86,7 @@ impl Route {
             Self::Blackhole => 1,
             Self::Unreachable => 2,
             Self::Local => 3,
-            Self::Vip => 4,
+            Self::Vip => VIP,
             Self::Forward(group) => FORWARD | group.raw(),
         }
     }
@@ -99,21 +101,28 @@ pub struct RouteRoots {
     pub v6: u32,
 }
 
-/// What the FIB knows of an address.
+/// What the FIB knows of an address: one word, its leaf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Destination {
+pub struct Destination(u32);
+
+impl Destination {
     /// The route, by longest prefix.
-    pub route: Option<Route>,
+    #[inline]
+    pub fn route(self) -> Option<Route> {
+        Route::of_leaf(self.0)
+    }
+
     /// Whether the address may have frontends; most have none, and need not be looked for.
-    pub has_frontends: bool,
+    #[inline]
+    pub fn has_frontends(self) -> bool {
+        self.0 & HAS_FRONTENDS != 0 || self.0 == VIP
+    }
 }
 
 /// What the FIB knows of `addr`.
 #[inline]
 pub fn destination(words: Words<'_>, roots: &RouteRoots, addr: &Addr) -> Destination {
-    let leaf = leaf(words, roots, addr);
-    let route = Route::of_leaf(leaf);
-    Destination { route, has_frontends: leaf & HAS_FRONTENDS != 0 || route == Some(Route::Vip) }
+    Destination(leaf(words, roots, addr))
 }
 
 /// The route for `addr`, by longest prefix.

@@ -87,7 +87,7 @@ impl Bench {
             for (count, tuple) in load.fresh.iter().enumerate() {
                 let hash = state.seed.hash(tuple);
                 if let Some(entry) = state.conntrack.table().find(tuple, hash, now) {
-                    state.conntrack.remove(&entry);
+                    state.conntrack.remove(entry);
                 }
                 // Between bursts, as housekeeping does.
                 if count % 256 == 0 {

@@ -58,7 +58,7 @@ fn backend(entry: &Entry) -> u8 {
 }
 
 fn find(table: &Table<Cells>, tuple: &Tuple) -> Option<Entry> {
-    table.find(tuple, Seed::FIXED.hash(tuple), 0)
+    table.find(tuple, Seed::FIXED.hash(tuple), 0).and_then(|hit| table.entry(hit))
 }
 
 /// What a lookup may give at any time: the entry that was asked for, whole, or none.
@@ -115,7 +115,7 @@ fn two_inserts_into_different_slots_end_with_one_entry() {
         let other = {
             let mut conntrack = handle(&table, 1);
             thread::spawn(move || {
-                assert!(conntrack.remove(&leaving));
+                assert!(conntrack.remove(leaving.hit()));
                 (conntrack.create(&flow(7, 2), 0), conntrack)
             })
         };
@@ -180,7 +180,7 @@ fn reuse_under_a_reader(asleep: bool) {
             if let Some(found) = check(&table, 1) {
                 assert_eq!(backend(&found), 1);
                 // Still in the burst: what the packet found may be written through.
-                let _ = conntrack.touch(&found, None, 0);
+                let _ = conntrack.touch(found.hit(), found.translated.protocol, None, 0);
             }
             conntrack.quiesce();
             check(&table, 1);
@@ -188,7 +188,7 @@ fn reuse_under_a_reader(asleep: bool) {
             conntrack.idle();
         })
     };
-    assert!(writer.remove(&first));
+    assert!(writer.remove(first.hit()));
     writer.quiesce();
     writer.quiesce();
     let second = writer.create(&flow(2, 2), 0);
@@ -209,9 +209,9 @@ fn an_entry_is_removed_once() {
         let entry = conntrack.create(&flow(1, 1), 0).unwrap();
         let other = {
             let mut conntrack = handle(&table, 1);
-            thread::spawn(move || (conntrack.remove(&entry), conntrack))
+            thread::spawn(move || (conntrack.remove(entry.hit()), conntrack))
         };
-        let mine = conntrack.remove(&entry);
+        let mine = conntrack.remove(entry.hit());
         let (theirs, _other) = other.join().unwrap();
         assert!(mine != theirs, "{mine} {theirs}");
         assert_eq!(table.totals().live, 0);

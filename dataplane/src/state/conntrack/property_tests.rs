@@ -89,7 +89,7 @@ proptest! {
                     let at = position(&universe(tuple), &model);
                     prop_assert_eq!(found.is_some(), at.is_some());
                     if let (Some(entry), Some(at)) = (found, at) {
-                        prop_assert_eq!(handles[who].touch(&entry, None, time), Touch::Continues);
+                        prop_assert_eq!(handles[who].touch(entry.hit(), entry.translated.protocol, None, time), Touch::Continues);
                         model[at].last = now;
                         model[at].replied |= entry.direction == Direction::Reply;
                         let expected = if model[at].original == model[at].reply {
@@ -105,7 +105,7 @@ proptest! {
                 Op::Remove { tuple } => {
                     let at = position(&universe(tuple), &model);
                     if let Some(entry) = find(&table, &universe(tuple), time) {
-                        prop_assert!(handles[who].remove(&entry));
+                        prop_assert!(handles[who].remove(entry.hit()));
                         model.remove(at.unwrap());
                     } else {
                         prop_assert_eq!(at, None);

@@ -17,6 +17,7 @@ use crate::state::index::{self, Candidate, Index};
 use crate::state::word::{Memory, Region, Word};
 use millrace_tables::ServiceId;
 use millrace_wire::Addr;
+use std::num::NonZeroU64;
 
 /// Smallest and largest number of entries.
 pub const CAPACITY: std::ops::RangeInclusive<u32> = 1 << 10..=1 << 24;
@@ -46,7 +47,44 @@ impl Layout {
     }
 }
 
-/// What a packet finds. Good until the end of the burst it was found in.
+/// What a packet finds: an entry, and which way the packet goes. One word; what it says is read from the table when needed.
+/// Good until the end of the burst it was found in: so long the entry is left as it was.
+///
+/// Row in bits 0–23, reply direction in 24, always 1 in 31, version in 32–61.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hit(NonZeroU64);
+
+impl Hit {
+    #[inline]
+    fn new(row: u32, direction: Direction, version: u32) -> Self {
+        let low = row & 0xff_ffff | (direction.index() as u32) << 24;
+        let some = 1 << 31;
+        Self(
+            NonZeroU64::new(some | u64::from(low) | u64::from(version) << 32)
+                .unwrap_or(NonZeroU64::MIN),
+        )
+    }
+
+    /// The entry's row.
+    #[inline]
+    pub(super) fn row(self) -> u32 {
+        self.0.get() as u32 & 0xff_ffff
+    }
+
+    /// Which use of the row.
+    #[inline]
+    pub(super) fn version(self) -> u32 {
+        (self.0.get() >> 32) as u32
+    }
+
+    /// Which way the packet goes.
+    #[inline]
+    pub fn direction(self) -> Direction {
+        Direction::from_bit(self.0.get() >> 24 & 1 != 0)
+    }
+}
+
+/// An entry as one of its packets finds it, read out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Names the entry.
@@ -66,6 +104,13 @@ pub struct Entry {
 /// Where a packet's entry probably is, or that it is nowhere. Good for as long as the thread that asked inserts nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hint(u32);
+
+impl Entry {
+    /// As it was found.
+    pub fn hit(&self) -> Hit {
+        Hit::new(self.id.row, self.direction, self.id.version)
+    }
+}
 
 impl Hint {
     /// Not looked for yet.
@@ -247,44 +292,62 @@ impl<M: Memory> Table<M> {
 
     /// The entry of a packet, if its flow is known and hasn't been idle for too long.
     #[inline]
-    pub fn find(&self, tuple: &Tuple, hash: u64, now: Nanos) -> Option<Entry> {
+    pub fn find(&self, tuple: &Tuple, hash: u64, now: Nanos) -> Option<Hit> {
         let now = tick(now);
         self.matching(&Key::of(tuple), hash, |id, direction, place| {
-            self.in_force(id, direction, &place, now)
+            Self::in_force(id, direction, &place, now)
         })
     }
 
     /// [`Table::find`] for who has a hint from [`Table::probe`]: nearly always the hint is right, and the index need not be
     /// read again.
     #[inline(always)]
-    pub fn find_at(&self, hint: Hint, tuple: &Tuple, hash: u64, now: Nanos) -> Option<Entry> {
+    pub fn find_at(&self, hint: Hint, tuple: &Tuple, hash: u64, now: Nanos) -> Option<Hit> {
         if hint == Hint::ABSENT {
             return None;
         }
         if hint != Hint::UNKNOWN
             && let Some((id, direction, place)) = self.confirmed(hint.candidate(), &Key::of(tuple))
-            && let Some(entry) = self.in_force(id, direction, &place, tick(now))
+            && let Some(hit) = Self::in_force(id, direction, &place, tick(now))
         {
-            return Some(entry);
+            return Some(hit);
         }
         self.find(tuple, hash, now)
     }
 
     #[inline]
     fn in_force(
-        &self,
         id: u32,
         direction: Direction,
         place: &Place<'_, M::Word>,
         now: u32,
-    ) -> Option<Entry> {
+    ) -> Option<Hit> {
         let life = Life(place.row[LIFE].get());
         (life.phase() == Phase::Live && !is_expired(place.row, now))
-            .then(|| self.entry(id, direction, life, place))
+            .then(|| Hit::new(id, direction, life.version()))
     }
 
+    /// How the packet has to look after NAT; its own tuple when there is none.
+    #[inline(always)]
+    pub fn translated(&self, hit: Hit) -> Option<Tuple> {
+        Some(tuple_of(&self.place(hit.row())?, hit.direction().reversed()).reversed())
+    }
+
+    /// Where packets of this direction leave.
     #[inline]
-    pub(super) fn entry(
+    pub fn decision(&self, hit: Hit) -> Decision {
+        self.place(hit.row()).map_or(Decision::NONE, |place| {
+            Decision(place.row[DECISION[hit.direction().index()]].get())
+        })
+    }
+
+    /// All that the table knows of it.
+    pub fn entry(&self, hit: Hit) -> Option<Entry> {
+        let life = Life::new(Phase::Live, hit.version(), None);
+        Some(self.read(hit.row(), hit.direction(), life, &self.place(hit.row())?))
+    }
+
+    pub(super) fn read(
         &self,
         id: u32,
         direction: Direction,

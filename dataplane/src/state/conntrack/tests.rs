@@ -52,7 +52,7 @@ pub(super) fn flow(number: u32, protocol: Protocol) -> NewFlow {
 }
 
 pub(super) fn find(table: &Table, tuple: &Tuple, now: Nanos) -> Option<Entry> {
-    table.find(tuple, Seed::FIXED.hash(tuple), now)
+    table.find(tuple, Seed::FIXED.hash(tuple), now).and_then(|hit| table.entry(hit))
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn a_flow_to_itself_is_tracked() {
     let original = tuple((1, 5), (1, 5), Protocol::UDP);
     let new = NewFlow { original, reply: original, service: None, tcp: None };
     let made = conntrack.create(&new, 0).unwrap();
-    assert!(conntrack.remove(&made));
+    assert!(conntrack.remove(made.hit()));
     assert_eq!(find(conntrack.table(), &original, 0), None);
     assert!(conntrack.create(&new, 0).is_ok());
 }
@@ -98,7 +98,7 @@ fn status_tells_whether_answers_were_seen() {
     let new = flow(1, Protocol::UDP);
     assert_eq!(conntrack.create(&new, 0).unwrap().status, Status::New);
     let reply = find(conntrack.table(), &new.reply, 0).unwrap();
-    assert_eq!(conntrack.touch(&reply, None, 0), Touch::Continues);
+    assert_eq!(conntrack.touch(reply.hit(), reply.translated.protocol, None, 0), Touch::Continues);
     let again = find(conntrack.table(), &new.original, 0).unwrap();
     assert_eq!(again.status, Status::Established);
 }
@@ -108,7 +108,10 @@ fn an_idle_flow_expires_and_a_used_one_does_not() {
     let mut conntrack = handle(&table(1024, 1), 0);
     let new = flow(1, Protocol::UDP);
     let made = conntrack.create(&new, 0).unwrap();
-    assert_eq!(conntrack.touch(&made, None, 20 * SECOND), Touch::Continues);
+    assert_eq!(
+        conntrack.touch(made.hit(), made.translated.protocol, None, 20 * SECOND),
+        Touch::Continues
+    );
     assert!(find(conntrack.table(), &new.original, 50 * SECOND).is_some());
     assert_eq!(conntrack.table().flows(50 * SECOND).count(), 1);
     assert_eq!(conntrack.sweep(1024, 50 * SECOND), 0);
@@ -134,12 +137,24 @@ fn a_syn_on_a_closed_connection_begins_a_new_one() {
     let mut conntrack = handle(&table(1024, 1), 0);
     let new = NewFlow { tcp: Some(Flags::SYN), ..flow(1, Protocol::TCP) };
     let entry = conntrack.create(&new, 0).unwrap();
-    assert_eq!(conntrack.touch(&entry, Some(Flags::SYN), 0), Touch::Continues);
-    assert_eq!(conntrack.touch(&entry, Some(Flags::RST), 0), Touch::Continues);
-    assert_eq!(conntrack.touch(&entry, Some(Flags::ACK), 0), Touch::Continues);
-    assert_eq!(conntrack.touch(&entry, Some(Flags::SYN), 0), Touch::Reopened);
-    assert!(conntrack.remove(&entry));
-    assert!(!conntrack.remove(&entry), "removed twice");
+    assert_eq!(
+        conntrack.touch(entry.hit(), entry.translated.protocol, Some(Flags::SYN), 0),
+        Touch::Continues
+    );
+    assert_eq!(
+        conntrack.touch(entry.hit(), entry.translated.protocol, Some(Flags::RST), 0),
+        Touch::Continues
+    );
+    assert_eq!(
+        conntrack.touch(entry.hit(), entry.translated.protocol, Some(Flags::ACK), 0),
+        Touch::Continues
+    );
+    assert_eq!(
+        conntrack.touch(entry.hit(), entry.translated.protocol, Some(Flags::SYN), 0),
+        Touch::Reopened
+    );
+    assert!(conntrack.remove(entry.hit()));
+    assert!(!conntrack.remove(entry.hit()), "removed twice");
     assert!(conntrack.create(&new, 0).is_ok());
 }
 
@@ -156,13 +171,14 @@ fn a_packet_of_an_established_flow_writes_nothing_within_one_tick() {
             .map(Word::get)
             .collect()
     };
-    let _ = conntrack.touch(&reply, Some(Flags::ACK), TICK);
+    let _ = conntrack.touch(reply.hit(), reply.translated.protocol, Some(Flags::ACK), TICK);
     let before = words(&conntrack);
     for entry in [entry, reply] {
-        let _ = conntrack.touch(&entry, Some(Flags::ACK), 2 * TICK - 1);
+        let _ =
+            conntrack.touch(entry.hit(), entry.translated.protocol, Some(Flags::ACK), 2 * TICK - 1);
     }
     assert_eq!(words(&conntrack), before);
-    let _ = conntrack.touch(&entry, Some(Flags::ACK), 2 * TICK);
+    let _ = conntrack.touch(entry.hit(), entry.translated.protocol, Some(Flags::ACK), 2 * TICK);
     assert_ne!(words(&conntrack), before);
 }
 
@@ -173,7 +189,7 @@ fn a_decision_is_kept_per_direction_and_generation() {
     let entry = conntrack.create(&new, 0).unwrap();
     assert_eq!(entry.decision.hop(0), None);
     let hop = CachedHop { interface: InterfaceId(4), neighbor: NeighborId::from_bits(0xabc_def0) };
-    conntrack.confirm(&entry, 9, hop);
+    conntrack.confirm(entry.hit(), 9, hop);
     let there = find(conntrack.table(), &new.original, 0).unwrap().decision;
     let back = find(conntrack.table(), &new.reply, 0).unwrap().decision;
     assert_eq!((there.hop(9), there.hop(10), back.hop(9)), (Some(hop), None, None));
@@ -201,7 +217,7 @@ fn a_full_table_refuses_and_recovers() {
         let new = flow(number as u32, Protocol::UDP);
         assert!(find(conntrack.table(), &new.original, 0).is_some(), "established flows stay");
     }
-    assert!(conntrack.remove(&entries[3]));
+    assert!(conntrack.remove(entries[3].hit()));
     conntrack.quiesce();
     conntrack.quiesce();
     assert!(conntrack.create(&flow(5000, Protocol::UDP), 0).is_ok());
@@ -214,7 +230,7 @@ fn memory_is_not_reused_while_another_worker_is_in_its_burst() {
     let mut reader = handle(&table, 1);
     let entries: Vec<_> =
         (0..1024).map(|number| writer.create(&flow(number, Protocol::UDP), 0).unwrap()).collect();
-    assert!(writer.remove(&entries[0]));
+    assert!(writer.remove(entries[0].hit()));
     for _ in 0..10 {
         writer.quiesce();
     }
@@ -224,7 +240,7 @@ fn memory_is_not_reused_while_another_worker_is_in_its_burst() {
     assert!(writer.create(&flow(5000, Protocol::UDP), 0).is_ok());
     // Asleep, it isn't waited for.
     reader.idle();
-    assert!(writer.remove(&entries[1]));
+    assert!(writer.remove(entries[1].hit()));
     writer.quiesce();
     writer.quiesce();
     assert!(writer.create(&flow(5001, Protocol::UDP), 0).is_ok());
@@ -266,13 +282,18 @@ fn unfinished_handshakes_are_bounded_apart() {
     assert!(conntrack.create(&picked_up, 0).is_ok());
     // One handshake is finished, one is removed, the rest time out: there is room again each time.
     let reply = find(conntrack.table(), &syn(0).reply, 0).unwrap();
-    let _ = conntrack.touch(&reply, Some(Flags(Flags::SYN.0 | Flags::ACK.0)), 0);
+    let _ = conntrack.touch(
+        reply.hit(),
+        reply.translated.protocol,
+        Some(Flags(Flags::SYN.0 | Flags::ACK.0)),
+        0,
+    );
     assert_eq!(conntrack.table().totals().half_open, 100);
-    let _ = conntrack.touch(&first, Some(Flags::ACK), 0);
+    let _ = conntrack.touch(first.hit(), first.translated.protocol, Some(Flags::ACK), 0);
     assert_eq!(conntrack.table().totals().half_open, 99);
     assert!(conntrack.create(&syn(100), 0).is_ok());
     let second = find(conntrack.table(), &syn(1).original, 0).unwrap();
-    assert!(conntrack.remove(&second));
+    assert!(conntrack.remove(second.hit()));
     assert!(conntrack.create(&syn(103), 0).is_ok());
     assert_eq!(conntrack.create(&syn(104), 0), Err(CreateError::HalfOpenFull));
     conntrack.sweep(4096, 31 * SECOND);
@@ -337,11 +358,11 @@ fn a_hint_is_only_a_hint() {
     let right = table.probe(hash(&a), false);
     let wrong = table.probe(hash(&b), false);
     for hint in [right, wrong, Hint::UNKNOWN] {
-        assert_eq!(table.find_at(hint, &a.original, hash(&a), 0).unwrap().id, made.id);
+        assert_eq!(table.find_at(hint, &a.original, hash(&a), 0), Some(made.hit()));
     }
-    assert!(conntrack.remove(&made));
+    assert!(conntrack.remove(made.hit()));
     assert_eq!(table.find_at(right, &a.original, hash(&a), 0), None);
-    assert_eq!(table.find_at(right, &b.original, hash(&b), 0).unwrap().id, other.id);
+    assert_eq!(table.find_at(right, &b.original, hash(&b), 0), Some(other.hit()));
 }
 
 #[test]
@@ -351,7 +372,7 @@ fn flows_show_what_was_tracked() {
     let reply = tuple((7, 8080), (200, 50_000), Protocol::TCP);
     let new = NewFlow { original: vip, reply, service: None, tcp: Some(Flags::SYN) };
     let entry = conntrack.create(&new, 10 * SECOND).unwrap();
-    let _ = conntrack.touch(&entry, Some(Flags::SYN), 15 * SECOND);
+    let _ = conntrack.touch(entry.hit(), entry.translated.protocol, Some(Flags::SYN), 15 * SECOND);
     let shown: Vec<_> = conntrack.table().flows(20 * SECOND).collect();
     let expected = Flow {
         original: vip,
@@ -377,7 +398,7 @@ fn a_successor_takes_over_what_was_in_force() {
         dying.create(&flow(number, Protocol::UDP), 0).unwrap();
     }
     let removed = other.create(&flow(700, Protocol::UDP), 0).unwrap();
-    assert!(other.remove(&removed));
+    assert!(other.remove(removed.hit()));
     // Killed in the middle of an insert: written and findable, not in force.
     let half = flow(800, Protocol::UDP);
     let victim = dying.create(&half, 0).unwrap();
@@ -425,9 +446,10 @@ fn threads_never_see_a_torn_or_doubled_entry() {
                     match find(table, &asked.original, turn) {
                         Some(entry) => {
                             whole(&entry, &asked);
-                            let _ = conntrack.touch(&entry, None, turn);
+                            let _ =
+                                conntrack.touch(entry.hit(), entry.translated.protocol, None, turn);
                             if state >> 61 == 0 {
-                                conntrack.remove(&entry);
+                                conntrack.remove(entry.hit());
                             }
                         }
                         None => {

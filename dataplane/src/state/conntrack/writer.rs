@@ -136,7 +136,7 @@ impl Writer {
             Err(FULL)
         };
         let outcome = outcome.and_then(|()| match row[LIFE].exchange(pending.0, live.0) {
-            Ok(_) => Ok(table.entry(id, Direction::Original, live, &place)),
+            Ok(_) => Ok(table.read(id, Direction::Original, live, &place)),
             Err(_) => Err(Obstacle::Pending(None)),
         });
         if outcome.is_err() {
@@ -187,7 +187,7 @@ impl Writer {
                 Some(Obstacle::Fatal(if is_reply {
                     CreateError::ReplyTaken
                 } else {
-                    CreateError::Exists(table.entry(id, direction, life, &place))
+                    CreateError::Exists(table.read(id, direction, life, &place))
                 }))
             });
             if let Some(obstacle) = obstacle {

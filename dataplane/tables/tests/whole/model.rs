@@ -321,10 +321,10 @@ impl Model {
                 .max_by_key(|(prefix, _)| prefix.prefix_len());
             let found = snapshot.route(&Addr::from(ip));
             let destination = snapshot.destination(&Addr::from(ip));
-            prop_assert_eq!(destination.route, found);
+            prop_assert_eq!(destination.route(), found);
             let fronts = self.services.values().flat_map(|s| &s.frontends);
             let has_frontends = fronts.into_iter().any(|f| f.addr == Addr::from(ip));
-            prop_assert_eq!(destination.has_frontends, has_frontends, "{}", ip);
+            prop_assert_eq!(destination.has_frontends(), has_frontends, "{}", ip);
             match (best.map(|(_, spec)| spec), found) {
                 (None, None)
                 | (Some(RouteSpec::Vip), Some(Route::Vip))
