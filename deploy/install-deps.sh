@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs, with apt, what building and testing Millrace needs and this machine lacks; says what.
 #
-#   install-deps.sh [build|run|count]…    build: compile; run: tests and demo; count: instructions. Default: all.
+#   install-deps.sh [build|run|count|peers]…    build: compile; run: tests and demo; count: instructions; peers: rules of Linux that the
+#                                               engine is compared with. Default: all but peers.
 #
 # Nothing missing: no package manager is called, and no root is needed.
 set -euo pipefail
@@ -24,6 +25,10 @@ run_needs=(
 )
 count_needs=(
     "valgrind valgrind"
+)
+peers_needs=(
+    "nft nftables"
+    "iptables-legacy-restore iptables"
 )
 
 # Root's PATH on Debian has sbin, a user's has not.
@@ -48,7 +53,8 @@ for group in "$@"; do
     build) look "${build_needs[@]}" ;;
     run) look "${run_needs[@]}" ;;
     count) look "${count_needs[@]}" ;;
-    *) echo "install-deps.sh: $group: say build, run or count" >&2; exit 2 ;;
+    peers) look "${peers_needs[@]}" ;;
+    *) echo "install-deps.sh: $group: say build, run, count or peers" >&2; exit 2 ;;
     esac
 done
 

@@ -11,8 +11,7 @@ mod topology;
 mod veth;
 
 use clap::{Parser, Subcommand};
-use millrace_wire::Mac;
-use std::net::SocketAddrV4;
+use millrace_xsk::program::Program;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,34 +46,15 @@ enum Command {
         cpu: usize,
     },
     /// Offer 64-byte UDP frames on an interface of this namespace until stopped
-    Offer {
-        /// Interface to send on
-        #[arg(long)]
-        interface: String,
-        /// Source MAC
-        #[arg(long)]
-        src_mac: Mac,
-        /// Destination MAC
-        #[arg(long)]
-        dst_mac: Mac,
-        /// Source address and port; its low byte tells the flows apart
-        #[arg(long)]
-        src: SocketAddrV4,
-        /// Destination address and port
-        #[arg(long)]
-        dst: SocketAddrV4,
-        /// Number of flows: a power of two, at most 256
-        #[arg(long, default_value_t = 256)]
-        flows: u16,
-        /// CPU to run on
-        #[arg(long)]
-        cpu: usize,
-    },
+    Offer(offer::Load),
     /// Drop whatever arrives at an interface of this namespace until stopped
     Sink {
         /// The interface
         #[arg(long)]
         interface: String,
+        /// Send UDP back where it came from instead
+        #[arg(long)]
+        reflect: bool,
     },
 }
 
@@ -88,14 +68,13 @@ fn main() -> ExitCode {
             pin(cpu);
             bare::forward(&from, &to, &until_stopped()).map(drop).map_err(|e| e.to_string())
         }
-        Command::Offer { interface, src_mac, dst_mac, src, dst, flows, cpu } => {
-            pin(cpu);
-            let template = offer::Template { macs: (src_mac, dst_mac), from: src, to: dst, flows };
-            offer::send(&interface, &template, &until_stopped())
-                .map(drop)
-                .map_err(|e| e.to_string())
+        Command::Offer(load) => {
+            pin(load.cpu);
+            offer::send(&load, &until_stopped()).map_err(|e| e.to_string())
         }
-        Command::Sink { interface } => sink(&interface).map_err(|e| e.to_string()),
+        Command::Sink { interface, reflect } => {
+            sink(&interface, reflect).map_err(|e| e.to_string())
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -106,9 +85,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn sink(interface: &str) -> Result<(), millrace_xsk::Error> {
+fn sink(interface: &str, reflect: bool) -> Result<(), millrace_xsk::Error> {
     let interface = millrace_xsk::Interface::named(interface)?;
-    let _link = millrace_xsk::program::Program::drop_all()?.attach(&interface)?;
+    let program = if reflect { Program::reflect()? } else { Program::drop_all()? };
+    let _link = program.attach(&interface)?;
     let stop = until_stopped();
     while !stop.load(Ordering::Relaxed) {
         std::thread::sleep(std::time::Duration::from_millis(20));

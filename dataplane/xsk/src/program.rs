@@ -11,6 +11,10 @@ use std::{
 
 use crate::{error::Error, interface::Interface};
 
+mod traffic;
+
+pub use traffic::{FRAME, Offer};
+
 /// An XSKMAP: queue number → socket.
 #[derive(Debug)]
 pub struct SocketMap(OwnedFd);
@@ -93,36 +97,6 @@ impl Program {
     /// [`Error::Permission`], or what the kernel answers.
     pub fn pass_all() -> Result<Program, Error> {
         Program::returning(XDP_PASS)
-    }
-
-    /// A load: run by [`Program::run_live`] it sends each frame out of `interface`, after writing a random number from
-    /// 0 to `flows` − 1 into byte 35, the low byte of a UDP source port over IPv4, and 255 minus it into byte 43, so that the
-    /// checksum holds. `flows` is a power of two, at most 256.
-    ///
-    /// # Errors
-    /// [`Error::Permission`], or what the kernel answers.
-    pub fn flood(interface: &Interface, flows: u16) -> Result<Program, Error> {
-        let mask = i32::from(flows.clamp(1, 256).next_power_of_two()) - 1;
-        Program::load(&[
-            // r6 = context; r0 = random & mask
-            Instruction::new(MOVE_REGISTER, 6, 1, 0, 0),
-            Instruction::new(CALL, 0, 0, 0, BPF_FUNC_GET_PRANDOM_U32),
-            Instruction::new(AND, 0, 0, 0, mask),
-            // r2 = data, r3 = data_end; bytes 35 and 43 only if they are there
-            Instruction::new(LOAD_WORD, 2, 6, XDP_MD_DATA, 0),
-            Instruction::new(LOAD_WORD, 3, 6, XDP_MD_DATA_END, 0),
-            Instruction::new(MOVE_REGISTER, 4, 2, 0, 0),
-            Instruction::new(ADD, 4, 0, 0, 44),
-            Instruction::new(JUMP_GREATER, 4, 3, 4, 0),
-            Instruction::new(STORE_BYTE, 2, 0, 35, 0),
-            Instruction::new(MOVE, 5, 0, 0, 255),
-            Instruction::new(SUBTRACT_REGISTER, 5, 0, 0, 0),
-            Instruction::new(STORE_BYTE, 2, 5, 43, 0),
-            Instruction::new(MOVE, 1, 0, 0, interface.index() as i32),
-            Instruction::new(MOVE, 2, 0, 0, 0),
-            Instruction::new(CALL, 0, 0, 0, BPF_FUNC_REDIRECT),
-            Instruction::new(EXIT, 0, 0, 0, 0),
-        ])
     }
 
     /// Runs the program on `count` copies of `frame` and does with each what it says (`BPF_F_TEST_XDP_LIVE_FRAMES`), as fast as
@@ -271,12 +245,8 @@ const MOVE: u8 = 0xb7;
 const MOVE_REGISTER: u8 = 0xbf;
 /// `BPF_ALU64 | BPF_ADD | BPF_K`.
 const ADD: u8 = 0x07;
-/// `BPF_ALU64 | BPF_SUB | BPF_X`.
-const SUBTRACT_REGISTER: u8 = 0x1f;
 /// `BPF_ALU64 | BPF_AND | BPF_K`.
 const AND: u8 = 0x57;
-/// `BPF_STX | BPF_MEM | BPF_B`.
-const STORE_BYTE: u8 = 0x73;
 /// `BPF_JMP | BPF_JGT | BPF_X`.
 const JUMP_GREATER: u8 = 0x2d;
 /// `BPF_JMP | BPF_CALL`.

@@ -3,6 +3,9 @@
 #[path = "veth/world.rs"]
 mod world;
 
+#[path = "veth/traffic.rs"]
+mod traffic;
+
 use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},

@@ -4,7 +4,7 @@
 //! packets to services as long as it is told to, and it writes down when a burst begins that uses another generation than the one
 //! before. That is what a packet would see.
 
-use crate::offer::{FRAME, Template};
+use crate::offer;
 use millrace_dataplane::clock::{self, Nanos};
 use millrace_dataplane::config::Config;
 use millrace_dataplane::counters::Ledger;
@@ -18,6 +18,7 @@ use millrace_dataplane::state::segment::{Segment, Settings};
 use millrace_dataplane::worker::Worker;
 use millrace_tables::{Epochs, InterfaceId};
 use millrace_wire::Mac;
+use millrace_xsk::program::FRAME;
 use millrace_xsk::{Frame, Pool, TxOffload, Umem};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
@@ -208,13 +209,8 @@ impl Drop for Engine {
 }
 
 fn frame(vip: Ipv4Addr) -> [u8; FRAME] {
-    Template {
-        macs: (CLIENT_MAC, UPLINK_MAC),
-        from: SocketAddrV4::new(Ipv4Addr::new(198, 18, 0, 2), 0x4000),
-        to: SocketAddrV4::new(vip, 80),
-        flows: 1,
-    }
-    .frame()
+    let client = SocketAddrV4::new(Ipv4Addr::new(198, 18, 0, 2), 0x4000);
+    offer::frame((CLIENT_MAC, UPLINK_MAC), client, SocketAddrV4::new(vip, 80))
 }
 
 /// A queue in memory that brings packets, and notes when the generation changes.
