@@ -8,7 +8,7 @@ PERF = $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)/release/millrace-per
 # The demo and the privileged tests make network namespaces; nothing else runs as root.
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PATH)
 
-.PHONY: help build test demo bench bench-core bench-publish clean
+.PHONY: help build test demo bench bench-core bench-publish bench-peers clean
 
 help:
 	@echo "make demo           curl, UDP, ping, traceroute, live changes and a killed control, on real packets"
@@ -16,6 +16,7 @@ help:
 	@echo "make bench          the engine beside a bare AF_XDP forwarder, in one run"
 	@echo "make bench-core     the engine alone, in memory: nanoseconds, cycles and instructions per packet, by scenario"
 	@echo "make bench-publish  full loads and single changes from control to the workers, at full size"
+	@echo "make bench-peers    the engine beside DPDK's programs in memory, and beside Linux's rules on veth: some 25 minutes"
 	@echo "make build          the release binaries, in target/release"
 	@echo "make clean          removes what was built, and namespaces that a killed run left"
 
@@ -46,6 +47,13 @@ bench-publish:
 	@deploy/install-deps.sh build
 	$(CARGO) build --locked --release -p millrace-perf
 	$(PERF) publish --check
+
+# DPDK's packages are unpacked into the user's cache folder, not installed.
+bench-peers: build
+	@deploy/install-deps.sh run peers
+	$(CARGO) build --locked --release -p millrace-perf
+	$(PERF) peers --fetch
+	@$(SUDO) $(PERF) peers --veth
 
 clean:
 	$(CARGO) clean

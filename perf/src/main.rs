@@ -5,6 +5,7 @@ mod folder;
 mod offer;
 mod peers;
 mod rings;
+mod running;
 mod publish;
 mod spread;
 mod topology;
@@ -47,6 +48,8 @@ enum Command {
     },
     /// Offer 64-byte UDP frames on an interface of this namespace until stopped
     Offer(offer::Load),
+    /// Remove all conntrack entries of this namespace's kernel
+    ForgetFlows,
     /// Drop whatever arrives at an interface of this namespace until stopped
     Sink {
         /// The interface
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
             pin(load.cpu);
             offer::send(&load, &until_stopped()).map_err(|e| e.to_string())
         }
+        Command::ForgetFlows => peers::kernel::forget(),
         Command::Sink { interface, reflect } => {
             sink(&interface, reflect).map_err(|e| e.to_string())
         }

@@ -1,17 +1,23 @@
 //! `millrace-perf peers`: ours and what others do, in turns in one run, as ratios with their spread.
 //!
-//! Needs Debian's or Ubuntu's packages of DPDK, which `--fetch` unpacks into a cache folder, and a C compiler. Nothing is installed.
+//! In memory beside DPDK: needs Debian's or Ubuntu's packages of it, which `--fetch` unpacks into a cache folder, and a C compiler; nothing is
+//! installed. With `--veth` beside Linux: needs root, nft and iptables.
 
 mod apt;
 mod compare;
 mod dpdk;
 mod fib;
 mod files;
+pub mod kernel;
 mod l3fwd;
+mod services;
+mod stage;
+mod veth;
 
 use clap::Args;
 use compare::{ALL, Comparison, Field, Outcome};
 use dpdk::Dpdk;
+use stage::Receive;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
@@ -23,19 +29,34 @@ pub struct Options {
     /// Say what would be run, and end
     #[arg(long)]
     list: bool,
+    /// Beside Linux on veth, as root, instead of beside DPDK in memory
+    #[arg(long, conflicts_with_all = ["lines", "fetch", "cache"])]
+    veth: bool,
+    /// Numbers of services on veth
+    #[arg(long, value_delimiter = ',', default_values_t = [10, 1000, 10_000], requires = "veth")]
+    services: Vec<u16>,
+    /// Flows of established traffic on veth: a power of two up to 65536
+    #[arg(long, default_value_t = 16_384, requires = "veth")]
+    flows: u32,
+    /// Which CPU makes packets of what comes to Linux on veth
+    #[arg(long, value_enum, default_value_t = Receive::Generator, requires = "veth")]
+    linux_receive: Receive,
+    /// CPU of the generator on veth
+    #[arg(long, default_value_t = 0, requires = "veth")]
+    generator_cpu: usize,
     /// Download and unpack DPDK's packages if they are not in the cache, or newer ones if apt has them
     #[arg(long)]
     fetch: bool,
     /// Where DPDK is unpacked [default: the user's cache folder]
     #[arg(long, value_name = "FOLDER")]
     cache: Option<PathBuf>,
-    /// Pairs of trials
+    /// Pairs of trials; on veth rounds through all devices
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Seconds counted in each trial
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
-    /// CPU that all run on; without it the last
+    /// CPU that all run on (on veth the device under test); without it the last
     #[arg(long)]
     cpu: Option<usize>,
     /// Print JSON
@@ -45,14 +66,21 @@ pub struct Options {
 
 /// Runs what was asked for and prints the table.
 pub fn run(options: &Options) -> Result<(), String> {
-    let comparisons = chosen(&options.lines)?;
     if options.list {
-        list(&comparisons);
-        return Ok(());
+        return list(options);
     }
+    let stop = crate::until_stopped();
+    let go_on = || match stop.load(Ordering::Relaxed) {
+        true => Err("interrupted".to_owned()),
+        false => Ok(()),
+    };
+    if options.veth { run_on_veth(options, go_on) } else { run_in_memory(options, go_on) }
+}
+
+fn run_in_memory(options: &Options, go_on: impl Fn() -> Result<(), String>) -> Result<(), String> {
+    let comparisons = chosen(&options.lines)?;
     let cache = options.cache.clone().unwrap_or_else(dpdk::default_cache);
     let dpdk = Dpdk::prepare(&cache, options.fetch)?;
-    let stop = crate::until_stopped();
     let folder = crate::folder::Folder::create("peers")?;
     let cpu = options.cpu.unwrap_or_else(last_cpu);
     let mut field = Field::new(&dpdk, folder.path(), cpu, options.seconds)?;
@@ -62,21 +90,49 @@ pub fn run(options: &Options) -> Result<(), String> {
         let said = |round, ours: f64, peer: f64| {
             eprintln!("  round {round}: {ours:.2}, {peer:.2}, ratio {:.3}", ours / peer);
         };
-        let go_on = || match stop.load(Ordering::Relaxed) {
-            true => Err("interrupted".to_owned()),
-            false => Ok(()),
-        };
         let outcome = field
-            .compare(comparison, options.rounds, said, go_on)
+            .compare(comparison, options.rounds, said, &go_on)
             .map_err(|e| format!("{}: {e}", comparison.name))?;
         outcomes.push(outcome);
     }
     if options.json {
-        let text = serde_json::to_string_pretty(&outcomes).map_err(|e| e.to_string())?;
-        println!("{text}");
-    } else {
-        table(&dpdk.version, options, cpu, &outcomes);
+        return json(&outcomes);
     }
+    table(&dpdk.version, options, cpu, &outcomes);
+    Ok(())
+}
+
+fn run_on_veth(options: &Options, go_on: impl Fn() -> Result<(), String>) -> Result<(), String> {
+    let asked = veth_options(options);
+    if asked.cpu == asked.generator_cpu {
+        return Err(format!(
+            "the generator and the device under test are both on CPU {}: say --cpu or --generator-cpu",
+            asked.cpu
+        ));
+    }
+    let rows = veth::run(&asked, &go_on)?;
+    if options.json {
+        return json(&rows);
+    }
+    veth::table(&asked, &rows);
+    Ok(())
+}
+
+fn veth_options(options: &Options) -> veth::Options {
+    veth::Options {
+        services: options.services.clone(),
+        flows: options.flows,
+        rounds: options.rounds,
+        seconds: options.seconds,
+        cpu: options.cpu.unwrap_or_else(last_cpu),
+        generator_cpu: options.generator_cpu,
+        receive: options.linux_receive,
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> Result<(), String> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| e.to_string())?;
+    println!("{text}");
     Ok(())
 }
 
@@ -92,11 +148,20 @@ fn chosen(names: &[String]) -> Result<Vec<Comparison>, String> {
     names.iter().map(find).collect()
 }
 
-fn list(comparisons: &[Comparison]) {
-    for line in comparisons {
+fn list(options: &Options) -> Result<(), String> {
+    if options.veth {
+        for services in &options.services {
+            for device in stage::Device::ALL {
+                println!("{services:>6} services: {}", device.name());
+            }
+        }
+        return Ok(());
+    }
+    for line in chosen(&options.lines)? {
         let (ours, peer) = (line.ours.to_string(), line.peer.to_string());
         println!("{:<16} {ours:<26} beside {peer}", line.name);
     }
+    Ok(())
 }
 
 fn table(version: &str, options: &Options, cpu: usize, outcomes: &[Outcome]) {

@@ -5,13 +5,13 @@
 //! arrives at the sink. Absolute rates on a shared machine are noise; the ratio of two neighboring trials is the figure.
 
 use crate::folder::Folder;
+use crate::running::Running;
 use crate::spread::Spread;
 use crate::topology::{End, Namespace, join};
 use clap::Args;
 use serde::Serialize;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -138,40 +138,6 @@ struct Bench<'a> {
     _sink_program: Running,
     folder: Folder,
     programs: PathBuf,
-}
-
-/// A program that is told to end, and waited for, when dropped.
-struct Running {
-    child: Child,
-    log: PathBuf,
-}
-
-impl Running {
-    fn start(command: &mut Command, log: PathBuf) -> Result<Self, String> {
-        let file = fs::File::create(&log).map_err(|e| format!("{}: {e}", log.display()))?;
-        let child = command.stdout(Stdio::null()).stderr(file).spawn();
-        Ok(Self { child: child.map_err(|e| format!("{:?}: {e}", command.get_program()))?, log })
-    }
-
-    /// Fails with what it printed if it has ended.
-    fn check(&mut self) -> Result<(), String> {
-        match self.child.try_wait() {
-            Ok(None) => Ok(()),
-            Ok(Some(status)) => {
-                let text = fs::read_to_string(&self.log).unwrap_or_default();
-                Err(format!("a program of the trial ended early ({status}): {text}"))
-            }
-            Err(error) => Err(error.to_string()),
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        let _ = self.child.wait();
-    }
 }
 
 impl<'a> Bench<'a> {
