@@ -30,6 +30,9 @@ mod mapped {
         ptr::NonNull,
     };
 
+    /// Bytes of a huge page.
+    const HUGE_PAGE: usize = 2 << 20;
+
     /// Who may still map a segment for writing once it is made.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum Seals {
@@ -113,7 +116,9 @@ mod mapped {
                     .map_err(|source| Error::System { what: "mmap of a segment", source })?;
             let base = NonNull::new(base.cast::<AtomicU64>())
                 .ok_or(Error::Size { bytes: 0, want: WORD as u64 })?;
-            Ok(Self { fd, base, words: bytes / WORD, writable })
+            let segment = Self { fd, base, words: bytes / WORD, writable };
+            segment.prefer_huge_pages();
+            Ok(segment)
         }
 
         /// The segment's words. Stores are for the holder of a writable mapping alone: see
@@ -137,17 +142,18 @@ mod mapped {
             self.fd.as_fd()
         }
 
-        /// Asks for 2 MiB pages (a wish: the kernel decides by `shmem_enabled`).
-        pub fn prefer_huge_pages(&self) -> Result<(), Error> {
-            // SAFETY: the range is our own mapping, and the advice changes no contents.
-            unsafe {
-                madvise(
-                    self.base.as_ptr().cast::<c_void>(),
-                    self.words * WORD,
-                    Advice::LinuxHugepage,
-                )
+        /// Asks for 2 MiB pages if it has that many bytes. A wish: the kernel follows it where
+        /// `/sys/kernel/mm/transparent_hugepage/shmem_enabled` says `advise` (or more), and a big table is then found
+        /// without a walk of page tables at each lookup.
+        fn prefer_huge_pages(&self) {
+            let bytes = self.words * WORD;
+            if bytes >= HUGE_PAGE {
+                // A kernel without huge pages refuses it, and nothing is lost.
+                // SAFETY: the range is our own mapping, and the advice changes no contents.
+                let _ = unsafe {
+                    madvise(self.base.as_ptr().cast::<c_void>(), bytes, Advice::LinuxHugepage)
+                };
             }
-            .map_err(|source| Error::System { what: "madvise(MADV_HUGEPAGE)", source })
         }
     }
 

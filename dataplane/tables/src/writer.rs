@@ -42,13 +42,11 @@ pub struct SegmentConfig {
     pub generation: u64,
     /// Seed of the hash tries: secret, so that nobody can choose keys that collide. `None`: random.
     pub seed: Option<u64>,
-    /// Whether to ask for 2 MiB pages.
-    pub huge_pages: bool,
 }
 
 impl Default for SegmentConfig {
     fn default() -> Self {
-        Self { bytes: 1 << 30, generation: 1, seed: None, huge_pages: false }
+        Self { bytes: 1 << 30, generation: 1, seed: None }
     }
 }
 
@@ -108,9 +106,6 @@ impl Writer {
             });
         }
         let segment = Arc::new(Segment::create("millrace-tables", bytes, Seals::OneWriter)?);
-        if config.huge_pages {
-            segment.prefer_huge_pages()?;
-        }
         let seed = config.seed.unwrap_or_else(|| RandomState::new().hash_one(std::process::id()));
         for (word, value) in [
             (header::ABI, layout::ABI),

@@ -17,23 +17,20 @@ const PLAIN: usize = ethernet::Header::LEN + ipv4::Header::LEN + tcp::Header::LE
 const L3: usize = ethernet::Header::LEN;
 const L4: usize = L3 + ipv4::Header::LEN;
 
-/// The first bytes of addresses that martians have (see [`super::check_v4`]), a bit for each.
-const MARTIAN: [u64; 4] = {
-    let mut bits = [0; 4];
-    let mut first = 0;
-    while first < 256 {
-        if first == 0 || first == 127 || (first >= 224 && first < 240) || first == 255 {
-            bits[first / 64] |= 1 << (first % 64);
-        }
-        first += 1;
-    }
-    bits
-};
+/// The first bytes of addresses that martians have (see [`super::check_v4`]), as bits: 0, 127, 224 to 239, 255.
+const MARTIAN: [u64; 4] = [1, 1 << 63, 0, 0xffff << 32 | 1 << 63];
 
 /// Whether the address may be a martian; of 255.0.0.0/8 only one is, which the long way knows.
 #[inline]
 fn may_be_martian([first, ..]: [u8; 4]) -> bool {
-    MARTIAN[usize::from(first / 64)] >> (first % 64) & 1 != 0
+    let [a, b, c, d] = MARTIAN;
+    let bits = match first >> 6 {
+        0 => a,
+        1 => b,
+        2 => c,
+        _ => d,
+    };
+    bits >> (first & 63) & 1 != 0
 }
 
 /// Fills `headers`, which are blank, if the frame of `total` bytes that begins with `bytes` is plain. `None` says nothing about it.
@@ -132,6 +129,14 @@ mod tests {
         let found = parse(frame, frame.len(), &interface, &Seed::FIXED, &mut short);
         let result = long(frame, frame.len(), &interface, &Seed::FIXED, &mut whole);
         (found.map(|()| short), result.map(|()| whole))
+    }
+
+    #[test]
+    fn every_martian_takes_the_long_way() {
+        for first in 0..=255 {
+            let martian = super::super::check_v4([first, 255, 255, 255], [10, 0, 0, 1]).is_err();
+            assert_eq!(may_be_martian([first, 255, 255, 255]), martian, "{first}");
+        }
     }
 
     #[test]

@@ -41,8 +41,8 @@ impl Edit {
 fn v6_words(tuple: &Tuple) -> [u32; 8] {
     let halves = |word: u64| [word as u32, (word >> 32) as u32];
     let ([a, b], [c, d]) = (tuple.src.to_words(), tuple.dst.to_words());
-    let words = [a, b, c, d].map(halves);
-    std::array::from_fn(|at| words[at / 2][at % 2])
+    let [[a, b], [c, d], [e, f], [g, h]] = [a, b, c, d].map(halves);
+    [a, b, c, d, e, f, g, h]
 }
 
 /// Gives the packet the tuple `new`. `partial`: its TCP or UDP checksum holds the pseudo-header sum only.
