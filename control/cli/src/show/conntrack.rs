@@ -115,7 +115,6 @@ mod tests {
             original,
             reply,
             service: None,
-            backend: 0,
             tcp: None,
             replied: false,
             age: 90 * SECOND,
@@ -181,7 +180,6 @@ mod tests {
                 original,
                 reply,
                 service: Some(web.id),
-                backend: 1,
                 tcp: Some(Flags(flags)),
             };
             conntrack.create(&new, now.saturating_sub(age)).unwrap();
