@@ -6,9 +6,12 @@
 use ipnet::IpNet;
 use millrace_wire::Mac;
 use serde::Deserialize;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+
+use crate::state::conntrack::Timeouts;
 
 /// The socket on which the engine listens when the file names none.
 pub const DEFAULT_SOCKET: &str = "/run/millrace/engine.sock";
@@ -82,6 +85,9 @@ struct UmemFile {
 #[serde(deny_unknown_fields)]
 struct ConntrackFile {
     entries: Option<u32>,
+    half_open: Option<u32>,
+    #[serde(default)]
+    timeouts: Timeouts,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -208,6 +214,10 @@ pub struct Config {
     pub pages: Pages,
     /// Conntrack capacity in connections.
     pub conntrack_entries: u32,
+    /// Most unfinished TCP handshakes.
+    pub conntrack_half_open: u32,
+    /// How long flows may be idle.
+    pub conntrack_timeouts: Timeouts,
     /// Neighbor table capacity.
     pub neighbor_entries: u32,
     /// ICMP errors a second and worker.
@@ -267,6 +277,19 @@ impl Config {
                 format!("{conntrack_entries} is not between 1024 and 16777216"),
             );
         }
+        let conntrack_half_open = file.conntrack.half_open.unwrap_or(conntrack_entries / 4);
+        if !(1..=conntrack_entries).contains(&conntrack_half_open) {
+            return refuse(
+                "[conntrack] half_open",
+                format!("{conntrack_half_open} is not between 1 and entries, {conntrack_entries}"),
+            );
+        }
+        if let Some((name, seconds)) = file.conntrack.timeouts.out_of_bounds() {
+            return refuse(
+                "[conntrack.timeouts]",
+                format!("{name} = {seconds} is not between 1 and {} seconds", Timeouts::LONGEST),
+            );
+        }
         let neighbor_entries = file.neighbors.entries.unwrap_or(4096);
         if !(16..=65_535).contains(&neighbor_entries) {
             return refuse(
@@ -286,6 +309,8 @@ impl Config {
             chunk,
             pages,
             conntrack_entries,
+            conntrack_half_open,
+            conntrack_timeouts: file.conntrack.timeouts,
             neighbor_entries,
             icmp_errors_per_second,
             interfaces: interfaces(file.interfaces)?,
@@ -452,89 +477,4 @@ fn address(text: &str) -> Result<IpNet, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ROUTER: &str = r#"
-        mode = "router"
-        [workers]
-        cpus = [0, 1]
-        [[interface]]
-        name = "eth0"
-        addresses = ["192.0.2.1/24", "2001:db8::1/64"]
-        [[interface]]
-        name = "eth1"
-        addresses = ["198.51.100.1/31"]
-        zero_copy = "never"
-    "#;
-
-    #[test]
-    fn a_router_with_two_interfaces_is_read() {
-        let config = Config::parse(ROUTER).unwrap();
-        assert_eq!(config.cpus, [0, 1]);
-        assert_eq!(config.idle, Idle::Adaptive);
-        assert_eq!(config.socket, Path::new(DEFAULT_SOCKET));
-        assert_eq!(config.interfaces[0].addresses.len(), 2);
-        assert_eq!(config.interfaces[1].driver, Driver::Xsk { zero_copy: ZeroCopy::Never });
-        assert!(!config.is_pcap());
-    }
-
-    #[test]
-    fn a_capture_interface_has_a_mac_and_mtu_without_being_told() {
-        let text =
-            "mode = \"router\"\n[[interface]]\nname = \"a\"\ndriver = \"pcap\"\nread = \"in.pcap\"";
-        let config = Config::parse(text).unwrap();
-        let Driver::Pcap { mac, mtu, write, .. } = &config.interfaces[0].driver else { panic!() };
-        assert_eq!((mac.0, *mtu, write), ([2, 0, 0, 0, 0, 1], 1500, &None));
-        assert!(config.is_pcap());
-    }
-
-    #[test]
-    fn what_is_wrong_is_named_with_its_entry() {
-        let cases = [
-            ("", "mode"),
-            ("mode = \"bridge\"", "\"bridge\""),
-            ("mode = \"router\"", "[[interface]]"),
-            ("mode = \"router\"\nfoo = 1", "foo"),
-            (
-                "mode = \"router\"\n[workers]\ncpus = [1, 1]\n[[interface]]\nname = \"a\"",
-                "[workers] cpus",
-            ),
-            (
-                "mode = \"router\"\n[umem]\nchunk = 1024\n[[interface]]\nname = \"a\"",
-                "[umem] chunk",
-            ),
-            ("mode = \"router\"\n[[interface]]\nname = \"a/b\"", "a/b"),
-            (
-                "mode = \"router\"\n[[interface]]\nname = \"a\"\n[[interface]]\nname = \"a\"",
-                "twice",
-            ),
-            (
-                "mode = \"router\"\n[[interface]]\nname = \"a\"\naddresses = [\"10.0.0.1\"]",
-                "192.0.2.1/24",
-            ),
-            (
-                "mode = \"router\"\n[[interface]]\nname = \"a\"\naddresses = [\"10.0.0.0/24\"]",
-                "network itself",
-            ),
-            (
-                "mode = \"router\"\n[[interface]]\nname = \"a\"\naddresses = [\"010.0.0.1/24\"]",
-                "010.0.0.1",
-            ),
-            (
-                "mode = \"router\"\n[[interface]]\nname = \"a\"\naddresses = [\"224.0.0.1/24\"]",
-                "224.0.0.1",
-            ),
-            ("mode = \"router\"\n[[interface]]\nname = \"a\"\nmac = \"02:00:00:00:00:01\"", "pcap"),
-            ("mode = \"router\"\n[[interface]]\nname = \"a\"\ndriver = \"dpdk\"", "dpdk"),
-            (
-                "mode = \"router\"\n[[interface]]\nname = \"a\"\ndriver = \"pcap\"\n[[interface]]\nname = \"b\"",
-                "mixed",
-            ),
-        ];
-        for (text, needle) in cases {
-            let error = Config::parse(text).unwrap_err().to_string();
-            assert!(error.contains(needle), "{text:?} answered {error:?}");
-        }
-    }
-}
+mod tests;

@@ -23,6 +23,7 @@ use crate::live::Live;
 use crate::netdev::Netdev;
 use crate::pipeline::{Local, Settings};
 use crate::state::State;
+use crate::state::conntrack::Limits;
 use crate::state::segment::{self, Segment, Settings as StateSettings, Sizes};
 use crate::steer::{self, Steering};
 use crate::worker::Worker;
@@ -108,7 +109,7 @@ pub fn run(config: &Config, stop: &Arc<AtomicBool>) -> Result<(), EngineError> {
     });
     let sizes = sizes(config, &interfaces);
     let shared = Segment::create(&sizes, secret())?;
-    let state_settings = StateSettings::of(&sizes);
+    let state_settings = state_settings(config, &sizes);
     let live = Live::new(first_tables(config, &interfaces)?);
     let mut housekeeping = Housekeeping::new(config, &interfaces, &netdevs, &shared, &live)?;
     housekeeping.sync_neighbors();
@@ -224,6 +225,15 @@ pub fn sizes(config: &Config, interfaces: &Interfaces) -> Sizes {
         interfaces: interfaces.len(),
         conntrack_entries: config.conntrack_entries,
         neighbor_entries: config.neighbor_entries,
+    }
+}
+
+/// How the state behaves.
+pub fn state_settings(config: &Config, sizes: &Sizes) -> StateSettings {
+    StateSettings {
+        timeouts: config.conntrack_timeouts,
+        limits: Limits { half_open: config.conntrack_half_open },
+        ..StateSettings::of(sizes)
     }
 }
 

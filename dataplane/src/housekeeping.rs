@@ -11,13 +11,14 @@ use tracing::{error, info, warn};
 use crate::clock::{self, MILLISECOND, Nanos, SECOND};
 use crate::config::Config;
 use crate::engine::EngineError;
+use crate::engine::state_settings;
 use crate::interface::Interfaces;
 use crate::live::{Handle, Live};
 use crate::netdev::Netdev;
 use crate::server::{Facts, Server};
 use crate::state::conntrack::Conntrack;
 use crate::state::neighbor::Neighbors;
-use crate::state::segment::{Segment, Settings};
+use crate::state::segment::Segment;
 use crate::steer::Steering;
 
 /// How long a turn waits for messages: an acknowledgement is late by this at most.
@@ -76,7 +77,7 @@ impl Housekeeping {
             state: shared.fd().as_fd().try_clone_to_owned().map_err(EngineError::Io)?,
             epochs: shared.slots().epochs(),
         };
-        let settings = Settings::of(&shared.view().sizes());
+        let settings = state_settings(config, &shared.view().sizes());
         let mut conntrack = shared.conntrack(workers, &settings)?;
         conntrack.idle();
         Ok(Self {

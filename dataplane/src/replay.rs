@@ -13,13 +13,13 @@ use crate::config::{Config, Driver};
 use crate::counters::{COUNTERS, Kind, Ledger, describe};
 use crate::driver::Queue;
 use crate::driver::pcap::PcapQueue;
-use crate::engine::{EngineError, first_tables, interfaces, settings, sizes, umem};
+use crate::engine::{EngineError, first_tables, interfaces, settings, sizes, state_settings, umem};
 use crate::housekeeping::Housekeeping;
 use crate::interface::Interfaces;
 use crate::live::Live;
 use crate::pipeline::{self, Local};
 use crate::state::State;
-use crate::state::segment::{Segment, Settings as StateSettings, Sizes};
+use crate::state::segment::{Segment, Sizes};
 use crate::trace::Silent;
 
 /// Engine time at the first frame: later than any timer could mistake for "never".
@@ -38,7 +38,7 @@ pub fn run(config: &Config) -> Result<Ledger, EngineError> {
     let sizes = Sizes { workers: 1, ..sizes(config, &interfaces) };
     let segment = Segment::create(&sizes, SEED)?;
     let tables = tables(config, &interfaces, &segment)?;
-    let state_settings = StateSettings::of(&sizes);
+    let state_settings = state_settings(config, &sizes);
     let (umem, frames) = Umem::new(&umem(config))?;
     let pool = Pool::new(&umem, frames);
     let mut queues = Vec::new();

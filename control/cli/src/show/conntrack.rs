@@ -176,12 +176,7 @@ mod tests {
         let mut create = |sport, age: u64, flags| {
             let original = tuple(Protocol::TCP, ("203.0.113.2", sport), ("172.30.0.41", 80));
             let reply = tuple(Protocol::TCP, ("10.0.2.9", 8080), ("192.168.0.2", sport + 1));
-            let new = NewFlow {
-                original,
-                reply,
-                service: Some(web.id),
-                tcp: Some(Flags(flags)),
-            };
+            let new = NewFlow { original, reply, service: Some(web.id), tcp: Some(Flags(flags)) };
             conntrack.create(&new, now.saturating_sub(age)).unwrap();
         };
         create(40_000, 5 * SECOND, Flags::SYN.0);

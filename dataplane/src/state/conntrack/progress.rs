@@ -31,7 +31,8 @@ pub fn ticks_since(then: u32, now: u32) -> u32 {
 /// Defaults are Linux's (`net.netfilter.nf_conntrack_*_timeout*`), except that a handshake gets
 /// 30 s instead of 120 and 60: a half-open entry is what a flood makes, and each retransmission
 /// starts the 30 s again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Timeouts {
     /// SYN sent, no answer.
     pub tcp_syn_sent: u32,
@@ -84,6 +85,33 @@ impl Default for Timeouts {
             sctp_established: 210,
             other: 600,
         }
+    }
+}
+
+impl Timeouts {
+    /// The longest, in seconds: 24 days.
+    pub const LONGEST: u32 = LONGEST;
+
+    /// The first one that is 0 or longer than [`Timeouts::LONGEST`].
+    pub fn out_of_bounds(&self) -> Option<(&'static str, u32)> {
+        let all = [
+            ("tcp_syn_sent", self.tcp_syn_sent),
+            ("tcp_syn_received", self.tcp_syn_received),
+            ("tcp_established", self.tcp_established),
+            ("tcp_fin_wait", self.tcp_fin_wait),
+            ("tcp_close_wait", self.tcp_close_wait),
+            ("tcp_last_ack", self.tcp_last_ack),
+            ("tcp_time_wait", self.tcp_time_wait),
+            ("tcp_close", self.tcp_close),
+            ("tcp_unreplied", self.tcp_unreplied),
+            ("udp", self.udp),
+            ("udp_stream", self.udp_stream),
+            ("icmp", self.icmp),
+            ("sctp", self.sctp),
+            ("sctp_established", self.sctp_established),
+            ("other", self.other),
+        ];
+        all.into_iter().find(|(_, seconds)| !(1..=LONGEST).contains(seconds))
     }
 }
 

@@ -1,0 +1,101 @@
+//! What a configuration may say, and how it is told that it may not.
+
+use super::*;
+
+const ROUTER: &str = r#"
+    mode = "router"
+    [workers]
+    cpus = [0, 1]
+    [[interface]]
+    name = "eth0"
+    addresses = ["192.0.2.1/24", "2001:db8::1/64"]
+    [[interface]]
+    name = "eth1"
+    addresses = ["198.51.100.1/31"]
+    zero_copy = "never"
+"#;
+
+#[test]
+fn a_router_with_two_interfaces_is_read() {
+    let config = Config::parse(ROUTER).unwrap();
+    assert_eq!(config.cpus, [0, 1]);
+    assert_eq!(config.idle, Idle::Adaptive);
+    assert_eq!(config.socket, Path::new(DEFAULT_SOCKET));
+    assert_eq!(config.interfaces[0].addresses.len(), 2);
+    assert_eq!(config.interfaces[1].driver, Driver::Xsk { zero_copy: ZeroCopy::Never });
+    assert!(!config.is_pcap());
+}
+
+#[test]
+fn a_capture_interface_has_a_mac_and_mtu_without_being_told() {
+    let text =
+        "mode = \"router\"\n[[interface]]\nname = \"a\"\ndriver = \"pcap\"\nread = \"in.pcap\"";
+    let config = Config::parse(text).unwrap();
+    let Driver::Pcap { mac, mtu, write, .. } = &config.interfaces[0].driver else { panic!() };
+    assert_eq!((mac.0, *mtu, write), ([2, 0, 0, 0, 0, 1], 1500, &None));
+    assert!(config.is_pcap());
+}
+
+#[test]
+fn timeouts_and_the_bound_on_handshakes_are_linux_like_unless_told() {
+    let config = Config::parse(ROUTER).unwrap();
+    assert_eq!(config.conntrack_timeouts, Timeouts::default());
+    assert_eq!(config.conntrack_half_open, 1 << 18);
+    let conntrack =
+        "[conntrack]\nentries = 4096\nhalf_open = 100\ntimeouts = { udp = 5, tcp_close = 1 }";
+    let config = Config::parse(&format!("{ROUTER}\n{conntrack}")).unwrap();
+    let wanted = Timeouts { udp: 5, tcp_close: 1, ..Timeouts::default() };
+    assert_eq!((config.conntrack_timeouts, config.conntrack_half_open), (wanted, 100));
+    for (wrong, named) in [
+        ("entries = 4096\nhalf_open = 5000", "half_open"),
+        ("timeouts = { udp = 0 }", "udp = 0"),
+        ("timeouts = { tcp_established = 99999999 }", "tcp_established"),
+        ("timeouts = { upd = 3 }", "upd"),
+    ] {
+        let error = Config::parse(&format!("{ROUTER}\n[conntrack]\n{wrong}")).unwrap_err();
+        assert!(error.to_string().contains(named), "{error}");
+    }
+}
+
+#[test]
+fn what_is_wrong_is_named_with_its_entry() {
+    let cases = [
+        ("", "mode"),
+        ("mode = \"bridge\"", "\"bridge\""),
+        ("mode = \"router\"", "[[interface]]"),
+        ("mode = \"router\"\nfoo = 1", "foo"),
+        (
+            "mode = \"router\"\n[workers]\ncpus = [1, 1]\n[[interface]]\nname = \"a\"",
+            "[workers] cpus",
+        ),
+        ("mode = \"router\"\n[umem]\nchunk = 1024\n[[interface]]\nname = \"a\"", "[umem] chunk"),
+        ("mode = \"router\"\n[[interface]]\nname = \"a/b\"", "a/b"),
+        ("mode = \"router\"\n[[interface]]\nname = \"a\"\n[[interface]]\nname = \"a\"", "twice"),
+        (
+            "mode = \"router\"\n[[interface]]\nname = \"a\"\naddresses = [\"10.0.0.1\"]",
+            "192.0.2.1/24",
+        ),
+        (
+            "mode = \"router\"\n[[interface]]\nname = \"a\"\naddresses = [\"10.0.0.0/24\"]",
+            "network itself",
+        ),
+        (
+            "mode = \"router\"\n[[interface]]\nname = \"a\"\naddresses = [\"010.0.0.1/24\"]",
+            "010.0.0.1",
+        ),
+        (
+            "mode = \"router\"\n[[interface]]\nname = \"a\"\naddresses = [\"224.0.0.1/24\"]",
+            "224.0.0.1",
+        ),
+        ("mode = \"router\"\n[[interface]]\nname = \"a\"\nmac = \"02:00:00:00:00:01\"", "pcap"),
+        ("mode = \"router\"\n[[interface]]\nname = \"a\"\ndriver = \"dpdk\"", "dpdk"),
+        (
+            "mode = \"router\"\n[[interface]]\nname = \"a\"\ndriver = \"pcap\"\n[[interface]]\nname = \"b\"",
+            "mixed",
+        ),
+    ];
+    for (text, needle) in cases {
+        let error = Config::parse(text).unwrap_err().to_string();
+        assert!(error.contains(needle), "{text:?} answered {error:?}");
+    }
+}
