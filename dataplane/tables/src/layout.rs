@@ -71,14 +71,14 @@ pub const DESCRIPTION: &str = "\
     header magic abi layout bytes seed @8root; ref u32 grains of 16; \
     root generation services frontends routes4 routes6 policy neighbors interfaces; \
     index node 64xu32, root ref32|height32; \
-    trie slot ref29|count3, node 64xu32, leaf count entries, hash fold2; \
+    trie slot ref29|tag3, node 64xu32, leaf 2^(tag-1) places in pairs by hash at 6 level + 13 choice, taken 1<<63, hash fold2; \
     frontend addr2 port16|protocol8 | service32|kind8|set8|flags8; vip addr2 0 | frontends; \
     service id32|affinity32 flags16|backends32<<16 cluster2 local2 records32|names32 spare; \
     set count16|empty16|slots32 table32, maglev 4|8|16 bits; \
     backend addr2 port16|flags16|id32 weight16; \
     interface words32|mtu32 mac48|id16 kind8|name8|addresses16 name addresses3; \
     neighbor addr2 interface16 | mac48; \
-    names words32|count32, strings len16 bytes; ";
+    names words32|count32, strings shared8 len16 bytes; ";
 
 #[cfg(not(loom))]
 /// Hash of everything that both sides have to agree on, the FIB's and the groups' layout included.

@@ -1,17 +1,25 @@
 //! Hash trie: fixed-size entries found by key; the one structure behind frontends, VIPs and neighbors.
 //!
-//! A slot (u32) is nothing (0), a leaf of 1 to 7 entries, or a node of 64 slots for the next 6 bits of
-//! the hash. A leaf that would grow past 4 entries becomes a node, so that a lookup reads one slot per level
-//! and then at most two cache lines of entries (of 32 bytes). Copy-on-write: a change copies one node a level and one leaf.
+//! A slot (u32) is nothing (0), a leaf, or a node of 64 slots for the next 6 bits of the hash. A leaf is an array of *pairs*:
+//! bits of the hash say which pair an entry is in. With entries of 32 bytes a pair is a cache line, so a lookup reads one line of
+//! entries, whatever the leaf's size. Of 2, 4, 8 and 16 pairs a leaf has the fewest that leave none with a third entry, trying four
+//! choices of hash bits for each; entries that fit in none of them (about 20 in a slot) make a node. A leaf of one entry is half a line.
 //!
-//! Cost: log64(n / 4) slots (the first two levels stay in the L1 and L2 caches) and one leaf. 10,000 entries: 2 nodes
-//! and a leaf. Memory: an entry with its share of leaf rounding and nodes takes at most about twice its size.
+//! ```text
+//! slot   ref 29 bits | tag 3 bits: 0 node, t leaf of 2^(t−1) places; from t = 2 on the reference's two lowest bits are the choice
+//! place  key, value; the top bit of the key's last word: taken
+//! ```
+//!
+//! Cost of a lookup: the hash, a slot in each node on the way, one line, of which one or two keys are compared. 10,000 services with
+//! an address each are 20,000 entries: two nodes on the way, out of 16 KiB that stay in the L1 and L2 caches, and the line.
+//! Copy-on-write: a change copies one node a level and one leaf of 1 KiB at most. Memory: 39 to 66 bytes an entry of 32, by
+//! how full the last level happens to be. `trie/tests.rs` counts lines and bytes.
 
-use crate::{
-    arena::{Arena, Table},
-    error::Error,
-    words::{Ref, Words},
-};
+mod writer;
+
+use crate::words::{Ref, Words};
+
+pub use writer::Trie;
 
 /// Bits of hash a level consumes.
 const BITS: u32 = 6;
@@ -19,14 +27,19 @@ const BITS: u32 = 6;
 const FANOUT: usize = 1 << BITS;
 /// Words of a node: 64 slots of 32 bits.
 const NODE_WORDS: usize = FANOUT / 2;
-/// Levels that a 64-bit hash has bits for.
+/// Levels that a 64-bit hash has whole indices for.
 const LEVELS: u32 = 10;
-/// Entries of a leaf before it becomes a node.
-const SPLIT: usize = 4;
-/// Entries that a slot can count: for the last level, where nothing can be split.
-const MOST: usize = 7;
+/// Places of a pair.
+const PAIR: usize = 2;
 /// Bits of a slot that are a reference.
 const REF_BITS: u32 = 29;
+/// Choices of hash bits for the pairs of a leaf. Leaves of more than one entry start on a cache line, which leaves two bits of their
+/// reference for it.
+const CHOICES: u32 = 4;
+/// Bits of hash from one choice to the next.
+const APART: u32 = 13;
+/// In the last word of a key: there is an entry in this place.
+const TAKEN: u64 = 1 << 63;
 
 /// Largest segment that a slot can point into: 2^29 grains.
 pub const MAX_BYTES: u64 = (1 << REF_BITS) * 16;
@@ -53,16 +66,21 @@ fn fold(a: u64, b: u64) -> u64 {
     product as u64 ^ (product >> 64) as u64
 }
 
-/// A slot: count and reference in 32 bits.
+/// A slot: tag and reference in 32 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Slot(u32);
 
 impl Slot {
     const EMPTY: Self = Self(0);
 
-    fn leaf(at: Ref, count: usize) -> Self {
-        debug_assert!(at.raw() >> REF_BITS == 0 && (1..=MOST).contains(&count));
-        Self(at.raw() | (count as u32) << REF_BITS)
+    /// The largest leaf that is made: 32 places. (A reader takes tag 7 for one of 64.)
+    const LARGEST: u32 = 6;
+
+    fn leaf(at: Ref, shape: Shape) -> Self {
+        let Shape { tag, bits } = shape;
+        debug_assert!(at.raw() >> REF_BITS == 0 && (1..=Self::LARGEST).contains(&tag));
+        debug_assert!(bits < CHOICES && (tag == 1 || at.raw() % CHOICES == 0));
+        Self(at.raw() | bits | tag << REF_BITS)
     }
 
     fn node(at: Ref) -> Self {
@@ -72,13 +90,25 @@ impl Slot {
 
     #[inline]
     fn at(self) -> Ref {
-        Ref::from_raw(self.0 & ((1 << REF_BITS) - 1))
+        let raw = self.0 & ((1 << REF_BITS) - 1);
+        Ref::from_raw(if self.tag() > 1 { raw & !(CHOICES - 1) } else { raw })
     }
 
-    /// Entries, or 0 for a node.
     #[inline]
-    fn count(self) -> usize {
-        (self.0 >> REF_BITS) as usize
+    fn tag(self) -> u32 {
+        self.0 >> REF_BITS
+    }
+
+    #[inline]
+    fn shape(self) -> Shape {
+        let tag = self.tag();
+        Shape { tag, bits: if tag > 1 { self.0 % CHOICES } else { 0 } }
+    }
+
+    /// Places of a leaf, or 0 for a node.
+    #[inline]
+    fn places(self) -> usize {
+        places(self.tag())
     }
 
     #[inline]
@@ -88,11 +118,32 @@ impl Slot {
 }
 
 #[inline]
+const fn places(tag: u32) -> usize {
+    (1 << tag) >> 1
+}
+
+/// How large a leaf is, and which bits of the hash choose a pair in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shape {
+    tag: u32,
+    bits: u32,
+}
+
+impl Shape {
+    /// The pair, below `level` nodes, that an entry with `hash` is in.
+    #[inline]
+    fn pair(self, hash: u64, level: u32) -> usize {
+        let pairs = (places(self.tag) / PAIR).max(1);
+        hash.rotate_right(level * BITS + self.bits * APART) as usize & (pairs - 1)
+    }
+}
+
+#[inline]
 fn index_at(hash: u64, level: u32) -> usize {
     (hash >> (level * BITS)) as usize % FANOUT
 }
 
-/// The words of an entry: `K` of key, then `V` of value.
+/// The words of an entry: `K` of key, then `V` of value. The top bit of the key's last word is 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry<const K: usize, const V: usize> {
     /// What it is found by.
@@ -102,12 +153,16 @@ pub struct Entry<const K: usize, const V: usize> {
 }
 
 impl<const K: usize, const V: usize> Entry<K, V> {
-    fn read(words: Words<'_>, leaf: Ref, index: usize) -> Self {
-        let base = index * (K + V);
-        Self {
-            key: std::array::from_fn(|i| words.at(leaf, base + i)),
-            value: std::array::from_fn(|i| words.at(leaf, base + K + i)),
+    /// The entry in a place of the leaf, if there is one.
+    fn read(words: Words<'_>, leaf: Ref, place: usize) -> Option<Self> {
+        let base = place * (K + V);
+        let mut key: [u64; K] = std::array::from_fn(|i| words.at(leaf, base + i));
+        let last = key.last_mut()?;
+        if *last & TAKEN == 0 {
+            return None;
         }
+        *last &= !TAKEN;
+        Some(Self { key, value: std::array::from_fn(|i| words.at(leaf, base + K + i)) })
     }
 }
 
@@ -124,11 +179,13 @@ pub fn find<const K: usize, const V: usize>(
         if slot.is_empty() {
             return None;
         }
-        if slot.count() > 0 {
+        if slot.tag() > 0 {
             let leaf = slot.at();
-            return (0..slot.count())
-                .map(|index| index * (K + V))
-                .find(|base| (0..K).all(|i| words.at(leaf, base + i) == key[i]))
+            let first = slot.shape().pair(hash, level) * PAIR;
+            let stored = |i: usize| key[i] | if i + 1 == K { TAKEN } else { 0 };
+            return (first..first + slot.places().min(PAIR))
+                .map(|place| place * (K + V))
+                .find(|base| (0..K).all(|i| words.at(leaf, base + i) == stored(i)))
                 .map(|base| std::array::from_fn(|i| words.at(leaf, base + K + i)));
         }
         slot = Slot(words.u32_at(slot.at(), index_at(hash, level)));
@@ -136,7 +193,7 @@ pub fn find<const K: usize, const V: usize>(
     None
 }
 
-/// All entries under a root slot. Ends on any memory: after `budget` slots at the latest.
+/// All entries under a root slot. Ends on any memory: after `budget` slots and places at the latest.
 #[derive(Clone, Debug)]
 pub struct Iter<'a, const K: usize, const V: usize> {
     words: Words<'a>,
@@ -154,8 +211,7 @@ pub fn iter<const K: usize, const V: usize>(words: Words<'_>, root: u64) -> Iter
         stack: Vec::new(),
         leaf: Slot::EMPTY,
         next: 0,
-        // Honest nodes and leaves are distinct places, so there are no more of them than grains,
-        // each seen through one slot; empty slots are at most 64 a node of 16 grains.
+        // Honest nodes and leaves are distinct places: two slots a word of nodes, less than a place a word of leaves.
         budget: words.0.len().saturating_mul(4),
     };
     iter.enter(Slot(root as u32));
@@ -167,7 +223,7 @@ impl<const K: usize, const V: usize> Iter<'_, K, V> {
         if slot.is_empty() {
             return;
         }
-        if slot.count() > 0 {
+        if slot.tag() > 0 {
             (self.leaf, self.next) = (slot, 0);
         } else if self.stack.len() < LEVELS as usize {
             self.stack.push((slot.at(), 0));
@@ -180,11 +236,14 @@ impl<const K: usize, const V: usize> Iterator for Iter<'_, K, V> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            if self.next < self.leaf.count() {
-                self.next += 1;
-                return Some(Entry::read(self.words, self.leaf.at(), self.next - 1));
-            }
             self.budget = self.budget.checked_sub(1)?;
+            if self.next < self.leaf.places() {
+                self.next += 1;
+                if let Some(entry) = Entry::read(self.words, self.leaf.at(), self.next - 1) {
+                    return Some(entry);
+                }
+                continue;
+            }
             let (node, index) = self.stack.last_mut()?;
             if *index == FANOUT {
                 self.stack.pop();
@@ -194,182 +253,6 @@ impl<const K: usize, const V: usize> Iterator for Iter<'_, K, V> {
             *index += 1;
             self.enter(slot);
         }
-    }
-}
-
-/// The writer's side: the root slot, and the changes.
-#[derive(Debug)]
-pub struct Trie<const K: usize, const V: usize> {
-    table: Table,
-    seed: u64,
-    root: Slot,
-    len: usize,
-}
-
-impl<const K: usize, const V: usize> Trie<K, V> {
-    /// Bytes that one change may allocate at most: for [`Arena::reserve`].
-    pub const WORST_CHANGE: u64 =
-        (LEVELS as u64) * (NODE_WORDS as u64 * 8 + (MOST * (K + V) * 8) as u64 * 2);
-
-    /// An empty trie whose bytes are accounted to `table`.
-    pub fn new(table: Table, seed: u64) -> Self {
-        Self { table, seed, root: Slot::EMPTY, len: 0 }
-    }
-
-    /// The word for the root record.
-    pub fn root(&self) -> u64 {
-        u64::from(self.root.0)
-    }
-
-    /// Entries in it.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// The value of `key`.
-    pub fn get(&self, arena: &Arena, key: &[u64; K]) -> Option<[u64; V]> {
-        find(arena.words(), self.root(), hash(self.seed, key), key)
-    }
-
-    fn leaf_words(count: usize) -> usize {
-        count * (K + V)
-    }
-
-    /// Writes a new leaf.
-    fn leaf(&self, arena: &mut Arena, entries: &[Entry<K, V>]) -> Result<Slot, Error> {
-        if entries.is_empty() {
-            return Ok(Slot::EMPTY);
-        }
-        let at = arena.alloc(self.table, Self::leaf_words(entries.len()))?;
-        for (index, entry) in entries.iter().enumerate() {
-            for (offset, word) in entry.key.iter().chain(&entry.value).enumerate() {
-                arena.store(at, index * (K + V) + offset, *word);
-            }
-        }
-        Ok(Slot::leaf(at, entries.len()))
-    }
-
-    /// Writes a node over `entries`, whose hashes agree in all levels before `level`.
-    fn build(&self, arena: &mut Arena, entries: &[Entry<K, V>], level: u32) -> Result<Slot, Error> {
-        if entries.len() <= SPLIT || (level == LEVELS && entries.len() <= MOST) {
-            return self.leaf(arena, entries);
-        }
-        if level == LEVELS {
-            return Err(Error::HashCollision);
-        }
-        let node = arena.alloc_zeroed(self.table, NODE_WORDS)?;
-        let index = |entry: &Entry<K, V>| index_at(hash(self.seed, &entry.key), level);
-        let mut sorted = entries.to_vec();
-        sorted.sort_by_key(index);
-        for group in sorted.chunk_by(|a, b| index(a) == index(b)) {
-            let slot = self.build(arena, group, level + 1)?;
-            Self::set_slot(arena, node, index(&group[0]), slot);
-        }
-        Ok(Slot::node(node))
-    }
-
-    fn set_slot(arena: &mut Arena, node: Ref, index: usize, slot: Slot) {
-        let shift = index % 2 * 32;
-        let word = arena.load(node, index / 2) & !(0xffff_ffff << shift);
-        arena.store(node, index / 2, word | u64::from(slot.0) << shift);
-    }
-
-    /// Sets the value of `key`; returns the one it had.
-    pub fn insert(
-        &mut self,
-        arena: &mut Arena,
-        key: [u64; K],
-        value: [u64; V],
-    ) -> Result<Option<[u64; V]>, Error> {
-        let (root, old) =
-            self.change(arena, self.root, 0, hash(self.seed, &key), &key, Some(value))?;
-        self.root = root;
-        self.len += usize::from(old.is_none());
-        Ok(old)
-    }
-
-    /// Removes `key`; returns the value it had.
-    pub fn remove(&mut self, arena: &mut Arena, key: &[u64; K]) -> Result<Option<[u64; V]>, Error> {
-        if self.get(arena, key).is_none() {
-            return Ok(None);
-        }
-        let (root, old) = self.change(arena, self.root, 0, hash(self.seed, key), key, None)?;
-        self.root = root;
-        self.len -= usize::from(old.is_some());
-        Ok(old)
-    }
-
-    fn change(
-        &self,
-        arena: &mut Arena,
-        slot: Slot,
-        level: u32,
-        hash: u64,
-        key: &[u64; K],
-        value: Option<[u64; V]>,
-    ) -> Result<(Slot, Option<[u64; V]>), Error> {
-        if slot.is_empty() || slot.count() > 0 {
-            let mut entries: Vec<Entry<K, V>> = (0..slot.count())
-                .map(|index| Entry::read(arena.words(), slot.at(), index))
-                .collect();
-            let found = entries.iter().position(|entry| entry.key == *key);
-            let old = found.map(|index| entries[index].value);
-            match (found, value) {
-                (Some(index), Some(value)) => entries[index].value = value,
-                (Some(index), None) => {
-                    entries.swap_remove(index);
-                }
-                (None, Some(value)) => entries.push(Entry { key: *key, value }),
-                (None, None) => return Ok((slot, None)),
-            }
-            let new = self.build(arena, &entries, level)?;
-            if slot.count() > 0 {
-                arena.free(self.table, slot.at(), Self::leaf_words(slot.count()));
-            }
-            return Ok((new, old));
-        }
-        let index = index_at(hash, level);
-        let child = Slot(arena.words().u32_at(slot.at(), index));
-        let (new, old) = self.change(arena, child, level + 1, hash, key, value)?;
-        let node = arena.own(self.table, slot.at(), NODE_WORDS)?;
-        Self::set_slot(arena, node, index, new);
-        if value.is_none()
-            && let Some(smaller) = self.collapse(arena, node)?
-        {
-            return Ok((smaller, old));
-        }
-        Ok((Slot::node(node), old))
-    }
-
-    /// A node whose entries fit into half a leaf becomes a leaf again (half, so that an entry that comes
-    /// and goes doesn't make and drop a node each time).
-    fn collapse(&self, arena: &mut Arena, node: Ref) -> Result<Option<Slot>, Error> {
-        let mut entries: Vec<Entry<K, V>> = Vec::new();
-        for index in 0..FANOUT {
-            let slot = Slot(arena.words().u32_at(node, index));
-            if slot.is_empty() {
-                continue;
-            }
-            if slot.count() == 0 || entries.len() + slot.count() > SPLIT / 2 {
-                return Ok(None);
-            }
-            entries.extend(
-                (0..slot.count()).map(|i| Entry::<K, V>::read(arena.words(), slot.at(), i)),
-            );
-        }
-        for index in 0..FANOUT {
-            let slot = Slot(arena.words().u32_at(node, index));
-            if slot.count() > 0 {
-                arena.free(self.table, slot.at(), Self::leaf_words(slot.count()));
-            }
-        }
-        arena.free(self.table, node, NODE_WORDS);
-        self.leaf(arena, &entries).map(Some)
     }
 }
 

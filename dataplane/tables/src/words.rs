@@ -53,6 +53,8 @@ impl<'a> Words<'a> {
     /// The word at `index` (0 when there is none).
     #[inline]
     pub fn load(self, index: usize) -> u64 {
+        #[cfg(all(test, not(loom)))]
+        touched::note(index);
         self.0.get(index).map_or(0, |word| word.load(Ordering::Relaxed))
     }
 
@@ -87,5 +89,32 @@ impl<'a> Words<'a> {
         crate::shm::prefetch(self.0, at.word().wrapping_add(offset));
         #[cfg(loom)]
         let _ = (at, offset);
+    }
+}
+
+/// Which cache lines a reader touches, for tests that hold a lookup to its cost model.
+#[cfg(all(test, not(loom)))]
+pub(crate) mod touched {
+    use std::cell::RefCell;
+
+    thread_local! {
+        static LINES: RefCell<Option<Vec<usize>>> = const { RefCell::new(None) };
+    }
+
+    pub(super) fn note(word: usize) {
+        LINES.with_borrow_mut(|lines| {
+            if let Some(lines) = lines
+                && !lines.contains(&(word / 8))
+            {
+                lines.push(word / 8);
+            }
+        });
+    }
+
+    /// What `look` answers, and the lines that it touched, in the order of the first touch.
+    pub(crate) fn by<T>(look: impl FnOnce() -> T) -> (T, Vec<usize>) {
+        LINES.set(Some(Vec::new()));
+        let answer = look();
+        (answer, LINES.take().unwrap_or_default())
     }
 }

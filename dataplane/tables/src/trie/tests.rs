@@ -1,8 +1,8 @@
-use super::{Trie, find, hash, iter};
+use super::{Entry, Trie, find, hash, iter};
 use crate::{
     arena::{Arena, Table},
     shm::{Seals, Segment},
-    words::{Ref, Words},
+    words::{Ref, Words, touched},
 };
 use proptest::prelude::*;
 use std::{collections::HashMap, sync::Arc};
@@ -90,15 +90,59 @@ fn a_change_copies_one_path() {
         trie.insert(&mut arena, [k, 0, 80], [k]).unwrap();
     }
     arena.commit(1);
-    let bytes = arena.usage().of(Table::Frontends);
-    assert!(bytes < 20_000 * 72, "{} bytes an entry of 32", bytes / 20_000);
-    for k in 0..100 {
+    let mut total = 0;
+    for k in 0..1000 {
         let before = arena.written();
         trie.insert(&mut arena, [k, 0, 80], [1]).unwrap();
         let written = arena.written() - before;
-        assert!(written < 1536, "{written}");
+        assert!(written <= 2 * (256 + 8) + 1024, "{written}");
+        total += written;
         arena.commit(k + 2);
         arena.reclaim(k + 2);
+    }
+    println!("{} bytes a change", total / 1000);
+    assert!(total / 1000 < 2 * 256 + 512, "{}", total / 1000);
+}
+
+#[test]
+fn an_entry_takes_no_more_than_is_said_at_any_size() {
+    let mut arena = arena(256 << 20);
+    let mut trie = Trie::<3, 1>::new(Table::Frontends, 9);
+    let (mut count, mut worst) = (0, (0.0f64, 0));
+    while count < 150_000 {
+        trie.insert(&mut arena, [count, 0, 80], [count]).unwrap();
+        count += 1;
+        if count > 1000 && (count.is_power_of_two() || count % 5_000 == 0) {
+            let each = arena.usage().of(Table::Frontends) as f64 / count as f64;
+            worst = if each > worst.0 { (each, count) } else { worst };
+        }
+    }
+    println!("{worst:?}");
+    assert!(worst.0 <= 68.0, "{worst:?}");
+}
+
+#[test]
+fn a_lookup_touches_one_line_of_entries_and_a_slot_a_level() {
+    let mut arena = arena(64 << 20);
+    let mut trie = Trie::<3, 1>::new(Table::Frontends, 9);
+    for (count, levels) in [(10, 1), (2_000, 2), (20_000, 2), (100_000, 3)] {
+        for k in trie.len() as u64..count {
+            trie.insert(&mut arena, [k, 0, 80], [k]).unwrap();
+        }
+        let (mut lookups, mut deeper) = (0, 0);
+        for k in (0..count).step_by(1 + count as usize / 20_000) {
+            // One that is there, and one that isn't.
+            for (key, value) in [([k, 0, 80], Some([k])), ([k, 0, 81], None)] {
+                let look = || find::<3, 1>(arena.words(), trie.root(), hash(9, &key), &key);
+                let (found, lines) = touched::by(look);
+                assert_eq!(found, value);
+                assert!(lines.len() <= levels + 2, "{count} entries: {lines:?}");
+                lookups += 1;
+                deeper += usize::from(lines.len() > levels + 1);
+            }
+        }
+        println!("{count} entries: {deeper} of {lookups} lookups took a slot more than {levels}");
+        assert!(deeper * 1000 < lookups, "{deeper} of {lookups}");
     }
 }
 
@@ -106,9 +150,21 @@ fn a_change_copies_one_path() {
 fn many_keys_with_one_hash_are_refused_not_lost() {
     let mut arena = arena(4 << 20);
     let trie = Trie::<1, 1>::new(Table::Frontends, 9);
-    let entries: Vec<_> = (0..8).map(|_| super::Entry { key: [4], value: [0] }).collect();
+    let entries: Vec<_> = (0..3).map(|_| (77, Entry { key: [4], value: [0] })).collect();
     assert!(matches!(trie.build(&mut arena, &entries, 0), Err(crate::Error::HashCollision)));
-    assert!(trie.build(&mut arena, &entries[..7], 0).is_ok());
+    assert!(trie.build(&mut arena, &entries[..2], 0).is_ok());
+}
+
+#[test]
+fn keys_that_differ_in_the_last_bits_of_the_hash_alone_are_told_apart() {
+    let mut arena = arena(4 << 20);
+    let trie = Trie::<1, 1>::new(Table::Frontends, 9);
+    let entries: Vec<_> = (0..16u64).map(|k| (k << 60, Entry { key: [k], value: [k] })).collect();
+    let slot = trie.build(&mut arena, &entries, 0).unwrap();
+    for k in 0..16 {
+        assert_eq!(find(arena.words(), u64::from(slot.0), k << 60, &[k]), Some([k]));
+    }
+    assert_eq!(iter::<1, 1>(arena.words(), u64::from(slot.0)).count(), 16);
 }
 
 #[test]
