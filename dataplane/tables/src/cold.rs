@@ -1,7 +1,11 @@
 //! Strings in the segment: names of services and backends, read by people only.
 //!
-//! One block per service: `words | count << 32`, then each string as a 16-bit length (native end) and its bytes, packed.
-//! The first is the service's key, the second its name, the others its backends' names in record order.
+//! One block per service: `words | count << 32`, then the strings, packed: a byte that says how many bytes are those of the string
+//! before, the number of others in 16 bits (native end), and these. The first string is the service's key, the second its name, the
+//! others its backends' names in record order. Pods of one service have names that differ in their last characters: 10 names of
+//! 40 characters take 160 bytes instead of 420.
+//!
+//! Cost: strings are read one after the other, a byte at a time; nothing on a packet's way does.
 
 use crate::{
     arena::{Arena, Table},
@@ -15,11 +19,21 @@ pub fn words_of(words: Words<'_>, at: Ref) -> usize {
     (low(words.at(at, 0)).raw() as usize).min(words.0.len())
 }
 
+/// Bytes in front of each string's own.
+const HEAD: usize = 3;
+
+/// How many bytes `string` shares with the one before, as far as a byte can say.
+fn shared(before: &str, string: &str) -> usize {
+    let both = before.bytes().zip(string.bytes()).take(usize::from(u8::MAX));
+    both.take_while(|(a, b)| a == b).count()
+}
+
 fn block_words<'a>(strings: impl Iterator<Item = &'a str>) -> (usize, u32) {
-    let (mut bytes, mut count) = (0, 0);
+    let (mut bytes, mut count, mut before) = (0, 0, "");
     for string in strings {
-        bytes += 2 + string.len();
+        bytes += HEAD + string.len() - shared(before, string);
         count += 1;
+        before = string;
     }
     (1 + bytes.div_ceil(8), count)
 }
@@ -39,9 +53,14 @@ pub fn write<'a>(
     let len = u32::try_from(words).unwrap_or(u32::MAX);
     arena.store(at, 0, pack(Ref::from_raw(len), count));
     let mut pending = Vec::with_capacity(words * 8);
+    let mut before = "";
     for string in strings {
-        pending.extend_from_slice(&u16::try_from(string.len()).unwrap_or(u16::MAX).to_ne_bytes());
-        pending.extend_from_slice(string.as_bytes());
+        let shared = shared(before, string);
+        let own = &string.as_bytes()[shared..];
+        pending.push(u8::try_from(shared).unwrap_or(0));
+        pending.extend_from_slice(&u16::try_from(own.len()).unwrap_or(u16::MAX).to_ne_bytes());
+        pending.extend_from_slice(own);
+        before = string;
     }
     store_bytes(arena, at, 1, &pending);
     Ok(at)
@@ -72,12 +91,13 @@ pub struct Strings<'a> {
     left: u32,
     byte: usize,
     end: usize,
+    before: Vec<u8>,
 }
 
 /// Reads the block at `at`.
 pub fn read(words: Words<'_>, at: Ref) -> Strings<'_> {
-    let count = if at.is_null() { 0 } else { high(words.at(at, 0)) };
-    Strings { words, at, left: count, byte: 8, end: words_of(words, at) * 8 }
+    let left = if at.is_null() { 0 } else { high(words.at(at, 0)) };
+    Strings { words, at, left, byte: 8, end: words_of(words, at) * 8, before: Vec::new() }
 }
 
 impl Strings<'_> {
@@ -91,15 +111,44 @@ impl Iterator for Strings<'_> {
 
     fn next(&mut self) -> Option<String> {
         self.left = self.left.checked_sub(1)?;
-        let len =
-            usize::from(u16::from_ne_bytes([self.byte_at(self.byte), self.byte_at(self.byte + 1)]));
-        let start = self.byte + 2;
-        if start + len > self.end {
+        let [shared, low, high] = std::array::from_fn(|i| self.byte_at(self.byte + i));
+        let start = self.byte + HEAD;
+        let end = start + usize::from(u16::from_ne_bytes([low, high]));
+        if end > self.end {
             self.left = 0;
             return None;
         }
-        self.byte = start + len;
-        let bytes: Vec<u8> = (start..start + len).map(|index| self.byte_at(index)).collect();
-        Some(String::from_utf8_lossy(&bytes).into_owned())
+        self.byte = end;
+        self.before.truncate(shared.into());
+        for index in start..end {
+            self.before.push(self.byte_at(index));
+        }
+        Some(String::from_utf8_lossy(&self.before).into_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{bytes_of, read, write};
+    use crate::{
+        arena::Arena,
+        shm::{Seals, Segment},
+    };
+    use proptest::prelude::*;
+    use std::sync::Arc;
+
+    proptest! {
+        #[test]
+        fn what_was_written_is_read(
+            strings in prop::collection::vec("(web-){0,80}[a-cü]{0,4}", 0..20),
+        ) {
+            let segment = Segment::create("test", 1 << 20, Seals::OneWriter).unwrap();
+            let mut arena = Arena::new(Arc::new(segment), 4096);
+            let written = || strings.iter().map(String::as_str);
+            let before = arena.usage().live();
+            let at = write(&mut arena, written()).unwrap();
+            prop_assert_eq!(arena.usage().live() - before, bytes_of(written()));
+            prop_assert_eq!(read(arena.words(), at).collect::<Vec<_>>(), strings);
+        }
     }
 }
