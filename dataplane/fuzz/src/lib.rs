@@ -4,4 +4,5 @@
 //! test over the corpus and a fixed number of mutated inputs ([`replay`]); see README.md.
 
 pub mod replay;
+pub mod tables;
 pub mod wire;

@@ -74,7 +74,8 @@ pub const DESCRIPTION: &str = "\
     trie slot ref29|tag3, node 64xu32, leaf 2^(tag-1) places in pairs by hash at 6 level + 13 choice, taken 1<<63, hash fold2; \
     frontend addr2 port16|protocol8 | service32|kind8|set8|flags8; vip addr2 0 | frontends; \
     service id32|affinity32 flags16|backends32<<16 cluster2 local2 records32|names32 spare; \
-    set count16|empty16|slots32 table32, maglev 4|8|16 bits; \
+    set count16|empty8|form8|slots32 table32, maglev 4|8|16 bits, \
+      form 1: directory of u32 of 32 slots, directory of records32|names32 of 32 records; \
     backend addr2 port16|flags16|id32 weight16; \
     interface words32|mtu32 mac48|id16 kind8|name8|addresses16 name addresses3; \
     neighbor addr2 interface16 | mac48; \

@@ -14,11 +14,13 @@
 //! Cost of a pick: one cache line of the table; a multiplication instead of a division by *m*.
 //! Cost of a build: *m* turns, *m* ln *m* probes: 50 µs for *m* = 3067, 1.5 ms for 65537; with unequal weights a heap's step
 //! more each turn.
-//! Memory: 1.5 KiB up to 10 backends and 2 KiB up to 16 (4 bits a slot), 16 KiB up to 256, 128 KiB above.
+//! Memory: 1.5 KiB up to 10 backends and 2 KiB up to 16 (4 bits a slot), 16 KiB up to 64, 40 KiB up to 256, 128 KiB above.
 //!
-//! Disruption: taking 1 of N backends moves at most 1/N + 2 % of the flows, as long as [`size`] stays the same;
-//! crossing 10, 16 or 256 backends changes *m* and spreads new flows anew (conntrack keeps the established
-//! ones where they are). Between 1 and 2 backends nothing but the share moves.
+//! Disruption: taking 1 of N backends moves at most its share + 2 % of the flows, with equal weights (1/N + 2 %) and others, as long
+//! as [`size`] stays the same; crossing 10, 16, 64 or 256 backends changes *m* and spreads new flows anew (conntrack keeps the
+//! established ones where they are). Between 1 and 2 backends nothing but the share moves. The excess falls with the root of *m*, so a
+//! size that could be shared by both sides of a border, or be left gradually, would take more than the 2.5 KB that a service of
+//! ten backends may have.
 
 use crate::words::{Ref, Words};
 use millrace_wire::Addr;
@@ -37,7 +39,8 @@ pub const fn size(backends: usize) -> usize {
         1 => 1,
         2..=10 => 3067,
         11..=16 => 4093,
-        17..=256 => 16381,
+        17..=64 => 16381,
+        65..=256 => 40949,
         _ => 65537,
     }
 }
@@ -192,7 +195,7 @@ fn pack_bits<const BITS: usize>(table: &[u16]) -> Vec<u64> {
 /// ones choose. Any bytes at `at` give some answer.
 #[inline]
 pub fn pick(words: Words<'_>, at: Ref, backends: usize, m: usize, hash: u64) -> usize {
-    let slot = scale(hash, m);
+    let slot = slot(hash, m);
     let entry = match slot_bits(backends) {
         4 => words.u8_at(at, slot / 2) >> (slot % 2 * 4) & 0xf,
         8 => words.u8_at(at, slot),
@@ -201,14 +204,15 @@ pub fn pick(words: Words<'_>, at: Ref, backends: usize, m: usize, hash: u64) -> 
     within(entry.into(), backends)
 }
 
+/// `entry` if it is below `backends`, or 0.
 #[inline]
-fn within(entry: usize, backends: usize) -> usize {
+pub(crate) fn within(entry: usize, backends: usize) -> usize {
     if entry < backends { entry } else { 0 }
 }
 
-/// `hash` spread over 0..`m`.
+/// The slot that `hash` falls to: its upper bits spread over 0..`m`.
 #[inline]
-fn scale(hash: u64, m: usize) -> usize {
+pub(crate) fn slot(hash: u64, m: usize) -> usize {
     ((u128::from(hash) * m as u128) >> 64) as usize
 }
 

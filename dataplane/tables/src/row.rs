@@ -95,6 +95,8 @@ pub struct BackendSet {
     pub when_empty: WhenEmpty,
     /// Slots of the Maglev table; 0 when there are no backends.
     pub(crate) slots: u32,
+    /// Whether records and table are in pieces.
+    pub(crate) large: bool,
     /// Whether it is the local set (for iteration).
     pub(crate) local: bool,
     pub(crate) table: Ref,

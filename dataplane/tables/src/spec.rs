@@ -134,7 +134,14 @@ impl ServiceSpec {
             }
         }
         let mut family = self.frontends.first().map(|frontend| frontend.addr.is_v4());
-        let mut seen = HashSet::new();
+        // Mostly sorted already.
+        let mut places: Vec<(Addr, u16)> =
+            self.backends.iter().map(|backend| (backend.addr, backend.port)).collect();
+        places.sort_unstable();
+        if let Some(place) = places.windows(2).find(|pair| pair[0] == pair[1]) {
+            let (addr, port) = place[0];
+            return Err(refused(row(), format!("backend {addr} port {port}: listed twice")));
+        }
         for backend in &self.backends {
             let BackendSpec { addr, port, name, .. } = backend;
             let refuse = |why: &str| {
@@ -148,9 +155,6 @@ impl ServiceSpec {
             }
             if name.len() > MAX_NAME {
                 return refuse("its name is too long");
-            }
-            if !seen.insert((*addr, *port)) {
-                return refuse("listed twice");
             }
             if *family.get_or_insert(addr.is_v4()) != addr.is_v4() {
                 return refuse(

@@ -203,7 +203,7 @@ impl<'a> Snapshot<'a> {
         service::pick(self.words, set, hash)
     }
 
-    /// All backends of a set, by address and port.
+    /// All backends of a set; up to 256 by address and port, more in no useful order.
     pub fn backends(&self, set: &BackendSet) -> impl Iterator<Item = Backend> + use<'a> {
         service::backends(self.words, set)
     }
@@ -227,9 +227,7 @@ impl<'a> Snapshot<'a> {
         &self,
         service: &Service,
     ) -> impl Iterator<Item = (Backend, String)> + use<'a> {
-        let (words, set) = (self.words, service.cluster);
-        let all = (0..set.total).filter_map(move |index| service::backend(words, &set, index));
-        all.zip(cold::read(words, service.names).skip(2))
+        service::named_backends(self.words, service)
     }
 
     /// The name of the backend at this address and port (cold).

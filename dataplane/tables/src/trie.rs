@@ -79,7 +79,7 @@ impl Slot {
     fn leaf(at: Ref, shape: Shape) -> Self {
         let Shape { tag, bits } = shape;
         debug_assert!(at.raw() >> REF_BITS == 0 && (1..=Self::LARGEST).contains(&tag));
-        debug_assert!(bits < CHOICES && (tag == 1 || at.raw() % CHOICES == 0));
+        debug_assert!(bits < CHOICES && (tag == 1 || at.raw().is_multiple_of(CHOICES)));
         Self(at.raw() | bits | tag << REF_BITS)
     }
 

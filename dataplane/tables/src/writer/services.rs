@@ -7,7 +7,7 @@ use crate::{
     error::Error,
     index::Index,
     row::{Frontend, ServiceId},
-    service::{self, Backends, ROW_WORDS},
+    service::{self, Backends, Before, ROW_WORDS},
     spec::{BackendSpec, FrontendSpec, ServiceSpec},
     tables::{frontend_key, frontend_value},
     trie::Trie,
@@ -24,6 +24,8 @@ use std::{
 pub(super) struct Held {
     id: ServiceId,
     spec: Arc<ServiceSpec>,
+    /// The number of each backend, by address and port, where the service is large.
+    numbers: Vec<u16>,
 }
 
 /// Freed numbers rest here before they are used again, so that a connection's number doesn't come to mean another
@@ -91,6 +93,13 @@ impl<'a> Change<'a> {
     }
 }
 
+/// Backends in the order of their records.
+fn sorted(spec: &ServiceSpec) -> Vec<&BackendSpec> {
+    let mut backends: Vec<&BackendSpec> = spec.backends.iter().collect();
+    backends.sort_by_key(|backend| (backend.addr, backend.port));
+    backends
+}
+
 impl Writer {
     /// Sets the service `key`: makes it, or replaces all of it.
     ///
@@ -107,37 +116,27 @@ impl Writer {
         if held.is_some_and(|held| held.spec == *spec) {
             return Ok(());
         }
-        let id = held.map(|held| held.id);
+        let (id, is_new) = (held.map(|held| held.id), held.is_none());
+        // Shared, so that the rows can change while it is looked at.
+        let old = held.map(|held| Arc::clone(&held.spec)).unwrap_or_default();
         for frontend in &spec.frontends {
             self.check_owner(key, id, frontend)?;
         }
-        let empty = ServiceSpec::default();
-        let old = held.map_or(&empty, |held| &*held.spec);
         let change = Change::between(&old.frontends, &spec.frontends);
-        let mut backends: Vec<&BackendSpec> = spec.backends.iter().collect();
-        backends.sort_by_key(|backend| (backend.addr, backend.port));
-        let names = || {
-            [key, spec.name.as_str()]
-                .into_iter()
-                .chain(backends.iter().map(|backend| backend.name.as_str()))
-        };
+        let backends = sorted(spec);
         let touched = (change.removed.len() + change.set.len() + change.addresses.len()) as u64;
         self.room(
-            Backends::worst(backends.len())
-                + cold::bytes_of(names())
+            Backends::worst(&backends)
+                + cold::bytes_of(Backends::names(key, spec, &backends))
                 + Index::WORST_CHANGE
                 + Arena::bytes_of(ROW_WORDS)
                 + touched * Trie::<3, 1>::WORST_CHANGE,
         )?;
 
-        let keep_backends = held.is_some()
-            && old.backends == spec.backends
-            && old.uses_local() == spec.uses_local();
-        let keep_names = held.is_some() && old.backends == spec.backends && old.name == spec.name;
+        let keep_backends =
+            !is_new && old.backends == spec.backends && old.uses_local() == spec.uses_local();
+        let keep_names = keep_backends && old.name == spec.name;
         let (appeared, vanished) = Self::vip_changes(&self.vips, &change);
-        let Change { removed, set, addresses } = change;
-        let removed: Vec<FrontendSpec> = removed.into_iter().copied().collect();
-        let set: Vec<FrontendSpec> = set.into_iter().copied().collect();
         self.add_vip_routes(&appeared)?;
 
         let id = id.unwrap_or_else(|| self.ids.take(key));
@@ -148,37 +147,37 @@ impl Writer {
         } else {
             (Backends::of(words, row), service::read(words, row).names)
         };
-        let new_backends = if keep_backends {
-            old_backends
-        } else {
-            old_backends.free(&mut self.arena);
-            Backends::write(&mut self.arena, spec, &backends)?
-        };
+        let numbers = self.held.get_mut(key).map(|held| std::mem::take(&mut held.numbers));
+        let mut numbers = numbers.unwrap_or_default();
+        let mut new_backends = old_backends;
+        if !keep_backends {
+            let before = Before { written: old_backends, sorted: &sorted(&old), numbers: &numbers };
+            (new_backends, numbers) = Backends::write(&mut self.arena, spec, &backends, before)?;
+        }
         let new_names = if keep_names {
             old_names
         } else {
             self.free_names(old_names);
-            cold::write(&mut self.arena, names())?
+            cold::write(&mut self.arena, Backends::names(key, spec, &backends))?
         };
         self.arena.free(Table::Services, row, ROW_WORDS);
         let row = new_backends.write_row(&mut self.arena, id, spec, new_names)?;
         self.services.set(&mut self.arena, id.0, row)?;
-        self.apply_frontends(id, &removed, &set, &addresses)?;
+        self.apply_frontends(id, &change)?;
         self.drop_vip_routes(&vanished)?;
-        self.held.insert(key.to_owned(), Held { id, spec: Arc::clone(spec) });
+        self.held.insert(key.to_owned(), Held { id, spec: Arc::clone(spec), numbers });
         self.dirty = true;
         Ok(())
     }
 
     /// Removes the service `key`; false when there is none.
     pub fn remove_service(&mut self, key: &str) -> Result<bool, Error> {
-        let Some(Held { id, spec }) = self.held.remove(key) else {
+        let Some(Held { id, spec, .. }) = self.held.remove(key) else {
             return Ok(false);
         };
         let change = Change::between(&spec.frontends, &[]);
         let (_, vanished) = Self::vip_changes(&self.vips, &change);
-        let removed: Vec<FrontendSpec> = change.removed.iter().map(|frontend| **frontend).collect();
-        self.apply_frontends(id, &removed, &[], &change.addresses)?;
+        self.apply_frontends(id, &change)?;
         self.drop_vip_routes(&vanished)?;
         let row = self.services.set(&mut self.arena, id.0, Ref::NULL)?;
         let words = self.arena.words();
@@ -227,26 +226,17 @@ impl Writer {
         self.arena.free(Table::Names, names, words);
     }
 
-    fn apply_frontends(
-        &mut self,
-        id: ServiceId,
-        removed: &[FrontendSpec],
-        set: &[FrontendSpec],
-        addresses: &BTreeMap<Addr, i64>,
-    ) -> Result<(), Error> {
-        for FrontendSpec { addr, port, protocol, .. } in removed {
+    fn apply_frontends(&mut self, id: ServiceId, change: &Change<'_>) -> Result<(), Error> {
+        for FrontendSpec { addr, port, protocol, .. } in &change.removed {
             self.frontends.remove(&mut self.arena, &frontend_key(addr, *port, *protocol))?;
         }
-        for FrontendSpec { addr, port, protocol, kind, set, flags } in set {
+        for FrontendSpec { addr, port, protocol, kind, set, flags } in &change.set {
             let value =
                 frontend_value(&Frontend { service: id, kind: *kind, set: *set, flags: *flags });
-            self.frontends.insert(
-                &mut self.arena,
-                frontend_key(addr, *port, *protocol),
-                [value],
-            )?;
+            let key = frontend_key(addr, *port, *protocol);
+            self.frontends.insert(&mut self.arena, key, [value])?;
         }
-        for (addr, step) in addresses {
+        for (addr, step) in &change.addresses {
             let before = self.vips.get(addr).copied().unwrap_or(0);
             let after = u32::try_from(i64::from(before) + step).unwrap_or(0);
             match (before, after) {

@@ -1,4 +1,5 @@
 use super::{Readers, SegmentConfig, Writer};
+use crate::words::touched;
 use crate::{
     BackendSpec, Error, FrontendKind, FrontendSpec, InterfaceId, NextHop, Route, RouteSpec,
     ServiceSpec, SetChoice, Table, Tables, WhenEmpty,
@@ -351,4 +352,54 @@ fn an_image_shows_what_the_segment_showed() {
     assert_eq!(snapshot.services().count(), 1);
     assert_eq!(snapshot.route(&v4(172, 30, 0, 41)), Some(Route::Vip));
     assert!(Tables::open_image(std::path::Path::new("/dev/null")).is_err());
+}
+
+/// The cost model of a new flow, in cache lines: README.md, §Costs.
+#[test]
+fn a_new_flow_to_one_of_ten_thousand_services_touches_the_lines_that_are_said() {
+    let mut writer = Writer::create(&SegmentConfig { bytes: 64 << 20, ..small() }).unwrap();
+    writer.set_readers(Readers::Nobody);
+    let vip = |number: u32| Addr::from_v4((0xac10_0000 + number).to_be_bytes());
+    for number in 0..10_000 {
+        let spec = ServiceSpec {
+            frontends: vec![frontend(vip(number), 80)],
+            backends: (0..2).map(|i| backend(v4(10, 0, 0, i), 8080)).collect(),
+            ..ServiceSpec::default()
+        };
+        writer.set_service(&format!("service-{number}"), &spec).unwrap();
+    }
+    let large = ServiceSpec {
+        frontends: vec![frontend(vip(10_000), 80)],
+        backends: (0..=255)
+            .flat_map(|i| [v4(10, 0, 1, i), v4(10, 0, 2, i)])
+            .map(|addr| backend(addr, 8080))
+            .collect(),
+        ..ServiceSpec::default()
+    };
+    writer.set_service("large", &large).unwrap();
+    writer.publish().unwrap();
+    let tables = writer.tables();
+    let snapshot = tables.snapshot();
+    let mut deeper = 0;
+    let mut above = std::collections::BTreeSet::<usize>::new();
+    for number in 0..=10_000 {
+        let (found, lines) = touched::by(|| snapshot.frontend(&vip(number), 80, 6).unwrap());
+        // The root record, a slot in each of two nodes, and one line with the entry; the few leaves that are full are one deeper.
+        assert!((4..=5).contains(&lines.len()), "service {number}: {lines:?}");
+        deeper += usize::from(lines.len() == 5);
+        above.extend(&lines[..lines.len() - 1]);
+        let (_, missed) = touched::by(|| snapshot.frontend(&vip(number), 81, 6));
+        assert!(missed.len() <= 5, "port 81 of service {number}: {missed:?}");
+        let (service, lines) = touched::by(|| snapshot.service(found.service).unwrap());
+        // The root record, three nodes of the index, the row.
+        assert_eq!(lines.len(), 5, "service {number}: {lines:?}");
+        let hash = u64::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let (backend, lines) = touched::by(|| snapshot.pick(&service.cluster, hash));
+        assert!(backend.is_some());
+        // The table and the record; of a large service a directory before each.
+        assert_eq!(lines.len(), if number == 10_000 { 4 } else { 2 }, "service {number}");
+    }
+    // What isn't the entry's own line stays in the first caches: 65 nodes of four lines, and the root record.
+    assert!(above.len() <= 70 * 4 + 1, "{} lines above the entries", above.len());
+    assert!(deeper <= 50, "{deeper} of 10,000");
 }

@@ -1,18 +1,18 @@
 //! A reader of memory that anything may happen to: no panic, no endless loop.
 
-use crate::specs::{Random, backend, frontend, v4};
+use crate::{
+    questions,
+    specs::{Random, backend, frontend, v4},
+};
 use millrace_tables::{
-    InterfaceId, InterfaceKind, InterfaceSpec, NextHop, Route, RouteSpec, SegmentConfig, ServiceId,
-    ServiceSpec, Snapshot, Tables, Writer,
+    InterfaceId, InterfaceKind, InterfaceSpec, NextHop, RouteSpec, SegmentConfig, ServiceSpec,
+    Snapshot, Tables, Writer,
 };
 use millrace_wire::{Addr, Mac};
 use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
-
-/// More than any iteration over a segment of 2 MiB may give: a few times its words.
-const LIMIT: usize = 16 << 20;
 
 fn filled() -> Writer {
     let mut writer = Writer::create(&SegmentConfig {
@@ -74,12 +74,6 @@ fn filled() -> Writer {
     writer
 }
 
-fn bounded(what: &str, items: impl Iterator) -> usize {
-    let count = items.take(LIMIT + 1).count();
-    assert!(count <= LIMIT, "{what} does not end");
-    count
-}
-
 /// Everything a reader can ask, of addresses that are there and others. Returns how much it was told.
 fn ask(snapshot: Snapshot<'_>, random: &mut Random, cold: bool) -> usize {
     let mut told = 0;
@@ -90,33 +84,10 @@ fn ask(snapshot: Snapshot<'_>, random: &mut Random, cold: bool) -> usize {
             2 => Addr::from_bits(0x2001_0db8 << 96 | u128::from(random.next())),
             _ => v4(0xc000_0210 + n),
         };
-        let frontend = snapshot.frontend(&addr, 80 + n as u16, 6);
-        let id = frontend.map_or(ServiceId(n), |f| f.service);
-        told += usize::from(frontend.is_some()) + usize::from(snapshot.is_vip(&addr));
-        if let Some(service) = snapshot.service(id) {
-            for set in [&service.cluster, &service.local] {
-                told += usize::from(snapshot.pick(set, random.next()).is_some());
-                told += bounded("backends", snapshot.backends(set));
-            }
-        }
-        if let Some(Route::Forward(group)) = snapshot.route(&addr) {
-            told += usize::from(snapshot.next_hop(group, random.next()).is_some());
-            told += snapshot.next_hops(group).len();
-        }
-        told += usize::from(snapshot.best_route(&addr).is_some());
-        told += usize::from(snapshot.static_neighbor(InterfaceId(n as u16 % 3), &addr).is_some());
-        if n < 4 {
-            told += snapshot.interface(InterfaceId(n as u16)).map_or(0, |row| row.addresses.len());
-            told += snapshot.service_name(id).len() + snapshot.service_key(id).len();
-            told += usize::from(snapshot.backend_name(id, &addr, 8080).is_some());
-        }
+        told += questions::ask(snapshot, &addr, 80 + n as u16, random.next());
     }
     if cold {
-        told += bounded("frontends", snapshot.frontends());
-        told += bounded("services", snapshot.services());
-        told += bounded("routes", snapshot.routes());
-        told += bounded("neighbors", snapshot.static_neighbors());
-        told += bounded("interfaces", snapshot.interfaces());
+        told += questions::ask_lists(snapshot);
     }
     told
 }

@@ -2,5 +2,11 @@
 
 mod capacity;
 mod hostile;
+mod large;
 mod model;
 mod specs;
+
+/// What the fuzz target asks.
+#[allow(dead_code)]
+#[path = "../../../fuzz/src/tables.rs"]
+mod questions;
