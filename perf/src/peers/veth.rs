@@ -97,7 +97,8 @@ pub fn run(options: &Options, go_on: &impl Fn() -> Result<(), String>) -> Result
             for (stage, figures) in &mut stages {
                 let name = stage.device.name();
                 measure(stage, figures, round == 1, options.seconds, go_on)
-                    .map_err(|e| format!("{name}: {e}"))?;
+                    // Who interrupts us interrupts also the programs of the trial, which then end early.
+                    .map_err(|e| go_on().err().unwrap_or(format!("{name}: {e}")))?;
                 let new = figures
                     .new
                     .last()
