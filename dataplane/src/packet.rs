@@ -85,6 +85,8 @@ pub struct Headers {
     pub dont_fragment: bool,
     /// Whether the destination MAC is a group's.
     pub to_group: bool,
+    /// Whether the tuple names a flow that conntrack may know: it has ports.
+    pub trackable: bool,
     /// Whether an IPv6 routing header asks the addressed node to forward the packet on.
     pub routed_on: bool,
 }
@@ -113,6 +115,7 @@ impl Headers {
         ttl: 0,
         dont_fragment: false,
         to_group: false,
+        trackable: false,
         routed_on: false,
     };
 
@@ -126,14 +129,6 @@ impl Headers {
     #[inline]
     pub fn l4_len(&self) -> u32 {
         self.end - u32::from(self.l4)
-    }
-
-    /// Whether the tuple names a flow that conntrack may know: it has ports.
-    #[inline]
-    pub fn is_trackable(&self) -> bool {
-        self.tuple.protocol.has_ports()
-            && self.part != Part::Later
-            && (self.tuple.sport | self.tuple.dport) != 0
     }
 }
 

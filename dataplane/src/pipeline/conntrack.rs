@@ -93,7 +93,7 @@ pub fn find<O: Observer>(
     context: &mut Context<'_, O>,
 ) -> Result<Option<Hit>, Exit> {
     let headers = packet.headers();
-    if !headers.is_trackable() {
+    if !headers.trackable {
         return Ok(None);
     }
     let conntrack = &mut context.state.conntrack;

@@ -113,7 +113,7 @@ fn v4(
     headers.dont_fragment = ip.dont_fragment();
     let payload = rest.get(options.len()..).unwrap_or_default();
     transport(headers, payload);
-    headers.hash = seed.hash(&headers.tuple);
+    finish(headers, seed);
     Ok(())
 }
 
@@ -153,8 +153,15 @@ fn v6(
     headers.dont_fragment = true;
     headers.routed_on = chain.routing_segments_left.is_some_and(|left| left != 0);
     transport(headers, payload.get(chain.offset..).unwrap_or_default());
-    headers.hash = seed.hash(&headers.tuple);
+    finish(headers, seed);
     Ok(())
+}
+
+/// What follows from the tuple.
+fn finish(headers: &mut Headers, seed: &Seed) {
+    let Tuple { sport, dport, protocol, .. } = headers.tuple;
+    headers.hash = seed.hash(&headers.tuple);
+    headers.trackable = protocol.has_ports() && headers.part != Part::Later && (sport | dport) != 0;
 }
 
 fn reason(error: Error) -> DropReason {

@@ -49,7 +49,7 @@ pub(super) fn look(
     headers: &mut Headers,
 ) -> Result<(), Exit> {
     parse::parse(packet, interface, &state.seed, headers)?;
-    if headers.is_trackable() {
+    if headers.trackable {
         state.conntrack.table().prefetch(headers.hash);
     }
     Ok(())
@@ -61,7 +61,7 @@ pub(super) fn look(
 pub(super) fn look_ahead(parsed: &mut [Headers], at: usize, state: &State) {
     // One that could not be parsed is blank, or harmless to look for.
     if let Some(headers) = parsed.get_mut(at)
-        && headers.is_trackable()
+        && headers.trackable
     {
         let wide = headers.network == Network::Ipv6;
         headers.hint = state.conntrack.table().probe(headers.hash, wide);

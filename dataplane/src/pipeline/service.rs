@@ -24,7 +24,7 @@ pub fn choose<O: Observer>(
     context: &mut Context<'_, O>,
 ) -> Result<(), Exit> {
     let headers = packet.headers();
-    if flow.is_translated() || headers.quote.is_some() || !headers.is_trackable() {
+    if flow.is_translated() || headers.quote.is_some() || !headers.trackable {
         return Ok(());
     }
     let destination = context.tables.destination(&headers.tuple.dst);

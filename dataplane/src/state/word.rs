@@ -8,7 +8,7 @@
 //! way; where order matters the code says [`Word::fence_acquire`] after the load. On x86-64 relaxed
 //! loads and both acquire fences and release stores are plain moves.
 
-use millrace_tables::shm::{self, Segment};
+use millrace_tables::shm::{self, Part, Segment};
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -86,28 +86,23 @@ pub trait Memory: Clone + Send + Sync {
 
 /// A range of the state segment, which stays mapped as long as one of its regions is held.
 #[derive(Clone)]
-pub struct Region {
-    segment: Arc<Segment>,
-    start: usize,
-    len: usize,
-}
+pub struct Region(Part);
 
 impl Region {
     /// The words `range` of `segment`; `None` when it has no such words.
     pub fn new(segment: &Arc<Segment>, range: Range<usize>) -> Option<Self> {
-        segment.words().get(range.clone())?;
-        Some(Self { segment: Arc::clone(segment), start: range.start, len: range.len() })
+        Part::new(segment, range).map(Self)
     }
 
     /// Whether stores into it are possible.
     pub fn is_writable(&self) -> bool {
-        self.segment.is_writable()
+        self.0.segment().is_writable()
     }
 }
 
 impl fmt::Debug for Region {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Region({}..{})", self.start, self.start + self.len)
+        write!(f, "Region of {} words", self.0.words().len())
     }
 }
 
@@ -116,12 +111,12 @@ impl Memory for Region {
 
     #[inline]
     fn words(&self) -> &[AtomicU64] {
-        &self.segment.words()[self.start..self.start + self.len]
+        self.0.words()
     }
 
     #[inline]
     fn prefetch(&self, index: usize) {
-        shm::prefetch(self.segment.words(), self.start + index);
+        shm::prefetch(self.0.words(), index);
     }
 }
 

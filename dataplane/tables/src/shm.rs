@@ -11,7 +11,7 @@ use crate::{error::Error, sync::AtomicU64};
 pub const WORD: usize = 8;
 
 #[cfg(not(loom))]
-pub use mapped::{Seals, Segment};
+pub use mapped::{Part, Seals, Segment};
 
 #[cfg(not(loom))]
 mod mapped {
@@ -26,8 +26,10 @@ mod mapped {
     };
     use std::{
         ffi::c_void,
+        ops::Range,
         os::fd::{AsFd, BorrowedFd, OwnedFd},
         ptr::NonNull,
+        sync::Arc,
     };
 
     /// Bytes of a huge page.
@@ -154,6 +156,41 @@ mod mapped {
                     madvise(self.base.as_ptr().cast::<c_void>(), bytes, Advice::LinuxHugepage)
                 };
             }
+        }
+    }
+
+    /// A range of a segment's words, found without asking the segment. It keeps the segment mapped.
+    #[derive(Clone)]
+    pub struct Part {
+        segment: Arc<Segment>,
+        first: NonNull<AtomicU64>,
+        words: usize,
+    }
+
+    // SAFETY: as for `Segment`: the words are only reachable as `&[AtomicU64]`.
+    unsafe impl Send for Part {}
+    // SAFETY: as above; no field is changed after construction.
+    unsafe impl Sync for Part {}
+
+    impl Part {
+        /// The words `range` of `segment`; `None` when it has no such words.
+        pub fn new(segment: &Arc<Segment>, range: Range<usize>) -> Option<Self> {
+            let words = segment.words().get(range)?;
+            let first = NonNull::from(words).cast::<AtomicU64>();
+            Some(Self { segment: Arc::clone(segment), first, words: words.len() })
+        }
+
+        /// The words.
+        #[inline]
+        pub fn words(&self) -> &[AtomicU64] {
+            // SAFETY: these are words of the segment, taken from its slice in `new`; it stays mapped where it is for as long as
+            // `self.segment` holds it.
+            unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.words) }
+        }
+
+        /// The segment that they are part of.
+        pub fn segment(&self) -> &Arc<Segment> {
+            &self.segment
         }
     }
 

@@ -74,6 +74,7 @@ pub(super) fn parse(
     headers.tuple.dport = segment.dst_port.get();
     headers.tuple.protocol = ip.protocol;
     headers.hash = seed.hash(&headers.tuple);
+    headers.trackable = (headers.tuple.sport | headers.tuple.dport) != 0;
     headers.l3 = L3 as u16;
     headers.l4 = L4 as u16;
     headers.end = end as u32;
