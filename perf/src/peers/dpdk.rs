@@ -214,7 +214,8 @@ pub fn run_for(
     let mut ended = wait(&mut child, time.unwrap_or(Duration::from_secs(180)))?;
     if !ended {
         let pid = rustix::process::Pid::from_child(&child);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
+        // Not SIGINT: whoever was started in the background has it ignored, and so have its children.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         ended = wait(&mut child, Duration::from_secs(5))?;
     }
     if !ended {
@@ -330,7 +331,7 @@ Signal 2 received, preparing to exit...
             command.args(["-c", script]);
             command
         };
-        let script = "trap 'echo bye; exit 0' INT; echo hello; while :; do sleep 0.01; done";
+        let script = "trap 'echo bye; exit 0' TERM; echo hello; while :; do sleep 0.01; done";
         let text = run_for(&mut shell(script), &log, Some(Duration::from_millis(200))).unwrap();
         assert_eq!(text, "hello\nbye\n");
         let error = run_for(&mut shell("echo no such device; exit 4"), &log, None).unwrap_err();
