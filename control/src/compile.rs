@@ -45,6 +45,8 @@ pub enum Change {
 pub struct Compiler {
     services: BTreeMap<String, Arc<ServiceSpec>>,
     world: Arc<World>,
+    /// Of this node, which decides what topology hints mean here.
+    zone: String,
     parts: BTreeMap<ServiceName, Vec<Part>>,
     /// Where to find a part by its key.
     owners: BTreeMap<String, ServiceName>,
@@ -76,6 +78,11 @@ impl Compiler {
         if !same_world && self.world.node != world.node {
             touched.extend(store.service_names());
             touched.extend(self.parts.keys().cloned());
+        }
+        let zone = store.node(&world.node.name).map_or("", |node| node.zone.as_str());
+        if self.zone != zone {
+            self.zone = zone.into();
+            touched.extend(store.service_names());
         }
         let mut affected = BTreeSet::new();
         for name in touched {
@@ -148,7 +155,9 @@ impl Compiler {
         affected: &mut BTreeSet<String>,
     ) {
         let new = match store.service(&name) {
-            Some(service) => service::compile(&name, service, store.slices(&name), node),
+            Some(service) => {
+                service::compile(&name, service, store.slices(&name), node, &self.zone)
+            }
             None => Vec::new(),
         };
         for part in self.parts.remove(&name).unwrap_or_default() {

@@ -13,7 +13,7 @@ mod service;
 use std::sync::Arc;
 
 pub use check::Protocol;
-pub use endpoint_slice::{Endpoint, EndpointPort, EndpointSlice};
+pub use endpoint_slice::{Endpoint, EndpointPort, EndpointSlice, Hints};
 pub use node::Node;
 pub use pod::Pod;
 pub use service::{Families, LocalPolicy, Service, ServicePort};

@@ -1,7 +1,7 @@
 //! A Service and its EndpointSlices → one row per port and family, as kube-proxy would serve them.
 //!
 //! Reference: Kubernetes 1.36, `pkg/proxy/{serviceport,topology,endpointslicecache}.go`. Each function is one of its
-//! decisions; a further one (topology hints, source ranges, masquerade) goes beside its neighbor here.
+//! decisions; a further one (source ranges, masquerade) goes beside its neighbor here.
 
 use std::collections::BTreeMap;
 
@@ -23,6 +23,7 @@ pub fn compile<'a>(
     service: &Service,
     slices: impl Iterator<Item = &'a EndpointSlice>,
     node: &NodeView,
+    zone: &str,
 ) -> Vec<Part> {
     let slices: Vec<&EndpointSlice> = slices.collect();
     let mut parts = Vec::new();
@@ -32,7 +33,8 @@ pub fn compile<'a>(
             if !(if v4 { service.families.v4 } else { service.families.v6 }) {
                 continue;
             }
-            let candidates = candidates(&slices, port, v4, node);
+            let mut candidates = candidates(&slices, port, v4, node);
+            prefer(&mut candidates, node, zone);
             let any = candidates.values().any(|candidate| candidate.grade > Grade::Unusable);
             let spec = ServiceSpec {
                 name: shown.clone(),
@@ -108,6 +110,8 @@ enum Grade {
 struct Candidate<'a> {
     grade: Grade,
     local: bool,
+    /// Of those that are ready: not left to others by its hints. Decides about Cluster traffic only.
+    near: bool,
     endpoint: &'a Endpoint,
 }
 
@@ -128,9 +132,9 @@ fn candidates<'a>(
         for target in matching {
             for endpoint in slice.endpoints.iter().filter(|endpoint| endpoint.addr.is_v4() == v4) {
                 let local = !node.name.is_empty() && *endpoint.node == *node.name;
-                let new = Candidate { grade: grade(endpoint), local, endpoint };
+                let new = Candidate { grade: grade(endpoint), local, near: true, endpoint };
                 match candidates.get_mut(&(endpoint.addr, target.port)) {
-                    Some(old) if (new.grade, new.local) > (old.grade, old.local) => *old = new,
+                    Some(old) if new.rank() > old.rank() => *old = new,
                     Some(_) => {}
                     None => _ = candidates.insert((endpoint.addr, target.port), new),
                 }
@@ -138,6 +142,48 @@ fn candidates<'a>(
         }
     }
     candidates
+}
+
+impl Candidate<'_> {
+    /// Which of two entries for one endpoint counts.
+    fn rank(&self) -> (Grade, bool, bool) {
+        (self.grade, self.local, self.endpoint.hints.is_some())
+    }
+}
+
+/// Applies topology hints (`topologyModeFromHints`): to nodes when every ready endpoint has some and one is for this node; else
+/// to zones when every ready endpoint has some and one is for this node's zone; else not at all.
+fn prefer(candidates: &mut BTreeMap<(Addr, u16), Candidate<'_>>, node: &NodeView, zone: &str) {
+    let mode = {
+        let ready = || candidates.values().filter(|candidate| candidate.grade == Grade::Ready);
+        let applies = |names: Names, own: &str| {
+            !own.is_empty()
+                && ready().all(|candidate| !names(candidate).is_empty())
+                && ready().any(|candidate| names(candidate).iter().any(|name| name == own))
+        };
+        if applies(for_nodes, &node.name) {
+            Some((for_nodes as Names, node.name.as_str()))
+        } else if applies(for_zones, zone) {
+            Some((for_zones as Names, zone))
+        } else {
+            None
+        }
+    };
+    let Some((names, own)) = mode else { return };
+    for candidate in candidates.values_mut() {
+        candidate.near = names(candidate).iter().any(|name| name == own);
+    }
+}
+
+/// One of an endpoint's two lists of hints.
+type Names = for<'a> fn(&'a Candidate<'_>) -> &'a [String];
+
+fn for_nodes<'a>(candidate: &'a Candidate<'_>) -> &'a [String] {
+    candidate.endpoint.hints.as_ref().map_or(&[], |hints| &hints.nodes)
+}
+
+fn for_zones<'a>(candidate: &'a Candidate<'_>) -> &'a [String] {
+    candidate.endpoint.hints.as_ref().map_or(&[], |hints| &hints.zones)
 }
 
 /// `ready` alone makes an endpoint usable: for Services that publish addresses that aren't ready, the EndpointSlice
@@ -150,7 +196,8 @@ fn grade(endpoint: &Endpoint) -> Grade {
     }
 }
 
-/// Members of the two sets (`CategorizeEndpoints`): in each, the ready ones, or the last resorts when there are none.
+/// Members of the two sets (`CategorizeEndpoints`): in each, the ready ones, or the last resorts when there are none. Hints
+/// thin out the ready ones of the Cluster set.
 fn backends(
     service: &Service,
     candidates: BTreeMap<(Addr, u16), Candidate<'_>>,
@@ -176,7 +223,8 @@ fn backends(
             weight: 1,
             local: candidate.local,
             terminating: candidate.endpoint.terminating,
-            in_cluster: member(&candidate, cluster),
+            in_cluster: member(&candidate, cluster)
+                && (candidate.near || candidate.grade != Grade::Ready),
             in_local: uses_local && candidate.local && member(&candidate, local),
         })
         .filter(|backend| backend.in_cluster || backend.in_local)

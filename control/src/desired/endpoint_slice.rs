@@ -18,6 +18,8 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// The API's own limit is 1,000 endpoints and 100 ports a slice; this leaves room for hand-written files.
 const MOST_ENDPOINTS: usize = 20_000;
 const MOST_PORTS: usize = 1_000;
+/// The API's own limit is 8 zones and 8 nodes.
+const MOST_HINTS: usize = 64;
 
 /// A part of a Service's endpoints.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,6 +58,18 @@ pub struct Endpoint {
     pub node: Arc<str>,
     /// The pod as `namespace/name`; empty when it is none.
     pub pod: Arc<str>,
+    /// Who should prefer it. Shared by the slice's endpoints that have the same ones.
+    pub hints: Option<Arc<Hints>>,
+}
+
+/// Whom an endpoint is meant for (KEP-2433, KEP-3015): set by the EndpointSlice controller from the Service's
+/// `trafficDistribution`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hints {
+    /// `forZones`.
+    pub zones: Vec<String>,
+    /// `forNodes`.
+    pub nodes: Vec<String>,
 }
 
 pub(super) fn judge(object: &Object, check: &mut Checker<'_>) -> EndpointSlice {
@@ -128,13 +142,17 @@ fn endpoints(object: &Object, v4: bool, check: &mut Checker<'_>) -> Vec<Endpoint
     }
     let mut row = Vec::with_capacity(listed.len().min(MOST_ENDPOINTS));
     for (at, endpoint) in listed.iter().take(MOST_ENDPOINTS).enumerate() {
-        row.extend(judge_endpoint(
-            at,
-            endpoint,
-            object.metadata.namespace.as_deref().unwrap_or("default"),
-            v4,
-            check,
-        ));
+        let namespace = object.metadata.namespace.as_deref().unwrap_or("default");
+        let Some(mut endpoint) = judge_endpoint(at, endpoint, namespace, v4, check) else {
+            continue;
+        };
+        // Neighbors mostly have the same zone.
+        if let Some(Endpoint { hints, .. }) = row.last()
+            && *hints == endpoint.hints
+        {
+            endpoint.hints.clone_from(hints);
+        }
+        row.push(endpoint);
     }
     row
 }
@@ -169,7 +187,35 @@ fn judge_endpoint(
         terminating: condition(|conditions| conditions.terminating).unwrap_or(false),
         node: endpoint.node_name.as_deref().unwrap_or_default().into(),
         pod: pod.as_deref().unwrap_or_default().into(),
+        hints: hints(at, endpoint, check).map(Arc::new),
     })
+}
+
+/// `None` when there is no usable one: such an endpoint counts as unhinted.
+fn hints(at: usize, endpoint: &EndpointObject, check: &mut Checker<'_>) -> Option<Hints> {
+    let object = endpoint.hints.as_ref()?;
+    let zones = object.for_zones.iter().flatten().map(|zone| zone.name.as_str()).collect();
+    let nodes = object.for_nodes.iter().flatten().map(|node| node.name.as_str()).collect();
+    let mut names = |list: &str, names: Vec<&str>| {
+        let mut kept: Vec<String> = Vec::new();
+        if names.len() > MOST_HINTS {
+            let why = format!("has {} items, the first {MOST_HINTS} are used", names.len());
+            check.refuse(format!("endpoints[{at}].hints.{list}"), why);
+        }
+        for (item, name) in names.into_iter().take(MOST_HINTS).enumerate() {
+            let field = || format!("endpoints[{at}].hints.{list}[{item}].name");
+            match name {
+                "" => check.refuse(field(), "is empty"),
+                name if kept.iter().any(|other| other == name) => {
+                    check.refuse(field(), format!("{name:?} is listed twice"));
+                }
+                name => kept.push(name.into()),
+            }
+        }
+        kept
+    };
+    let hints = Hints { zones: names("forZones", zones), nodes: names("forNodes", nodes) };
+    (hints != Hints::default()).then_some(hints)
 }
 
 /// The pod behind an endpoint, for people: an impossible name is left out, the endpoint works.

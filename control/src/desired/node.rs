@@ -1,4 +1,4 @@
-//! Node → its addresses and the ranges of its pods.
+//! Node → its addresses, the ranges of its pods and its zone.
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node as Object;
@@ -15,7 +15,11 @@ pub struct Node {
     pub external: Vec<Addr>,
     /// Where its pods' addresses come from.
     pub pod_cidrs: Vec<IpNet>,
+    /// Its label `topology.kubernetes.io/zone`; empty when it has none.
+    pub zone: String,
 }
+
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 impl Node {
     /// All addresses of the node itself.
@@ -31,7 +35,8 @@ impl Node {
 }
 
 pub(super) fn judge(object: &Object, check: &mut Checker<'_>) -> Node {
-    let mut row = Node::default();
+    let zone = object.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE));
+    let mut row = Node { zone: zone.cloned().unwrap_or_default(), ..Node::default() };
     let addresses = object.status.as_ref().and_then(|status| status.addresses.as_deref());
     for (at, address) in addresses.unwrap_or_default().iter().enumerate() {
         let list = match address.type_.as_str() {

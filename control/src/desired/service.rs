@@ -17,6 +17,11 @@ const DEFAULT_AFFINITY: u32 = 10_800;
 /// The most that the API allows (one day), in seconds.
 const LONGEST_AFFINITY: u32 = 86_400;
 
+/// Far more of each than the API server's limit on an object's size leaves room for in practice; the checks for
+/// duplicates compare all with all.
+const MOST_PORTS: usize = 1_000;
+const MOST_ADDRESSES: usize = 1_000;
+
 /// What a Service asks for. Address lists hold each address once, both families, in the object's order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Service {
@@ -119,13 +124,38 @@ pub(super) fn judge(
             "spec.externalTrafficPolicy",
             spec.external_traffic_policy.as_deref(),
             check,
-        ),
+        ) && is_external(kind, spec),
     };
+    // Only the EndpointSlice controller acts on it; proxies read the hints that it makes of it.
+    if let Some(other) = spec.traffic_distribution.as_deref().filter(|text| !text.is_empty())
+        && !["PreferClose", "PreferSameZone", "PreferSameNode"].contains(&other)
+    {
+        let why = format!("{other:?} is not PreferClose, PreferSameZone or PreferSameNode");
+        check.refuse("spec.trafficDistribution", why);
+    }
     row.affinity_seconds = affinity(spec, check);
     if spec.load_balancer_source_ranges.iter().flatten().next().is_some() {
         notices.push("spec.loadBalancerSourceRanges is not yet enforced: its load balancer addresses are open to all".into());
     }
     row
+}
+
+/// Whether the external policy has anything to decide (`pkg/api/v1/service.ExternallyAccessible`).
+fn is_external(kind: &str, spec: &ServiceSpec) -> bool {
+    kind != "ClusterIP" || spec.external_ips.iter().flatten().next().is_some()
+}
+
+/// The items that are looked at; the rest is refused as one.
+fn first<'a, T>(
+    items: &'a [T],
+    most: usize,
+    field: &str,
+    check: &mut Checker<'_>,
+) -> impl Iterator<Item = (usize, &'a T)> + use<'a, T> {
+    if items.len() > most {
+        check.refuse(field, format!("has {} items, the first {most} are used", items.len()));
+    }
+    items.iter().take(most).enumerate()
 }
 
 fn is_headless(spec: &ServiceSpec) -> bool {
@@ -153,7 +183,7 @@ fn cluster_ips(spec: &ServiceSpec, check: &mut Checker<'_>) -> Vec<Addr> {
         );
     }
     let mut row: Vec<Addr> = Vec::new();
-    for (at, text) in listed.iter().enumerate() {
+    for (at, text) in first(listed, MOST_ADDRESSES, "spec.clusterIPs", check) {
         let field = || format!("spec.clusterIPs[{at}]");
         let Some(addr) = check.address(field, text, Use::Unicast) else { continue };
         match row.iter().any(|other| other.is_v4() == addr.is_v4()) {
@@ -182,7 +212,8 @@ fn families(spec: &ServiceSpec) -> Families {
 
 fn external_ips(spec: &ServiceSpec, families: Families, check: &mut Checker<'_>) -> Vec<Addr> {
     let mut row = Vec::new();
-    for (at, text) in spec.external_ips.iter().flatten().enumerate() {
+    let listed = spec.external_ips.as_deref().unwrap_or_default();
+    for (at, text) in first(listed, MOST_ADDRESSES, "spec.externalIPs", check) {
         let field = || format!("spec.externalIPs[{at}]");
         let addr = check.address(field, text, Use::Global);
         row.extend(addr.filter(|addr| is_usable(addr, &row, families, &field(), check)));
@@ -217,7 +248,8 @@ fn load_balancer_ips(object: &Object, families: Families, check: &mut Checker<'_
         .as_ref()
         .and_then(|status| status.load_balancer.as_ref())
         .and_then(|status| status.ingress.as_deref());
-    for (at, ingress) in ingress.unwrap_or_default().iter().enumerate() {
+    let listed = ingress.unwrap_or_default();
+    for (at, ingress) in first(listed, MOST_ADDRESSES, "status.loadBalancer.ingress", check) {
         let field = |name: &str| format!("status.loadBalancer.ingress[{at}].{name}");
         let Some(text) = ingress.ip.as_deref().filter(|text| !text.is_empty()) else { continue };
         match ingress.ip_mode.as_deref() {
@@ -236,7 +268,8 @@ fn load_balancer_ips(object: &Object, families: Families, check: &mut Checker<'_
 
 fn ports(spec: &ServiceSpec, check: &mut Checker<'_>) -> Vec<ServicePort> {
     let mut row: Vec<ServicePort> = Vec::new();
-    for (at, port) in spec.ports.iter().flatten().enumerate() {
+    let listed = spec.ports.as_deref().unwrap_or_default();
+    for (at, port) in first(listed, MOST_PORTS, "spec.ports", check) {
         let field = |name: &str| format!("spec.ports[{at}].{name}");
         // Each part is looked at, so that one run names every fault of the port.
         let name = check.port_name(|| field("name"), port.name.as_deref());

@@ -21,13 +21,13 @@ fn victims() -> Vec<Value> {
     vec![
         json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "v", "namespace": "default", "creationTimestamp": "2026-01-01T00:00:00Z", "labels": {"a": "b"}},
             "spec": {"type": "LoadBalancer", "clusterIP": "172.30.0.9", "clusterIPs": ["172.30.0.9", "fd00:30::9"], "externalIPs": ["203.0.113.1"], "sessionAffinity": "ClientIP",
-                "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 5}}, "internalTrafficPolicy": "Local", "externalTrafficPolicy": "Local", "loadBalancerSourceRanges": ["10.0.0.0/8"],
+                "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 5}}, "internalTrafficPolicy": "Local", "externalTrafficPolicy": "Local", "loadBalancerSourceRanges": ["10.0.0.0/8"], "trafficDistribution": "PreferClose",
                 "ports": [{"name": "a", "port": 80, "nodePort": 30000, "protocol": "TCP", "targetPort": "x"}, {"name": "b", "port": 81}]},
             "status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.2", "ipMode": "VIP"}]}}}),
         json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {"name": "v-1", "labels": {"kubernetes.io/service-name": "v"}}, "addressType": "IPv4",
             "ports": [{"name": "a", "port": 8080, "protocol": "TCP"}], "endpoints": [{"addresses": ["10.0.2.1"], "nodeName": "node-a", "conditions": {"ready": true, "serving": true, "terminating": false},
-                "targetRef": {"kind": "Pod", "namespace": "default", "name": "v-0"}}, {"addresses": ["10.0.2.2"]}]}),
-        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-b"}, "spec": {"podCIDR": "10.0.2.0/24", "podCIDRs": ["10.0.2.0/24"]},
+                "targetRef": {"kind": "Pod", "namespace": "default", "name": "v-0"}, "hints": {"forZones": [{"name": "a"}], "forNodes": [{"name": "node-a"}]}}, {"addresses": ["10.0.2.2"]}]}),
+        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-b", "labels": {"topology.kubernetes.io/zone": "a"}}, "spec": {"podCIDR": "10.0.2.0/24", "podCIDRs": ["10.0.2.0/24"]},
             "status": {"addresses": [{"type": "InternalIP", "address": "192.168.0.3"}, {"type": "ExternalIP", "address": "198.51.100.3"}]}}),
         json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"nodeName": "node-a", "hostNetwork": false}, "status": {"phase": "Running", "podIP": "10.0.1.9", "podIPs": [{"ip": "10.0.1.9"}]}}),
         json!({"apiVersion": "v1", "kind": "List", "items": [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "n"}}]}),
@@ -139,4 +139,37 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn lists_beyond_all_measure_are_cut_and_said_once() {
+    let mut store = Store::new();
+    let address = |at: u32| std::net::Ipv4Addr::from(0xcb00_0000 + at).to_string();
+    let addresses: Vec<String> = (1..20_001).map(address).collect();
+    let ports: Vec<Value> =
+        (1..20_001).map(|at| json!({"name": format!("p{at}"), "port": at})).collect();
+    let ingress: Vec<Value> = (1..20_001).map(|at| json!({"ip": address(at)})).collect();
+    let said: Vec<String> = store
+        .apply_json(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "huge"},
+            "spec": {"type": "LoadBalancer", "clusterIP": "172.30.0.7", "externalIPs": addresses, "ports": ports},
+            "status": {"loadBalancer": {"ingress": ingress}}}))
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        said,
+        [
+            "Service default/huge: spec.externalIPs: has 20000 items, the first 1000 are used",
+            "Service default/huge: status.loadBalancer.ingress: has 20000 items, the first 1000 are used",
+            "Service default/huge: spec.ports: has 20000 items, the first 1000 are used",
+        ]
+    );
+    let endpoints: Vec<Value> = (1..20_102).map(|at| json!({"addresses": [address(at)]})).collect();
+    let said = store.apply_json(
+        json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": "huge-1", "labels": {"kubernetes.io/service-name": "huge"}},
+        "ports": [{"name": "p1", "port": 80}], "endpoints": endpoints}),
+    );
+    assert_eq!(said.len(), 1);
+    assert_eq!(said[0].why, "has 20101 items, the first 20000 are used");
 }

@@ -7,3 +7,4 @@ mod hostile;
 mod incremental;
 mod process;
 mod scenarios;
+mod topology;
