@@ -278,9 +278,7 @@ impl Arena {
             return Ok(at);
         }
         let copy = self.alloc(table, words)?;
-        for offset in 0..words {
-            self.store(copy, offset, self.words().at(at, offset));
-        }
+        self.copy(at, copy, words);
         self.free(table, at, words);
         Ok(copy)
     }
@@ -299,6 +297,31 @@ impl Arena {
         if let Some(word) = self.segment.words().get(at.word() + offset) {
             word.store(value, Ordering::Relaxed);
             self.written += crate::shm::WORD as u64;
+        }
+    }
+
+    /// Writes the first words of a block made in this transaction.
+    pub fn write(&mut self, at: Ref, values: &[u64]) {
+        debug_assert!(self.is_fresh(at), "write to {at:?}, which readers may see");
+        let start = at.word();
+        if let Some(words) = self.segment.words().get(start..start + values.len()) {
+            for (word, value) in words.iter().zip(values) {
+                word.store(*value, Ordering::Relaxed);
+            }
+            self.written += std::mem::size_of_val(values) as u64;
+        }
+    }
+
+    /// Copies the first `words` words of a block to one made in this transaction.
+    pub fn copy(&mut self, from: Ref, to: Ref, words: usize) {
+        debug_assert!(self.is_fresh(to), "copy to {to:?}, which readers may see");
+        let all = self.segment.words();
+        let (from, to) = (from.word(), to.word());
+        if let (Some(from), Some(to)) = (all.get(from..from + words), all.get(to..to + words)) {
+            for (to, from) in to.iter().zip(from) {
+                to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+            self.written += (words * crate::shm::WORD) as u64;
         }
     }
 

@@ -1,36 +1,44 @@
 //! The FIB: longest-prefix match for IPv4 and IPv6 in the segment's words.
 //!
-//! Decides: address → leaf (a number below 2^31; 0 is "no route"). Needs a root from [`Fib::commit`]. Leaves to `route`
+//! Decides: address → leaf (a number below 2^31; 0 is "no route"). Needs a root from [`Fib::root`]. Leaves to `route`
 //! what a leaf means.
 //!
-//! A compressed multibit trie, after poptrie (Asai & Ohara, SIGCOMM 2015). The first 18 bits are direct: two levels of
-//! 512 entries. Then 6 bits a level: a node's 64 slots hold *runs* of equal entries, so it stores one entry a
-//! run and a bitmap of where runs begin; the entry of a slot is found by a population count. Prefixes are pushed down
-//! to the leaves, so a lookup never goes back up. A stretch of levels with one way through is one *path*
-//! block that compares its bits at once: what keeps sparse IPv6 short.
+//! A compressed multibit trie, after poptrie (Asai & Ohara, SIGCOMM 2015). The first bits are direct: 9 + 9 for IPv4, 8 + 8 + 8 + 6 for
+//! IPv6. Then 6 bits a level: a node's 64 slots hold *runs* of equal entries, so it stores one entry a run and a bitmap of where runs
+//! begin; the entry of a slot is found by a population count. An IPv4 node that leads no further has entries of 16 bits, so that nearly
+//! always a node is one cache line. Prefixes are pushed down to the leaves, so a lookup never goes back up. A stretch of levels with one
+//! way through is one *path* block that compares its bits at once: what keeps lonely host routes short.
 //!
 //! ```text
-//! entry (32 bits)   0: nothing   leaf: 1 … 2^31 - 1   block: 1 << 31 | path << 30 | Ref (29 bits)
-//! wide node         word 0: default leaf | routes below << 32 (of the root) 512 entries            routes
-//! narrow node       word 0: bit i: slot i differs from slot i-1        an entry for each run       routes
+//! entry (32 bits)   0: nothing   leaf: 1 … 2^31 - 1   block: 1 << 31 | path << 30 | half << 29 | Ref (29 bits)
+//! wide node         word 0: default leaf | routes below << 32 (both of the root alone)   1: hidden leaves   2…: entries   routes
+//! full node         word 0: bit i: slot i differs from slot i-1   1…: an entry for each run (32 bits)      routes
+//! half node         the same, all entries leaves, of 16 bits
 //! path              word 0: entry behind it | leaf otherwise << 32   1: bits compared   2, 3: what they have to be
-//! routes            bitmap: bit (1 << len | bits): that prefix of the node's bits is a route   leaves no entry shows
+//! routes            which of the node's prefixes are routes, and the leaves that no entry shows: see `fib/node.rs`
 //! ```
-//! The routes are kept as they were set, for `show`: a route's leaf is the entry of a slot where none is longer; only when
-//! there is no such slot is the leaf written out. Lookups never touch them.
 //!
-//! Cost of an IPv4 lookup: the root (L1), an entry of 512 × 2 KiB, and for prefixes up to /24 one node of
-//! mostly one cache line. [`lookup_many`] overlaps the misses of 32 addresses. IPv6: the same, then about one
-//! line for each 6 bits that are populated. Memory and update costs are in `fib/rib.rs`; measured numbers come from
-//! `cargo bench -p millrace-tables --bench fib`.
+//! # Costs
+//!
+//! With 1 M IPv4 or 200 k IPv6 prefixes (`synthetic`), as `cargo bench -p millrace-tables --bench fib` counts them:
+//!
+//! | | cache lines of a lookup | instructions, bulk | memory |
+//! |---|---|---|---|
+//! | IPv4 | the root's (near), one of 1 MiB of direct entries, one of 5.5 MiB of nodes | 79 | 6.6 B a route |
+//! | IPv6 | three direct (near), one of 0.6 MiB of direct entries, then 2 on average of 3.4 MiB of nodes | 178 | 20.2 B a route |
+//!
+//! [`lookup_many`] overlaps the misses. What a change costs is in `fib/update.rs`.
 //!
 //! Any bytes give an answer: each index is checked or masked, no loop is longer than the address.
 
+mod bulk;
 mod cold;
-mod rib;
+mod node;
+mod update;
 
+pub use bulk::lookup_many;
 pub use cold::{Routes, best, routes};
-pub use rib::Fib;
+pub use update::Fib;
 
 use crate::words::{Ref, Words};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -43,47 +51,21 @@ pub const MAX_LEAF: u32 = NODE - 1;
 const NODE: u32 = 1 << 31;
 /// … and with this one too, to a path.
 const PATH: u32 = 1 << 30;
+/// … and with this one too, to a node of 16-bit entries.
+const HALF: u32 = 1 << 29;
 /// Bits of an entry that are a [`Ref`] (the segment's own limit: `trie::MAX_BYTES`).
 const REF: u32 = (1 << 29) - 1;
 
-/// Levels of 512 direct entries.
-const WIDE_LEVELS: usize = 2;
-/// Address bits of a direct level.
-const WIDE_BITS: u32 = 9;
-/// Address bits of the other levels.
+/// Address bits of a level below the direct ones.
 const NARROW_BITS: u32 = 6;
 /// Index, counted in u32, of the first entry of a wide node.
-const WIDE_ENTRIES: usize = 2;
-/// Index, counted in u32, of the first entry of a narrow node.
-const NARROW_ENTRIES: usize = 2;
+const WIDE_ENTRIES: usize = 4;
+/// Index, counted in u32, of the first entry of a full node.
+const FULL_ENTRIES: usize = 2;
+/// Index, counted in u16, of the first entry of a half node.
+const HALF_ENTRIES: usize = 4;
 /// Words of a path.
 const PATH_WORDS: usize = 4;
-
-/// Address bits of `level`.
-const fn bits_of(level: usize) -> u32 {
-    if level < WIDE_LEVELS { WIDE_BITS } else { NARROW_BITS }
-}
-
-/// Words of a narrow node of `runs` runs, with `hidden` leaves of routes written out.
-const fn narrow_words(runs: usize, hidden: usize) -> usize {
-    (NARROW_ENTRIES + runs).div_ceil(2) + bitmap_words(WIDE_LEVELS) + hidden.div_ceil(2)
-}
-
-/// Words of a wide node, with `hidden` leaves of routes written out.
-const fn wide_words(level: usize, hidden: usize) -> usize {
-    (WIDE_ENTRIES + (1 << WIDE_BITS)) / 2 + bitmap_words(level) + hidden.div_ceil(2)
-}
-
-/// Words of the bitmap of the routes of a node at `level`.
-const fn bitmap_words(level: usize) -> usize {
-    (2 << bits_of(level)) / 64
-}
-
-/// The slots up to and including `slot`.
-#[inline]
-const fn up_to(slot: usize) -> u64 {
-    u64::MAX >> (63 - (slot & 63))
-}
 
 /// Where an entry leads.
 #[inline]
@@ -93,8 +75,16 @@ const fn target(entry: u32) -> Ref {
 
 /// An address being looked up: `u32` for IPv4, `u128` for IPv6, first bit of the address on top.
 pub trait Key: Copy {
+    /// Its family.
+    const FAMILY: Family;
     /// Levels of 6 bits that the address has after the direct ones.
     const NARROW_LEVELS: usize;
+    /// The first 64 bits; zeros after a shorter address.
+    fn first(self) -> u64;
+    /// All bits, left-aligned.
+    fn bits(self) -> u128;
+    /// The slot in the node of direct level `level`.
+    fn slot(self, level: usize) -> usize;
     /// The top `n` bits.
     fn top(self, n: u32) -> usize;
     /// What is left after the top `n` bits.
@@ -104,7 +94,22 @@ pub trait Key: Copy {
 }
 
 impl Key for u32 {
+    const FAMILY: Family = Family::V4;
     const NARROW_LEVELS: usize = 3;
+    #[inline]
+    fn first(self) -> u64 {
+        u64::from(self) << 32
+    }
+    fn bits(self) -> u128 {
+        u128::from(self) << 96
+    }
+    #[inline]
+    fn slot(self, level: usize) -> usize {
+        match level {
+            0 => (self >> 23) as usize,
+            _ => (self >> 14) as usize & 0x1ff,
+        }
+    }
     #[inline]
     fn top(self, n: u32) -> usize {
         (self >> (32 - n)) as usize
@@ -120,7 +125,24 @@ impl Key for u32 {
 }
 
 impl Key for u128 {
-    const NARROW_LEVELS: usize = 19;
+    const FAMILY: Family = Family::V6;
+    const NARROW_LEVELS: usize = 17;
+    #[inline]
+    fn first(self) -> u64 {
+        (self >> 64) as u64
+    }
+    fn bits(self) -> u128 {
+        self
+    }
+    #[inline]
+    fn slot(self, level: usize) -> usize {
+        match level {
+            0 => (self >> 120) as usize,
+            1 => (self >> 112) as usize & 0xff,
+            2 => (self >> 104) as usize & 0xff,
+            _ => (self >> 98) as usize & 0x3f,
+        }
+    }
     #[inline]
     fn top(self, n: u32) -> usize {
         (self >> (128 - n)) as usize
@@ -135,35 +157,100 @@ impl Key for u128 {
     }
 }
 
-/// The leaf of the longest prefix that covers `key`, 0 when none does. `root` is what [`Fib::commit`] returned.
+/// The leaf of the longest prefix that covers `key`, 0 when none does. `root` is what [`Fib::root`] said.
 #[inline]
-pub fn lookup<K: Key>(words: Words<'_>, root: u32, mut key: K) -> u32 {
-    let mut entry = root;
-    for _ in 0..WIDE_LEVELS {
-        if entry & NODE == 0 {
-            return finish(words, root, entry);
-        }
-        entry = words.u32_at(target(entry), WIDE_ENTRIES + key.top(WIDE_BITS));
-        key = key.after(WIDE_BITS);
+pub fn lookup<K: Key>(words: Words<'_>, root: u32, key: K) -> u32 {
+    let entry = direct(words, root, key, K::FAMILY.wide_levels());
+    if entry & (NODE | PATH | HALF) == NODE | HALF && K::FAMILY.has_halves() {
+        let leaf = half(words, entry, key.after(K::FAMILY.wide_bits()).top(NARROW_BITS));
+        return finish(words, root, leaf);
     }
-    for _ in 0..K::NARROW_LEVELS {
+    if entry & NODE == 0 {
+        return finish(words, root, entry);
+    }
+    let rest = key.after(K::FAMILY.wide_bits());
+    finish(words, root, descend(words, entry, rest, K::NARROW_LEVELS))
+}
+
+/// The way through the first `levels` direct levels: a leaf, or what leads on.
+#[inline(always)]
+fn direct<K: Key>(words: Words<'_>, root: u32, key: K, levels: usize) -> u32 {
+    let mut entry = root;
+    for level in 0..levels {
         if entry & NODE == 0 {
             break;
         }
-        (entry, key) = step(words, entry, key);
+        entry = wide(words, entry, key.slot(level));
     }
-    finish(words, root, entry)
+    entry
 }
 
-/// One block below the direct levels: the entry that `key` finds there, and what is left of it.
+/// The entry of a wide node.
 #[inline]
-fn step<K: Key>(words: Words<'_>, entry: u32, key: K) -> (u32, K) {
+fn wide(words: Words<'_>, entry: u32, slot: usize) -> u32 {
+    half_of(words.at(target(entry), wide_word(slot)), slot)
+}
+
+/// Which word of a wide node has the entry of `slot`.
+#[inline]
+const fn wide_word(slot: usize) -> usize {
+    WIDE_ENTRIES / 2 + slot / 2
+}
+
+/// Entry `index` of those that lie two in a word, given its word.
+#[inline]
+const fn half_of(word: u64, index: usize) -> u32 {
+    (word >> (index % 2 * 32)) as u32
+}
+
+/// The way on below the direct levels, to a leaf in at most `levels`.
+#[inline]
+fn descend<K: Key>(words: Words<'_>, mut entry: u32, mut key: K, levels: usize) -> u32 {
+    for _ in 0..levels {
+        if entry & NODE == 0 {
+            break;
+        }
+        if entry & HALF != 0 {
+            return half(words, entry, key.top(NARROW_BITS));
+        }
+        if entry & PATH == 0 {
+            entry = full(words, entry, key.top(NARROW_BITS));
+            key = key.after(NARROW_BITS);
+        } else {
+            (entry, key) = path(words, entry, key);
+        }
+    }
+    entry
+}
+
+/// Which run of a narrow node `slot` is in.
+#[inline]
+const fn run_of(bitmap: u64, slot: usize) -> usize {
+    (bitmap << (63 - (slot & 63))).count_ones() as usize
+}
+
+/// The entry of a full node.
+#[inline]
+fn full(words: Words<'_>, entry: u32, slot: usize) -> u32 {
+    let at = target(entry);
+    let run = run_of(words.at(at, 0), slot);
+    half_of(words.at(at, FULL_ENTRIES / 2 + run / 2), run)
+}
+
+/// The entry of a half node: a leaf.
+#[inline]
+fn half(words: Words<'_>, entry: u32, slot: usize) -> u32 {
+    let at = target(entry);
+    let run = run_of(words.at(at, 0), slot);
+    let word = words.at(at, HALF_ENTRIES / 4 + run / 4);
+    (word >> (run % 4 * 16)) as u32 & 0xffff
+}
+
+/// The entry behind a path, or the leaf beside it, and what is left of the address.
+#[inline]
+fn path<K: Key>(words: Words<'_>, entry: u32, key: K) -> (u32, K) {
     let at = target(entry);
     let first = words.at(at, 0);
-    if entry & PATH == 0 {
-        let run = (first & up_to(key.top(NARROW_BITS))).count_ones() as usize;
-        return (words.u32_at(at, NARROW_ENTRIES + run), key.after(NARROW_BITS));
-    }
     let (length, bits) = path_bits(words, at);
     if key.starts_with(bits, length) {
         (first as u32, key.after(length))
@@ -183,77 +270,51 @@ fn path_bits(words: Words<'_>, at: Ref) -> (u32, u128) {
 #[inline]
 fn finish(words: Words<'_>, root: u32, entry: u32) -> u32 {
     match entry {
-        0 if root & NODE != 0 => words.at(target(root), 0) as u32 & MAX_LEAF,
+        0 => default(words, root),
         // A way longer than the address: the words are corrupt.
         _ if entry & NODE != 0 => 0,
         _ => entry,
     }
 }
 
-/// Addresses that [`lookup_many`] has under way at once: enough to hide a miss to memory, few enough
-/// for the first-level cache.
-const BATCH: usize = 32;
-
-/// [`lookup`] for many: `leaves[i]` becomes the leaf of `keys[i]`. Each level's cache misses overlap.
-///
-/// Works on as many as the shorter slice has.
-pub fn lookup_many<K: Key>(words: Words<'_>, root: u32, keys: &[K], leaves: &mut [u32]) {
-    for (keys, leaves) in keys.chunks(BATCH).zip(leaves.chunks_mut(BATCH)) {
-        let count = keys.len().min(leaves.len());
-        lookup_batch(words, root, &keys[..count], &mut leaves[..count]);
-    }
+/// The leaf of the default route.
+#[inline]
+fn default(words: Words<'_>, root: u32) -> u32 {
+    if root & NODE != 0 { words.at(target(root), 0) as u32 & MAX_LEAF } else { 0 }
 }
 
-fn lookup_batch<K: Key>(words: Words<'_>, root: u32, keys: &[K], entries: &mut [u32]) {
-    entries.fill(root);
-    if root & NODE == 0 {
-        return;
-    }
-    for (entry, key) in entries.iter_mut().zip(keys) {
-        *entry = words.u32_at(target(root), WIDE_ENTRIES + key.top(WIDE_BITS));
-        if *entry & NODE != 0 {
-            let slot = key.after(WIDE_BITS).top(WIDE_BITS);
-            words.prefetch(target(*entry), (WIDE_ENTRIES + slot) / 2);
+/// A step of [`prefetch`]: each reads what the one before fetched, and fetches one line more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Step {
+    /// The line of the last direct level. Reads the levels above it, which are near.
+    Far,
+    /// The first line below the direct levels; nearly always IPv4's last.
+    Near,
+    /// IPv6's second line below the direct levels; nothing for IPv4.
+    Last,
+}
+
+/// Starts loading what [`lookup`] of `key` will read, by one step.
+///
+/// Cost: 11, 20 and 2 instructions for IPv4, 26, 33 and 50 for IPv6.
+#[inline]
+pub fn prefetch<K: Key>(words: Words<'_>, root: u32, key: K, step: Step) {
+    let levels = K::FAMILY.wide_levels();
+    // A leaf leads to some line or other: cheaper than asking.
+    match step {
+        Step::Far => {
+            let last = direct(words, root, key, levels - 1);
+            words.prefetch(target(last), wide_word(key.slot(levels - 1)));
         }
-    }
-    for (entry, key) in entries.iter_mut().zip(keys) {
-        if *entry & NODE != 0 {
-            let slot = key.after(WIDE_BITS).top(WIDE_BITS);
-            *entry = words.u32_at(target(*entry), WIDE_ENTRIES + slot);
-            words.prefetch(target(*entry), 0);
+        Step::Near => words.prefetch(target(direct(words, root, key, levels)), 0),
+        Step::Last if K::FAMILY == Family::V4 => {}
+        Step::Last => {
+            let entry = direct(words, root, key, levels);
+            if entry & (NODE | PATH | HALF) == NODE {
+                let slot = key.after(K::FAMILY.wide_bits()).top(NARROW_BITS);
+                words.prefetch(target(full(words, entry, slot)), 0);
+            }
         }
-    }
-    // Those still on their way after the first narrow level: which, and what is left of the address.
-    let Some(any) = keys.first() else { return };
-    let mut open = [(0, *any); BATCH];
-    let mut opened = 0;
-    for (index, (entry, key)) in entries.iter_mut().zip(keys).enumerate() {
-        if *entry & NODE != 0 {
-            let rest = key.after(2 * WIDE_BITS);
-            (*entry, open[opened].1) = step(words, *entry, rest);
-            open[opened].0 = index;
-            opened += usize::from(*entry & NODE != 0);
-        }
-    }
-    for _ in 1..K::NARROW_LEVELS {
-        if opened == 0 {
-            break;
-        }
-        for &(index, _) in &open[..opened] {
-            words.prefetch(target(entries[index]), 0);
-        }
-        let mut still = 0;
-        for turn in 0..opened {
-            let (index, rest) = open[turn];
-            let (entry, rest) = step(words, entries[index], rest);
-            entries[index] = entry;
-            open[still] = (index, rest);
-            still += usize::from(entry & NODE != 0);
-        }
-        opened = still;
-    }
-    for entry in entries {
-        *entry = finish(words, root, *entry);
     }
 }
 
@@ -294,6 +355,41 @@ impl Family {
             Self::V6 => 128,
         }
     }
+
+    /// Direct levels.
+    const fn wide_levels(self) -> usize {
+        match self {
+            Self::V4 => 2,
+            Self::V6 => 4,
+        }
+    }
+
+    /// Address bits of the direct levels together.
+    const fn wide_bits(self) -> u32 {
+        match self {
+            Self::V4 => 18,
+            Self::V6 => 30,
+        }
+    }
+
+    /// Whether the node after `depth` bits is direct.
+    const fn is_wide(self, depth: u32) -> bool {
+        depth < self.wide_bits()
+    }
+
+    /// Address bits of the node after `depth` bits.
+    const fn width(self, depth: u32) -> u32 {
+        match self {
+            Self::V4 if depth < 18 => 9,
+            Self::V6 if depth < 24 => 8,
+            _ => NARROW_BITS,
+        }
+    }
+
+    /// Whether nodes that lead no further have 16-bit entries. IPv6 nodes are too small to gain by it.
+    const fn has_halves(self) -> bool {
+        matches!(self, Self::V4)
+    }
 }
 
 /// A prefix of either family: its bits left-aligned in 128, the rest zero.
@@ -325,6 +421,23 @@ impl Prefix {
         .trunc()
     }
 }
+
+/// The `width` bits after the first `depth` of `bits`, as a number.
+const fn slot_of(bits: u128, depth: u32, width: u32) -> usize {
+    ((bits << depth) >> (128 - width)) as usize
+}
+
+/// The top `n` bits of `bits`.
+const fn top_bits(bits: u128, n: u32) -> u128 {
+    if n == 0 { 0 } else { bits & u128::MAX << (128 - n) }
+}
+
+const _: () = assert!(
+    WIDE_ENTRIES.is_multiple_of(2)
+        && FULL_ENTRIES.is_multiple_of(2)
+        && HALF_ENTRIES.is_multiple_of(4),
+    "entries begin with a word"
+);
 
 #[cfg(test)]
 mod tests;

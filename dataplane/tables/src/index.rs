@@ -130,7 +130,7 @@ impl Index {
 
     /// Sets the place of record `index` ([`Ref::NULL`] removes it); returns the one before.
     ///
-    /// The records themselves are the caller's to allocate and free.
+    /// The records themselves are the caller's to allocate and free. On an error the tree holds what it held.
     pub fn set(&mut self, arena: &mut Arena, index: u32, record: Ref) -> Result<Ref, Error> {
         let old = self.get(arena, index);
         if old.is_null() && record.is_null() {
@@ -145,14 +145,17 @@ impl Index {
             }
             self.height += 1;
         }
-        self.root = self.change(arena, self.root, self.height - 1, index, record)?;
+        let result;
+        (self.root, result) = self.change(arena, self.root, self.height - 1, index, record);
         if self.root.is_null() {
             self.height = 0;
         }
+        result?;
         self.len = self.len + usize::from(old.is_null()) - usize::from(record.is_null());
         Ok(old)
     }
 
+    /// The node that takes the place of `node`, and whether it has the record: without room for it, it has what it had.
     fn change(
         &self,
         arena: &mut Arena,
@@ -160,27 +163,31 @@ impl Index {
         level: u32,
         index: u32,
         record: Ref,
-    ) -> Result<Ref, Error> {
+    ) -> (Ref, Result<(), Error>) {
         let slot = slot_of(index, level);
-        let node = if node.is_null() {
-            arena.alloc_zeroed(self.table, NODE_WORDS)?
+        let own = if node.is_null() {
+            arena.alloc_zeroed(self.table, NODE_WORDS)
         } else {
-            arena.own(self.table, node, NODE_WORDS)?
+            arena.own(self.table, node, NODE_WORDS)
         };
-        let child = if level == 0 {
-            record
+        let node = match own {
+            Ok(own) => own,
+            Err(error) => return (node, Err(error)),
+        };
+        let (child, result) = if level == 0 {
+            (record, Ok(()))
         } else {
             let child = Ref::from_raw(arena.words().u32_at(node, slot));
-            self.change(arena, child, level - 1, index, record)?
+            self.change(arena, child, level - 1, index, record)
         };
         let shift = slot % 2 * 32;
         let word = arena.load(node, slot / 2) & !(0xffff_ffff << shift);
         arena.store(node, slot / 2, word | u64::from(child.raw()) << shift);
         if child.is_null() && (0..NODE_WORDS).all(|offset| arena.load(node, offset) == 0) {
             arena.free(self.table, node, NODE_WORDS);
-            return Ok(Ref::NULL);
+            return (Ref::NULL, result);
         }
-        Ok(node)
+        (node, result)
     }
 }
 

@@ -9,8 +9,9 @@
 //!        4  seed of the hash tries          4  routes 6   FIB root
 //!        8  root: Ref of the newest         5  policy     (kept free for the policy tables)
 //!           root record                     6  neighbors  hash trie: slot
-//!                                           7  interfaces index tree: ref | height << 32
-//!                                           8… 0, for later
+//!                                           7  groups     rows: ref | numbers << 32
+//!                                           8  interfaces index tree: ref | height << 32
+//!                                           9… 0, for later
 //! ```
 //! All integers are native-endian words: a segment never leaves its machine except as an image file,
 //! whose magic then reads reversed and is refused.
@@ -62,14 +63,16 @@ pub mod root {
     pub const POLICY: usize = 5;
     /// Static neighbors.
     pub const NEIGHBORS: usize = 6;
-    /// Interfaces by id.
-    pub const INTERFACES: usize = 7;
+    /// Groups of next hops by number.
+    pub const GROUPS: usize = 7;
+    /// Interfaces by id (cold: not on the line of the others).
+    pub const INTERFACES: usize = 8;
 }
 
 /// What a layout hash stands for: every field of every record, in order. Change it with them.
 pub const DESCRIPTION: &str = "\
     header magic abi layout bytes seed @8root; ref u32 grains of 16; \
-    root generation services frontends routes4 routes6 policy neighbors interfaces; \
+    root generation services frontends routes4 routes6 policy neighbors groups interfaces; \
     index node 64xu32, root ref32|height32; \
     trie slot ref29|tag3, node 64xu32, leaf 2^(tag-1) places in pairs by hash at 6 level + 13 choice, taken 1<<63, hash fold2; \
     frontend addr2 port16|protocol8 | service32|kind8|set8|flags8; vip addr2 0 | frontends; \

@@ -51,6 +51,7 @@ pub use words::{Ref, Words};
 #[cfg(not(loom))]
 pub use {
     epoch::{Epochs, ReaderEpoch, Slots},
+    fib::Step,
     route::{Destination, Group, NextHop, Route, RouteSpec},
     row::{
         Backend, BackendSet, Frontend, FrontendKind, FrontendRow, InterfaceId, InterfaceKind,

@@ -4,21 +4,22 @@
 //! neighbor table which MAC address a next hop has.
 //!
 //! ```text
-//! leaf (31 bits)   kind << 29 | value    kind 0: a fixed route (1 blackhole, 2 unreachable, 3 local, 4 VIP)
-//!                                        kind 1: forward by the group at this Ref
+//! leaf   what << 1 | has frontends     what: 1 blackhole   2 unreachable   3 local   4 VIP   8 + n: forward by group n
 //! ```
-//! Groups are in `route/group.rs`. Cost of a route: one FIB lookup. Of a next hop: the group's first cache line, and for
-//! ECMP its bucket and the member's row. Memory: the FIB's (`fib/rib.rs`); 32 bytes for each distinct single next hop;
-//! 16 KiB for each distinct ECMP group, shared by all routes through it.
+//! *Has frontends* is set in the leaf of a host route on whose address services answer.
+//!
+//! Groups are in `route/group.rs`. Cost of a route: one FIB lookup. Of a next hop: see there. Memory: the FIB's (`fib.rs`) and the
+//! groups'. Groups are numbered from 0 on, so the FIB's 16-bit leaves do for the first 32,760; more cost memory, nothing else.
 
 mod group;
+mod rows;
 
 pub use group::{Group, MAX_MEMBERS, NextHop, next_hop, next_hops};
 
 use crate::{
-    arena::{Arena, Table},
+    arena::Arena,
     error::Error,
-    fib::{self, Family, Fib},
+    fib::{self, Family, Fib, Step},
     words::Words,
 };
 use group::Groups;
@@ -27,9 +28,9 @@ use millrace_wire::Addr;
 
 /// Layout of this table and the FIB, for the segment's layout hash: change it with them.
 pub const DESCRIPTION: &str = "\
-    fib entry block1 path1 ref29; wide default32|count32 512xu32 routes; narrow runs64 entries32 routes; \
-    path target32|else32 length64 bits128; routes bitmap hidden32; levels 9 9 6; \
-    leaf kind2 value29; group members8|buckets8 (interface16|gateway1|weight16@32 addr2)n bucket8; \
+    fib entry block1 path1 half1 ref29; wide default32|count32 hidden64 u32s routes; full runs64 u32s routes; \
+    half runs64 u16s routes; path target32|else32 length64 bits128; routes list 1|count3|hidden4 u8x7 or bitmap128, hidden32; \
+    levels 9 9 wide, 8 8 8 6 wide, then 6; leaf frontends1 fixed 8+group; groups u32s of 16 rows; row interface16|gateway1|members8@24|weight16@32 addr2 ecmp; ecmp (interface16|gateway1|weight16@32 addr2)n bucket8; \
     hash fold; ";
 
 /// What to do with a packet for an address.
@@ -62,32 +63,30 @@ pub enum RouteSpec {
     Forward(Vec<(NextHop, u16)>),
 }
 
-const KIND_BITS: u32 = 29;
-const FORWARD: u32 = 1 << KIND_BITS;
-/// Set in the leaf of a host route whose address has frontends.
-const HAS_FRONTENDS: u32 = 1 << 30;
-/// The leaf of [`Route::Vip`].
-const VIP: u32 = 4;
+/// In a leaf: frontends answer on the address (set in the leaf of its host route).
+const HAS_FRONTENDS: u32 = 1;
+/// The leaf of [`Route::Vip`], which always has them.
+const VIP: u32 = 4 << 1 | HAS_FRONTENDS;
+/// Upper bits of the leaf of the first group.
+const FORWARD: u32 = 8;
 const FIXED: [Route; 4] = [Route::Blackhole, Route::Unreachable, Route::Local, Route::Vip];
 
 impl Route {
     #[inline]
     fn of_leaf(leaf: u32) -> Option<Self> {
-        let leaf = leaf & !HAS_FRONTENDS;
-        match leaf >> KIND_BITS {
-            0 => FIXED.get((leaf as usize).checked_sub(1)?).copied(),
-            1 => Some(Self::Forward(Group::from_raw(leaf & (FORWARD - 1)))),
-            _ => None,
+        match (leaf >> 1).checked_sub(FORWARD) {
+            Some(number) => Some(Self::Forward(Group(number))),
+            None => FIXED.get((leaf as usize >> 1).wrapping_sub(1)).copied(),
         }
     }
 
     fn leaf(self) -> u32 {
         match self {
-            Self::Blackhole => 1,
-            Self::Unreachable => 2,
-            Self::Local => 3,
+            Self::Blackhole => 1 << 1,
+            Self::Unreachable => 2 << 1,
+            Self::Local => 3 << 1,
             Self::Vip => VIP,
-            Self::Forward(group) => FORWARD | group.raw(),
+            Self::Forward(Group(number)) => (FORWARD + number) << 1,
         }
     }
 }
@@ -99,6 +98,18 @@ pub struct RouteRoots {
     pub v4: u32,
     /// The IPv6 FIB.
     pub v6: u32,
+    /// The groups' rows.
+    pub groups: u64,
+}
+
+/// One step of loading what [`route`] of `addr` will read.
+#[inline]
+pub fn prefetch(words: Words<'_>, roots: &RouteRoots, addr: &Addr, step: Step) {
+    if addr.is_v4() {
+        fib::prefetch(words, roots.v4, addr.bits() as u32, step);
+    } else {
+        fib::prefetch(words, roots.v6, addr.bits(), step);
+    }
 }
 
 /// What the FIB knows of an address: one word, its leaf.
@@ -115,7 +126,7 @@ impl Destination {
     /// Whether the address may have frontends; most have none, and need not be looked for.
     #[inline]
     pub fn has_frontends(self) -> bool {
-        self.0 & HAS_FRONTENDS != 0 || self.0 == VIP
+        self.0 & HAS_FRONTENDS != 0
     }
 }
 
@@ -143,9 +154,9 @@ fn leaf(words: Words<'_>, roots: &RouteRoots, addr: &Addr) -> u32 {
 /// The route for `addr` with the prefix it was set for (cold).
 pub fn best(words: Words<'_>, roots: &RouteRoots, addr: &Addr) -> Option<(IpNet, Route)> {
     let (prefix, leaf) = if addr.is_v4() {
-        fib::best(words, roots.v4, addr.bits() as u32, Family::V4)
+        fib::best(words, roots.v4, addr.bits() as u32)
     } else {
-        fib::best(words, roots.v6, addr.bits(), Family::V6)
+        fib::best(words, roots.v6, addr.bits())
     }?;
     Some((prefix, Route::of_leaf(leaf)?))
 }
@@ -177,11 +188,7 @@ impl Default for Routes {
 impl Routes {
     /// No routes.
     pub fn new() -> Self {
-        Self {
-            v4: Fib::new(Table::Routes4),
-            v6: Fib::new(Table::Routes6),
-            groups: Groups::default(),
-        }
+        Self { v4: Fib::new(Family::V4), v6: Fib::new(Family::V6), groups: Groups::default() }
     }
 
     /// How many routes `family` has.
@@ -204,8 +211,8 @@ impl Routes {
         }
     }
 
-    /// Sets the route of `prefix` in place of the one it has. Readers see it after [`Routes::commit`]
-    /// and a new root. On an error nothing has changed.
+    /// Sets the route of `prefix` in place of the one it has. Readers see it under the new
+    /// [`Routes::roots`]. On an error nothing has changed.
     ///
     /// Refused: bits set after the prefix length, IPv6 prefixes of `::ffff:0:0/96` (they stand for IPv4),
     /// and for `Forward`: no next hops or more than [`MAX_MEMBERS`], weight 0, gateways of the other family or that
@@ -220,7 +227,6 @@ impl Routes {
                 "addresses of ::ffff:0:0/96 stand for IPv4; set the IPv4 route".into(),
             ));
         }
-        arena.reserve(self.v4.pending() + self.v6.pending())?;
         let route = match spec {
             RouteSpec::Blackhole => Route::Blackhole,
             RouteSpec::Unreachable => Route::Unreachable,
@@ -231,37 +237,38 @@ impl Routes {
                 Route::Forward(self.groups.acquire(arena, members)?)
             }
         };
-        let fib = self.fib(&prefix);
-        // A route that is set again unchanged costs no block.
-        let old = match fib.get(&prefix) {
-            Some(old) if old == route.leaf() => Some(old),
-            _ => fib.insert(&prefix, route.leaf()),
-        };
-        self.release(arena, old);
-        Ok(())
+        match self.fib(&prefix).insert(arena, &prefix, route.leaf()) {
+            Ok(old) => {
+                self.release(arena, old);
+                Ok(())
+            }
+            Err(error) => {
+                self.release(arena, Some(route.leaf()));
+                Err(error)
+            }
+        }
     }
 
     /// Notes on the host route `prefix`, if it is set, whether its address has frontends. Forgotten when the route is set anew.
+    /// On an error nothing has changed.
     pub fn note_frontends(
         &mut self,
-        arena: &Arena,
+        arena: &mut Arena,
         prefix: &IpNet,
         has: bool,
     ) -> Result<(), Error> {
-        arena.reserve(self.v4.pending() + self.v6.pending())?;
         let fib = self.fib(prefix);
-        if let Some(old) = fib.get(prefix) {
-            let new = if has { old | HAS_FRONTENDS } else { old & !HAS_FRONTENDS };
-            if new != old {
-                fib.insert(prefix, new);
-            }
+        if let Some(old) = fib.get(arena.words(), prefix) {
+            let mark = if has || old == VIP { HAS_FRONTENDS } else { 0 };
+            fib.insert(arena, prefix, old & !HAS_FRONTENDS | mark)?;
         }
         Ok(())
     }
 
-    /// Takes the route of exactly `prefix` away; false when it had none.
+    /// Takes the route of exactly `prefix` away; false when it had none. On an error (a full segment) nothing has changed.
     pub fn remove(&mut self, arena: &mut Arena, prefix: &IpNet) -> Result<bool, Error> {
-        let old = if prefix.trunc() == *prefix { self.fib(prefix).remove(prefix) } else { None };
+        let old =
+            if prefix.trunc() == *prefix { self.fib(prefix).remove(arena, prefix)? } else { None };
         self.release(arena, old);
         Ok(old.is_some())
     }
@@ -272,11 +279,9 @@ impl Routes {
         }
     }
 
-    /// Brings the segment up to date and returns the roots of the routes as they are now.
-    ///
-    /// When the segment is full, what readers can see is untouched and nothing is lost: a later commit goes on from there.
-    pub fn commit(&mut self, arena: &mut Arena) -> Result<RouteRoots, Error> {
-        Ok(RouteRoots { v4: self.v4.commit(arena)?, v6: self.v6.commit(arena)? })
+    /// The roots of the routes as they are now, for readers.
+    pub fn roots(&self) -> RouteRoots {
+        RouteRoots { v4: self.v4.root(), v6: self.v6.root(), groups: self.groups.root() }
     }
 }
 

@@ -9,6 +9,7 @@ use crate::{
     cold,
     epoch::{self, ReaderEpoch},
     error::Error,
+    fib::Step,
     index, interface,
     layout::{self, HEADER_BYTES, header, root},
     route::{self, Destination, Group, NextHop, Route, RouteRoots},
@@ -240,7 +241,18 @@ impl<'a> Snapshot<'a> {
 
     #[inline]
     fn route_roots(&self) -> RouteRoots {
-        RouteRoots { v4: self.slot(root::ROUTES4) as u32, v6: self.slot(root::ROUTES6) as u32 }
+        RouteRoots {
+            v4: self.slot(root::ROUTES4) as u32,
+            v6: self.slot(root::ROUTES6) as u32,
+            groups: self.slot(root::GROUPS),
+        }
+    }
+
+    /// Starts loading what [`Snapshot::destination`] of this address will read, without waiting for it: one of the [`Step`]s, each
+    /// worth taking some packets after the one before and some packets before the next. One left out costs time, nothing else.
+    #[inline]
+    pub fn prefetch_route(&self, addr: &Addr, step: Step) {
+        route::prefetch(self.words, &self.route_roots(), addr, step);
     }
 
     /// What the FIB knows of an address: the route, and whether to look for frontends.
@@ -262,13 +274,13 @@ impl<'a> Snapshot<'a> {
 
     /// All next hops of a group, with their weights (cold).
     pub fn next_hops(&self, group: Group) -> Vec<(NextHop, u16)> {
-        route::next_hops(self.words, group)
+        route::next_hops(self.words, self.slot(root::GROUPS), group)
     }
 
     /// The next hop that `hash` falls to.
     #[inline]
     pub fn next_hop(&self, group: Group, hash: u64) -> Option<NextHop> {
-        route::next_hop(self.words, group, hash)
+        route::next_hop(self.words, self.slot(root::GROUPS), group, hash)
     }
 
     /// All routes (cold).

@@ -45,6 +45,12 @@ impl Ref {
     }
 }
 
+/// What is past the end. Cold, so that a load is a comparison that is never taken, and the load.
+#[cold]
+const fn absent() -> u64 {
+    0
+}
+
 /// A reader's view of a segment.
 #[derive(Clone, Copy, Debug)]
 pub struct Words<'a>(pub &'a [AtomicU64]);
@@ -55,7 +61,10 @@ impl<'a> Words<'a> {
     pub fn load(self, index: usize) -> u64 {
         #[cfg(all(test, not(loom)))]
         touched::note(index);
-        self.0.get(index).map_or(0, |word| word.load(Ordering::Relaxed))
+        match self.0.get(index) {
+            Some(word) => word.load(Ordering::Relaxed),
+            None => absent(),
+        }
     }
 
     /// Word `offset` of the block at `at`.
@@ -82,9 +91,11 @@ impl<'a> Words<'a> {
         (self.at(at, index / 8) >> (index % 8 * 8)) as u8
     }
 
-    /// Starts loading the cache line of word `offset` of the block at `at`.
+    /// Starts loading the cache line of word `offset` of the block at `at`, wherever that is.
     #[inline]
     pub fn prefetch(self, at: Ref, offset: usize) {
+        #[cfg(all(test, not(loom)))]
+        touched::fetch(at.word().wrapping_add(offset));
         #[cfg(not(loom))]
         crate::shm::prefetch(self.0, at.word().wrapping_add(offset));
         #[cfg(loom)]
@@ -97,18 +108,34 @@ impl<'a> Words<'a> {
 pub(crate) mod touched {
     use std::cell::RefCell;
 
+    type Lines = RefCell<Option<Vec<usize>>>;
+
     thread_local! {
-        static LINES: RefCell<Option<Vec<usize>>> = const { RefCell::new(None) };
+        static LINES: Lines = const { RefCell::new(None) };
+        static FETCHED: Lines = const { RefCell::new(None) };
     }
 
     pub(super) fn note(word: usize) {
-        LINES.with_borrow_mut(|lines| {
-            if let Some(lines) = lines
-                && !lines.contains(&(word / 8))
-            {
-                lines.push(word / 8);
-            }
-        });
+        LINES.with_borrow_mut(|lines| add(lines, word));
+    }
+
+    pub(super) fn fetch(word: usize) {
+        FETCHED.with_borrow_mut(|lines| add(lines, word));
+    }
+
+    fn add(lines: &mut Option<Vec<usize>>, word: usize) {
+        if let Some(lines) = lines
+            && !lines.contains(&(word / 8))
+        {
+            lines.push(word / 8);
+        }
+    }
+
+    /// The lines that `ask` prefetches.
+    pub(crate) fn ahead(ask: impl FnOnce()) -> Vec<usize> {
+        FETCHED.set(Some(Vec::new()));
+        ask();
+        FETCHED.take().unwrap_or_default()
     }
 
     /// What `look` answers, and the lines that it touched, in the order of the first touch.

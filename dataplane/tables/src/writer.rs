@@ -181,7 +181,7 @@ impl Writer {
         if !self.dirty {
             return Ok(self.generation);
         }
-        let routes = self.routes.commit(&mut self.arena)?;
+        let routes = self.routes.roots();
         let slots = [
             (root::GENERATION, self.generation + 1),
             (root::SERVICES, self.services.root()),
@@ -189,6 +189,7 @@ impl Writer {
             (root::ROUTES4, routes.v4.into()),
             (root::ROUTES6, routes.v6.into()),
             (root::NEIGHBORS, self.neighbors.root()),
+            (root::GROUPS, routes.groups),
             (root::INTERFACES, self.interfaces.root()),
         ];
         let record = self.arena.alloc_zeroed(Table::Root, ROOT_WORDS)?;

@@ -1,6 +1,6 @@
 //! Our FIB's bulk lookup on the routes and addresses that dpdk-test-fib gets, timed as that one does.
 
-use millrace_tables::arena::{Arena, Table};
+use millrace_tables::arena::Arena;
 use millrace_tables::fib::{Family, Fib, Key, lookup_many};
 use millrace_tables::shm::{Seals, Segment};
 use millrace_tables::synthetic::Route;
@@ -16,13 +16,12 @@ const BURST: usize = 64;
 pub fn rate(family: Family, routes: &[Route], keys: &[u128]) -> Result<f64, String> {
     let segment =
         Segment::create("perf-fib", 1 << 30, Seals::OneWriter).map_err(|e| e.to_string())?;
-    let table = if family == Family::V6 { Table::Routes6 } else { Table::Routes4 };
     let mut arena = Arena::new(Arc::new(segment), 4096);
-    let mut fib = Fib::new(table);
+    let mut fib = Fib::new(family);
     for route in routes {
-        fib.insert(&route.net(family), route.leaf);
+        fib.insert(&mut arena, &route.net(family), route.leaf).map_err(|e| e.to_string())?;
     }
-    let root = fib.commit(&mut arena).map_err(|e| e.to_string())?;
+    let root = fib.root();
     match family {
         Family::V4 => {
             let keys: Vec<u32> = keys.iter().map(|bits| (bits >> 96) as u32).collect();

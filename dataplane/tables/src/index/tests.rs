@@ -58,3 +58,38 @@ fn iteration_over_a_node_that_is_its_own_child_ends() {
     assert!(iter(Words(segment.words()), pack(at, u32::MAX)).count() <= 4 * segment.words().len());
     assert_eq!(find(Words(segment.words()), pack(at, 9), 5), at);
 }
+
+#[test]
+fn a_full_segment_refuses_a_change_and_the_tree_holds_what_it_held() {
+    let segment = Segment::create("test", 4096 + (64 << 10), Seals::OneWriter).unwrap();
+    let mut arena = Arena::new(Arc::new(segment), 4096);
+    let mut index = Index::new(Table::Services);
+    let margin = arena.alloc(Table::Root, 2048).unwrap();
+    let (mut model, mut refused) = (BTreeMap::new(), 0);
+    for turn in 1..400u32 {
+        // Numbers that share some nodes and not others.
+        let number = turn.wrapping_mul(0x9e37_79b9) >> (turn % 16);
+        match index.set(&mut arena, number, Ref::from_raw(turn)) {
+            Ok(_) => _ = model.insert(number, turn),
+            Err(_) => refused += 1,
+        }
+        let listed: BTreeMap<u32, u32> =
+            iter(arena.words(), index.root()).map(|(number, at)| (number, at.raw())).collect();
+        assert_eq!((&listed, index.len()), (&model, model.len()), "after turn {turn}");
+        if turn % 3 == 0 {
+            arena.commit(turn.into());
+            // Two generations late: what a reader may see is not used again.
+            arena.reclaim(u64::from(turn).saturating_sub(2));
+        }
+    }
+    assert!(refused > 100 && model.len() > 20, "{refused} refused, {} set", model.len());
+    arena.free(Table::Root, margin, 2048);
+    for (generation, number) in (1000..).zip(model.keys()) {
+        arena.commit(generation);
+        arena.reclaim(generation);
+        index.set(&mut arena, *number, Ref::NULL).unwrap();
+    }
+    arena.commit(9000);
+    arena.reclaim(9000);
+    assert_eq!((arena.usage().live(), arena.usage().retired), (0, 0));
+}

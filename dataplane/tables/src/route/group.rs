@@ -1,13 +1,12 @@
 //! Next hops, and groups of them (ECMP).
 //!
-//! A group is found by its place in the segment and never changes: a route with other members has another
-//! group. Equal groups are one, counted by the routes that use it.
+//! A group has a number, the lowest that is free, so that a FIB leaf fits 16 bits; `route/rows.rs` leads from it to the group's row. A group
+//! never changes: a route with other members has another group. Equal groups are one, counted by the routes that use it.
 //!
 //! ```text
-//! word 0             members (8 bits) | log2 of buckets (8 bits)
-//! 1 + 3 i            member i: interface (16) | has a gateway (1, at bit 16) | weight (16, at bit 32)
-//! 2 + 3 i, 3 + 3 i   its gateway
-//! after the members  a byte for each bucket: the member it belongs to (groups of one have no buckets)
+//! row      word 0: next hop (below) | members (8 bits, at 24)   1, 2: its gateway   3: Ref of the ECMP block, 0 for one member
+//! ECMP     0 + 3 i: member i's next hop   1 + 3 i, 2 + 3 i: its gateway   after the members: a byte for each bucket: whose it is
+//! next hop interface (16) | has a gateway (1, at bit 16) | weight (16, at bit 32)
 //! ```
 //! Each bucket belongs to the member that scores highest there (weighted rendezvous hashing: Thaler & Ravishankar 1998;
 //! Schindelhauer & Schomaker 2005). So a group needs no history to be resilient: a member that goes gives up its own
@@ -16,8 +15,11 @@
 //! √((n - 1) / 16384) of a share, 0.8 % for two members, 1.4 % for four: below the spread of 10,000 flows
 //! themselves.
 //!
+//! Cost of finding a next hop: a slot of the rows' index (near), the row's line, and for ECMP its bucket and the member's next hop. Memory:
+//! 32 bytes for a single next hop, 16 KiB for ECMP, a quarter byte of the index for either; all routes that have the same next hops share them.
 //! Cost of making a group: 16384 × members hashes (0.1 ms for 4; with unequal weights a logarithm each).
 
+use super::rows::{self, Row, Rows};
 use crate::{
     arena::{Arena, Table},
     error::Error,
@@ -27,17 +29,21 @@ use crate::{
     words::{Ref, Words},
 };
 use millrace_wire::Addr;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// Next hops a group can have.
 pub const MAX_MEMBERS: usize = 255;
 
 /// log2 of the buckets of every group. The same for all, as another number would move every flow.
 const BUCKET_BITS: u32 = 14;
-/// Words of a member's row.
-const ROW: usize = 3;
-/// Bit of a row's first word: the gateway is set.
+/// Words of a member.
+const MEMBER: usize = 3;
+/// Bit of a next hop's first word: the gateway is set.
 const HAS_GATEWAY: u64 = 1 << 16;
+/// Where a row has its number of members.
+const MEMBERS_AT: u32 = 24;
+/// Word of a row that has the place of the ECMP block.
+const ECMP: usize = 3;
 
 /// Where a packet goes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,52 +56,55 @@ pub struct NextHop {
 
 /// A group of next hops: valid in the generation it was read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Group(Ref);
-
-impl Group {
-    pub(super) const fn from_raw(raw: u32) -> Self {
-        Self(Ref::from_raw(raw))
-    }
-
-    pub(super) const fn raw(self) -> u32 {
-        self.0.raw()
-    }
-}
+pub struct Group(pub(super) u32);
 
 /// The next hop of the flow with `hash`: the same one for as long as its member is in the group.
 ///
-/// All 64 bits of `hash` count; the choice doesn't depend on the one Maglev makes of the same hash.
+/// `groups` is the rows' word of the root record. All 64 bits of `hash` count; the choice doesn't depend on the one Maglev makes of the same hash.
 #[inline]
-pub fn next_hop(words: Words<'_>, group: Group, hash: u64) -> Option<NextHop> {
-    let (members, bits) = header(words, group);
-    if members <= 1 {
-        return (members == 1).then(|| row(words, group, 0).0);
+pub fn next_hop(words: Words<'_>, groups: u64, group: Group, hash: u64) -> Option<NextHop> {
+    let row = rows::find(words, groups, group.0)?;
+    let first = words.at(row, 0);
+    match members_of(first) {
+        0 => None,
+        1 => Some(read(words, row, 0, first)),
+        members => ecmp(words, row, members, hash),
     }
+}
+
+#[inline]
+fn ecmp(words: Words<'_>, row: Ref, members: usize, hash: u64) -> Option<NextHop> {
+    let at = Ref::from_raw(words.at(row, ECMP) as u32);
     // Maglev takes the upper bits of the hash itself.
-    let bucket = (mix(hash) >> (64 - bits)) as usize;
-    let member = usize::from(words.u8_at(group.0, 8 * (1 + ROW * members) + bucket));
-    (member < members).then(|| row(words, group, member).0)
+    let bucket = (mix(hash) >> (64 - BUCKET_BITS)) as usize;
+    let member = usize::from(words.u8_at(at, 8 * MEMBER * members + bucket));
+    let first = words.at(at, MEMBER * member);
+    (member < members).then(|| read(words, at, MEMBER * member, first))
 }
 
 /// The members of a group and their weights, in a fixed order (cold).
-pub fn next_hops(words: Words<'_>, group: Group) -> Vec<(NextHop, u16)> {
-    let (members, _) = header(words, group);
-    (0..members).map(|member| row(words, group, member)).collect()
+pub fn next_hops(words: Words<'_>, groups: u64, group: Group) -> Vec<(NextHop, u16)> {
+    let Some(row) = rows::find(words, groups, group.0) else { return Vec::new() };
+    let members = members_of(words.at(row, 0));
+    let at = if members > 1 { Ref::from_raw(words.at(row, ECMP) as u32) } else { row };
+    let member = |index| {
+        let first = words.at(at, MEMBER * index);
+        (read(words, at, MEMBER * index, first), (first >> 32) as u16)
+    };
+    (0..members).map(member).collect()
 }
 
 #[inline]
-fn header(words: Words<'_>, group: Group) -> (usize, u32) {
-    let header = words.at(group.0, 0);
-    ((header & 0xff) as usize, (header >> 8 & 0xff).clamp(1, 16) as u32)
+const fn members_of(first: u64) -> usize {
+    (first >> MEMBERS_AT & 0xff) as usize
 }
 
+/// The next hop at word `offset` of the block at `at`, whose first word is `first`.
 #[inline]
-fn row(words: Words<'_>, group: Group, member: usize) -> (NextHop, u16) {
-    let at = 1 + ROW * member;
-    let first = words.at(group.0, at);
+fn read(words: Words<'_>, at: Ref, offset: usize, first: u64) -> NextHop {
     let gateway = (first & HAS_GATEWAY != 0)
-        .then(|| Addr::from_words([words.at(group.0, at + 1), words.at(group.0, at + 2)]));
-    (NextHop { interface: InterfaceId(first as u16), gateway }, (first >> 32) as u16)
+        .then(|| Addr::from_words([words.at(at, offset + 1), words.at(at, offset + 2)]));
+    NextHop { interface: InterfaceId(first as u16), gateway }
 }
 
 /// A group's members as they are told apart: sorted, each next hop once, with its weight.
@@ -139,59 +148,106 @@ pub(super) fn members(family: Family, hops: &[(NextHop, u16)]) -> Result<Members
 #[derive(Debug, Default)]
 pub(super) struct Groups {
     by_members: HashMap<Members, Group>,
-    users: HashMap<Group, (u32, Members)>,
+    /// By number; `None`: free.
+    uses: Vec<Option<Use>>,
+    free: BTreeSet<u32>,
+    /// Without users, but still there: there was no room to copy their rows.
+    unused: Vec<Group>,
+    rows: Rows,
+}
+
+#[derive(Debug)]
+struct Use {
+    users: u32,
+    /// The ECMP block.
+    ecmp: Ref,
+    members: Members,
 }
 
 impl Groups {
-    /// The group of `members`, made if there is none, with one more user.
+    /// The rows' word for the root record.
+    pub(super) fn root(&self) -> u64 {
+        self.rows.root()
+    }
+
+    /// The group of `members`, made if there is none, with one more user. On an error nothing has changed.
     pub(super) fn acquire(&mut self, arena: &mut Arena, members: Members) -> Result<Group, Error> {
         if let Some(&group) = self.by_members.get(&members) {
-            if let Some((users, _)) = self.users.get_mut(&group) {
-                *users += 1;
+            if let Some(Some(used)) = self.uses.get_mut(group.0 as usize) {
+                used.users += 1;
             }
             return Ok(group);
         }
-        let group = write(arena, &members)?;
-        self.by_members.insert(members.clone(), group);
-        self.users.insert(group, (1, members));
-        Ok(group)
+        let number = self.free.first().copied().unwrap_or(self.uses.len() as u32);
+        let (row, ecmp) = write(arena, &members)?;
+        if let Err(error) = self.rows.set(arena, number, row) {
+            arena.free(Table::Groups, ecmp, ecmp_words(members.len()));
+            return Err(error);
+        }
+        self.by_members.insert(members.clone(), Group(number));
+        let used = Some(Use { users: 1, ecmp, members });
+        if self.free.remove(&number) {
+            self.uses[number as usize] = used;
+        } else {
+            self.uses.push(used);
+        }
+        Ok(Group(number))
     }
 
     /// One user less; a group without users is dropped.
     pub(super) fn release(&mut self, arena: &mut Arena, group: Group) {
-        let Some((users, members)) = self.users.get_mut(&group) else { return };
-        *users -= 1;
-        if *users == 0 {
-            arena.free(Table::Groups, group.0, words_of(members.len()));
-            self.by_members.remove(members);
-            self.users.remove(&group);
+        let Some(Some(used)) = self.uses.get_mut(group.0 as usize) else { return };
+        used.users -= 1;
+        if used.users == 0 {
+            self.unused.push(group);
+            let unused = std::mem::take(&mut self.unused);
+            self.unused =
+                unused.into_iter().filter(|group| !self.drop_unused(arena, *group)).collect();
         }
+    }
+
+    /// Drops a group without users. False when there is no room for that.
+    fn drop_unused(&mut self, arena: &mut Arena, group: Group) -> bool {
+        let Some(place) = self.uses.get_mut(group.0 as usize) else { return true };
+        let Some(used) = place.as_ref().filter(|used| used.users == 0) else { return true };
+        if self.rows.clear(arena, group.0).is_err() {
+            return false;
+        }
+        arena.free(Table::Groups, used.ecmp, ecmp_words(used.members.len()));
+        self.by_members.remove(&used.members);
+        *place = None;
+        self.free.insert(group.0);
+        true
     }
 }
 
-/// Words of a group.
-fn words_of(members: usize) -> usize {
-    1 + ROW * members + if members > 1 { (1 << BUCKET_BITS) / 8 } else { 0 }
+/// Words of the ECMP block of a group.
+fn ecmp_words(members: usize) -> usize {
+    MEMBER * members + (1 << BUCKET_BITS) / 8
 }
 
-fn write(arena: &mut Arena, members: &Members) -> Result<Group, Error> {
-    let at = arena.alloc(Table::Groups, words_of(members.len()))?;
-    arena.store(at, 0, members.len() as u64 | u64::from(BUCKET_BITS) << 8);
-    for (index, (hop, weight)) in members.iter().enumerate() {
-        let flag = if hop.gateway.is_some() { HAS_GATEWAY } else { 0 };
-        let [high, low] = hop.gateway.map_or([0; 2], |gateway| gateway.to_words());
-        let first = u64::from(hop.interface.0) | flag | u64::from(*weight) << 32;
-        for (word, value) in [first, high, low].into_iter().enumerate() {
-            arena.store(at, 1 + ROW * index + word, value);
-        }
+/// The words of a next hop.
+fn hop_words((hop, weight): &(NextHop, u16)) -> [u64; MEMBER] {
+    let flag = if hop.gateway.is_some() { HAS_GATEWAY } else { 0 };
+    let [high, low] = hop.gateway.map_or([0; 2], |gateway| gateway.to_words());
+    [u64::from(hop.interface.0) | flag | u64::from(*weight) << 32, high, low]
+}
+
+/// The row of a new group, and its ECMP block, written.
+fn write(arena: &mut Arena, members: &Members) -> Result<(Row, Ref), Error> {
+    let [first, high, low] = members.first().map_or([0; MEMBER], hop_words);
+    let first = first | (members.len() as u64) << MEMBERS_AT;
+    if members.len() == 1 {
+        return Ok(([first, high, low, 0], Ref::NULL));
     }
-    if members.len() > 1 {
-        for (word, bytes) in buckets(members).chunks_exact(8).enumerate() {
-            let bytes = bytes.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
-            arena.store(at, 1 + ROW * members.len() + word, bytes);
-        }
-    }
-    Ok(Group(at))
+    let at = arena.alloc(Table::Groups, ecmp_words(members.len()))?;
+    let buckets = buckets(members);
+    let buckets = buckets
+        .chunks_exact(8)
+        .map(|bytes| bytes.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte)));
+    let block: Vec<u64> = members.iter().flat_map(hop_words).chain(buckets).collect();
+    arena.write(at, &block);
+    Ok(([first, high, low, at.raw().into()], at))
 }
 
 /// The member that each bucket belongs to.

@@ -1,6 +1,6 @@
 use super::{
-    Family, Group, MAX_MEMBERS, NextHop, Route, RouteRoots, RouteSpec, Routes, best, group,
-    next_hop, next_hops, route, routes,
+    Destination, Family, Group, MAX_MEMBERS, NextHop, Route, RouteRoots, RouteSpec, Routes, Step,
+    best, next_hop, next_hops, prefetch, route, routes,
 };
 use crate::{
     arena::{Arena, Table},
@@ -9,7 +9,6 @@ use crate::{
     row::InterfaceId,
     shm::{Seals, Segment},
     sync::Ordering,
-    words::Ref,
 };
 use ipnet::IpNet;
 use millrace_wire::Addr;
@@ -56,7 +55,7 @@ fn forward(
     hops: Vec<(NextHop, u16)>,
 ) -> Group {
     routes.set(arena, net(prefix), &RouteSpec::Forward(hops)).unwrap();
-    let roots = routes.commit(arena).unwrap();
+    let roots = routes.roots();
     match route(arena.words(), &roots, &net(prefix).addr().into()) {
         Some(Route::Forward(group)) => group,
         other => panic!("{other:?}"),
@@ -64,8 +63,9 @@ fn forward(
 }
 
 /// The next hops of 10,000 flows.
-fn spread(arena: &Arena, group: Group) -> Vec<NextHop> {
-    (0..10_000).map(|flow| next_hop(arena.words(), group, mix(flow)).unwrap()).collect()
+fn spread(arena: &Arena, table: &Routes, group: Group) -> Vec<NextHop> {
+    let groups = table.roots().groups;
+    (0..10_000).map(|flow| next_hop(arena.words(), groups, group, mix(flow)).unwrap()).collect()
 }
 
 fn shares(flows: &[NextHop]) -> HashMap<NextHop, usize> {
@@ -93,7 +93,7 @@ fn every_kind_of_route_reads_back() {
     for (prefix, spec) in &set {
         table.set(&mut arena, net(prefix), spec).unwrap();
     }
-    let roots = table.commit(&mut arena).unwrap();
+    let roots = table.roots();
     let words = arena.words();
     for (to, prefix, want) in [
         ("10.2.0.0", "10.0.0.0/8", Route::Blackhole),
@@ -106,8 +106,8 @@ fn every_kind_of_route_reads_back() {
     }
     for (to, hops) in [("8.8.8.8", &via), ("2001:db8::9", &glean)] {
         let Some(Route::Forward(group)) = route(words, &roots, &addr(to)) else { panic!("{to}") };
-        assert_eq!(&next_hops(words, group), hops);
-        assert_eq!(next_hop(words, group, 77), Some(hops[0].0));
+        assert_eq!(&next_hops(words, roots.groups, group), hops);
+        assert_eq!(next_hop(words, roots.groups, group, 77), Some(hops[0].0));
     }
     assert_eq!(route(words, &roots, &addr("2001:db9::")), None);
     let mut listed: Vec<IpNet> = routes(words, &roots).map(|(prefix, _)| prefix).collect();
@@ -144,7 +144,7 @@ fn refused_routes_name_the_prefix_and_change_nothing() {
             "{message}"
         );
     }
-    assert_eq!(table.commit(&mut arena).unwrap(), RouteRoots::default());
+    assert_eq!(table.roots(), RouteRoots::default());
     assert!(table.is_empty());
     assert_eq!(arena.usage().live(), 0);
 }
@@ -160,7 +160,7 @@ fn a_route_is_replaced_and_removed_with_its_group() {
     assert!(table.remove(&mut arena, &prefix).unwrap());
     assert!(!table.remove(&mut arena, &prefix).unwrap());
     assert!(!table.remove(&mut arena, &net("10.0.0.1/8")).unwrap());
-    assert_eq!(table.commit(&mut arena).unwrap(), RouteRoots::default());
+    assert_eq!(table.roots(), RouteRoots::default());
     assert_eq!(arena.usage().live(), 0);
 }
 
@@ -190,7 +190,7 @@ fn flows_spread_within_five_percent() {
     let mut table = Routes::new();
     for count in [2u8, 3, 4] {
         let group = forward(&mut table, &mut arena, "10.0.0.0/8", hops(1..=count));
-        let shares = shares(&spread(&arena, group));
+        let shares = shares(&spread(&arena, &table, group));
         let even = 10_000.0 / f64::from(count);
         assert_eq!(shares.len(), usize::from(count));
         for (hop, flows) in shares {
@@ -206,7 +206,7 @@ fn flows_spread_by_weight() {
     let mut weighted = hops(1..=3);
     (weighted[0].1, weighted[1].1, weighted[2].1) = (1, 2, 5);
     let group = forward(&mut table, &mut arena, "10.0.0.0/8", weighted.clone());
-    let shares = shares(&spread(&arena, group));
+    let shares = shares(&spread(&arena, &table, group));
     for (hop, weight) in weighted {
         let share = 1250.0 * f64::from(weight);
         assert!((shares[&hop] as f64 / share - 1.0).abs() < 0.08, "{weight}: {}", shares[&hop]);
@@ -220,7 +220,7 @@ fn a_next_hop_listed_twice_counts_twice() {
     let group = forward(&mut table, &mut arena, "10.0.0.0/8", hops([1, 2, 1]));
     let mut want = hops([1, 2]);
     want[0].1 = 2;
-    assert_eq!(next_hops(arena.words(), group), want);
+    assert_eq!(next_hops(arena.words(), table.roots().groups, group), want);
 }
 
 proptest! {
@@ -238,11 +238,11 @@ proptest! {
             member.1 = *weight;
         }
         let group = forward(&mut table, &mut arena, "10.0.0.0/8", members.clone());
-        let with = spread(&arena, group);
+        let with = spread(&arena, &table, group);
         let (left, _) = members.remove(gone.index(members.len()));
         let group = forward(&mut table, &mut arena, "10.0.0.0/8", members);
         // Read the other way round: a member that comes takes flows for itself alone.
-        for (with, without) in with.iter().zip(spread(&arena, group)) {
+        for (with, without) in with.iter().zip(spread(&arena, &table, group)) {
             prop_assert!(*with == without || *with == left);
             prop_assert!(without != left);
         }
@@ -256,10 +256,10 @@ proptest! {
         let mut arena = arena();
         let mut table = Routes::new();
         let group = forward(&mut table, &mut arena, "10.0.0.0/8", hops(1..9));
-        let flows = spread(&arena, group);
+        let flows = spread(&arena, &table, group);
         forward(&mut table, &mut arena, "10.0.0.0/8", hops(1..=others));
         let group = forward(&mut table, &mut arena, "10.0.0.0/8", hops(order.drain(..)));
-        prop_assert_eq!(flows, spread(&arena, group));
+        prop_assert_eq!(flows, spread(&arena, &table, group));
     }
 
     #[test]
@@ -273,12 +273,17 @@ proptest! {
             place.store(*word, Ordering::Relaxed);
         }
         for raw in [at, at % 40, 0] {
-            let group = Group::from_raw(raw);
+            let (group, groups) = (Group(raw), u64::from(at) << 32 | u64::from(raw % 64));
             for &hash in &hashes {
-                next_hop(arena.words(), group, hash);
+                next_hop(arena.words(), groups, group, hash);
+                next_hop(arena.words(), hash, group, hash);
             }
-            prop_assert!(next_hops(arena.words(), group).len() <= MAX_MEMBERS);
-            let roots = RouteRoots { v4: raw, v6: at };
+            prop_assert!(next_hops(arena.words(), groups, group).len() <= MAX_MEMBERS);
+            let roots = RouteRoots { v4: raw, v6: at, groups };
+            for step in [Step::Far, Step::Near, Step::Last] {
+                prefetch(arena.words(), &roots, &Addr::from_words([hashes[0], hashes[1]]), step);
+                prefetch(arena.words(), &roots, &Addr::from_v4([1, 2, 3, 4]), step);
+            }
             route(arena.words(), &roots, &Addr::from_words([hashes[0], hashes[1]]));
             route(arena.words(), &roots, &Addr::from_v4([1, 2, 3, 4]));
         }
@@ -305,15 +310,57 @@ fn a_full_segment_refuses_a_route_and_names_the_way_out() {
         let prefix = net(&format!("10.{}.{}.0/24", index / 256, index as u8));
         assert!(table.remove(&mut arena, &prefix).unwrap());
     }
-    table.commit(&mut arena).unwrap();
     assert_eq!(arena.usage().live(), 0);
 }
 
 #[test]
-fn a_group_is_named_by_where_it_is() {
-    let group = Group::from_raw(5);
-    assert_eq!(Route::of_leaf(Route::Forward(group).leaf()), Some(Route::Forward(group)));
-    assert_eq!(Ref::from_raw(5).raw(), group.raw());
-    assert_eq!([0, 5, 1 << 30, u32::MAX].map(Route::of_leaf), [None; 4]);
-    assert!(group::members(Family::V4, &hops([1])).is_ok());
+fn leaves_and_routes_are_the_same() {
+    for route in [
+        Route::Blackhole,
+        Route::Unreachable,
+        Route::Local,
+        Route::Vip,
+        Route::Forward(Group(0)),
+        Route::Forward(Group(70_000)),
+    ] {
+        assert_eq!(Route::of_leaf(route.leaf()), Some(route));
+    }
+    assert_eq!([0, 1, 5 << 1, 7 << 1].map(Route::of_leaf), [None; 4]);
+    assert!(Destination(Route::Vip.leaf()).has_frontends());
+    assert!(!Destination(Route::Forward(Group(3)).leaf()).has_frontends());
+}
+
+#[test]
+fn groups_take_the_lowest_free_number_and_many_are_found_again() {
+    let segment = Segment::create("route-test", 64 << 20, Seals::OneWriter).unwrap();
+    let mut arena = Arena::new(Arc::new(segment), 4096);
+    let mut table = Routes::new();
+    let via = |n: u32| NextHop {
+        interface: InterfaceId(n as u16),
+        gateway: Some(Addr::from_v4((n + (11 << 24)).to_be_bytes())),
+    };
+    let prefix = |n: u32| net(&format!("10.{}.{}.{}/32", n >> 16, n >> 8 & 255, n & 255));
+    let count = 70_000;
+    for n in 0..count {
+        table.set(&mut arena, prefix(n), &RouteSpec::Forward(vec![(via(n), 1)])).unwrap();
+    }
+    let ask = |arena: &Arena, table: &Routes, n: u32| {
+        let roots = table.roots();
+        let Some(Route::Forward(group)) = route(arena.words(), &roots, &prefix(n).addr().into())
+        else {
+            return None;
+        };
+        Some((group, next_hop(arena.words(), roots.groups, group, 5)))
+    };
+    for n in (0..count).step_by(11) {
+        assert_eq!(ask(&arena, &table, n), Some((Group(n), Some(via(n)))));
+    }
+    for n in [69_999, 5, 4096] {
+        table.remove(&mut arena, &prefix(n)).unwrap();
+        assert_eq!(ask(&arena, &table, n), None);
+    }
+    for (n, number) in [(80_000, 5), (80_001, 4096), (80_002, 69_999), (80_003, 70_000)] {
+        table.set(&mut arena, prefix(n), &RouteSpec::Forward(vec![(via(n), 1)])).unwrap();
+        assert_eq!(ask(&arena, &table, n), Some((Group(number), Some(via(n)))));
+    }
 }

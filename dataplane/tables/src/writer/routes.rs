@@ -26,7 +26,7 @@ impl Writer {
         if let Some(addr) = host_of(&prefix) {
             self.host_routes.insert(addr);
             if self.vips.contains_key(&addr) {
-                self.routes.note_frontends(&self.arena, &prefix, true)?;
+                self.routes.note_frontends(&mut self.arena, &prefix, true)?;
             }
         }
         Ok(())
@@ -58,7 +58,7 @@ impl Writer {
     pub(super) fn add_vip_routes(&mut self, addresses: &[Addr]) -> Result<(), Error> {
         for (done, addr) in addresses.iter().enumerate() {
             let outcome = if self.host_routes.contains(addr) {
-                self.routes.note_frontends(&self.arena, &host(addr), true)
+                self.routes.note_frontends(&mut self.arena, &host(addr), true)
             } else {
                 self.routes.set(&mut self.arena, host(addr), &RouteSpec::Vip)
             };
@@ -74,7 +74,7 @@ impl Writer {
     pub(super) fn drop_vip_routes(&mut self, addresses: &[Addr]) -> Result<(), Error> {
         for addr in addresses {
             if self.host_routes.contains(addr) {
-                self.routes.note_frontends(&self.arena, &host(addr), false)?;
+                self.routes.note_frontends(&mut self.arena, &host(addr), false)?;
             } else {
                 self.routes.remove(&mut self.arena, &host(addr))?;
             }
