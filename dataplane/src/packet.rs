@@ -89,6 +89,8 @@ pub struct Headers {
     pub trackable: bool,
     /// Whether an IPv6 routing header asks the addressed node to forward the packet on.
     pub routed_on: bool,
+    /// Whether it took the short way through `parse`: whole, TCP or UDP, all headers at fixed places and sound.
+    pub plain: bool,
 }
 
 impl Headers {
@@ -117,6 +119,7 @@ impl Headers {
         to_group: false,
         trackable: false,
         routed_on: false,
+        plain: false,
     };
 
     /// Bytes of the IP packet.
@@ -266,6 +269,12 @@ impl<'a, 'h> Packet<'a, Parsed<'h>> {
         }
         self.umem.bytes_mut(self.frame).copy_from_slice(bytes);
         true
+    }
+
+    /// The same for a while.
+    #[inline]
+    pub(crate) fn reborrow(&mut self) -> Packet<'_, Parsed<'h>> {
+        Packet { umem: self.umem, frame: &mut *self.frame, known: self.known }
     }
 
     /// The same packet with its headers written. `rewrite` calls it when that is so.

@@ -84,6 +84,9 @@ pub enum Step {
 
 /// Sees the steps of each packet, in order.
 pub trait Observer {
+    /// Whether it looks at all.
+    const LOOKS: bool = true;
+
     /// Takes one step. Whoever does not look does not call `step`.
     fn see(&mut self, step: impl FnOnce() -> Step);
 }
@@ -93,6 +96,8 @@ pub trait Observer {
 pub struct Silent;
 
 impl Observer for Silent {
+    const LOOKS: bool = false;
+
     #[inline(always)]
     fn see(&mut self, _step: impl FnOnce() -> Step) {}
 }

@@ -166,23 +166,25 @@ impl Queue for LoopQueue {
     #[inline]
     fn receive(&mut self, pool: &mut Pool, burst: &mut Burst) {
         let count = burst.remaining_capacity().min(self.left);
-        for _ in 0..count {
-            let Some(place) = self.frames.places.get(self.at).copied() else { break };
-            let Some(mut frame) = pool.get() else { break };
-            if !self.umem.set_len(&mut frame, usize::from(place.len)) {
+        let (mut taken, mut at) = (0, self.at);
+        let frames: &Frames = &self.frames;
+        let umem: &Umem = &self.umem;
+        while taken < count
+            && let Some(place) = frames.places.get(at)
+            && let Some(mut frame) = pool.get()
+        {
+            taken += 1;
+            at = if at + 1 == frames.places.len() { 0 } else { at + 1 };
+            if umem.set_len(&mut frame, usize::from(place.len)) {
+                frames.copy(*place, umem.bytes_mut(&mut frame));
+                burst.push(frame);
+            } else {
                 // Longer than a chunk: not for this driver. The packet is left out.
                 pool.put(frame);
-                self.left -= 1;
-                continue;
-            }
-            self.frames.copy(place, self.umem.bytes_mut(&mut frame));
-            burst.push(frame);
-            self.left -= 1;
-            self.at += 1;
-            if self.at == self.frames.places.len() {
-                self.at = 0;
             }
         }
+        self.left -= taken;
+        self.at = at;
     }
 
     #[inline]

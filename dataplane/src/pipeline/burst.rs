@@ -6,11 +6,11 @@ use arrayvec::ArrayVec;
 use millrace_tables::{InterfaceId, Snapshot};
 
 use super::rx::AHEAD;
-use super::{Context, forward, neighbor, rx, tx};
+use super::{Context, forward, neighbor, rx, short, tx};
 use crate::clock::Nanos;
 use crate::driver::{BURST, Burst, Queue};
 use crate::exit::Exit;
-use crate::packet::{Headers, Packet};
+use crate::packet::Packet;
 use crate::state::State;
 use crate::trace::{Observer, Step};
 use crate::verdict::DropReason;
@@ -75,36 +75,50 @@ fn run<Q: Queue, O: Observer>(
     let umem = Arc::clone(state.local.pool.umem());
     let interfaces = Arc::clone(&state.local.interfaces);
     let interface = interfaces.get(from);
-    let mut parsed = ArrayVec::<Headers, BURST>::new();
-    let mut exits = ArrayVec::<Option<Exit>, BURST>::new();
-    for frame in frames.iter_mut() {
-        parsed.push(Headers::BLANK);
-        let looked = match (interface, parsed.last_mut()) {
-            (Some(interface), Some(headers)) => {
-                rx::look(&Packet::new(&umem, frame), interface, state, headers)
-            }
-            _ => Err(DropReason::NoInterface.into()),
+    state.local.recent.forget();
+    // Taken for the burst, so that headers can be read while the state is written.
+    let mut parsed = std::mem::take(&mut state.local.parsed);
+    // Those that go no further, last first.
+    let mut refused = ArrayVec::<(usize, Exit), BURST>::new();
+    for (at, (frame, headers)) in frames.iter_mut().zip(&mut parsed).enumerate() {
+        let looked = match interface {
+            Some(interface) => rx::look(&Packet::new(&umem, frame), interface, state, headers),
+            None => Err(DropReason::NoInterface.into()),
         };
-        exits.push(looked.err());
+        if let Err(exit) = looked {
+            refused.push((at, exit));
+        }
     }
-    for at in 0..AHEAD {
+    refused.reverse();
+    let count = frames.len();
+    for at in 0..AHEAD.min(count) {
         rx::look_ahead(&mut parsed, at, state);
     }
     for (at, mut frame) in frames.drain(..).enumerate() {
-        rx::look_ahead(&mut parsed, at + AHEAD, state);
+        if at + AHEAD < count {
+            rx::look_ahead(&mut parsed, at + AHEAD, state);
+        }
+        let refusal = refused.last().filter(|(place, _)| *place == at).map(|(_, exit)| *exit);
         let packet = Packet::new(&umem, &mut frame);
         let mut context =
             Context { tables, state, from, interfaces: &interfaces, now, observer, again: false };
-        let exit = match (parsed.get(at), exits.get(at)) {
-            (Some(headers), Some(None)) => {
+        let exit = match (refusal, parsed.get(at)) {
+            (None, Some(headers)) => {
                 context.observer.see(|| Step::Parsed {
                     tuple: headers.tuple,
                     related: headers.quote.is_some(),
                 });
-                forward(packet.parsed(headers), &mut context)
+                let mut packet = packet.parsed(headers);
+                match short::forward(&mut packet, &mut context) {
+                    Some(exit) => exit,
+                    None => forward(packet, &mut context),
+                }
             }
-            (_, Some(Some(exit))) => *exit,
-            _ => DropReason::Inconsistent.into(),
+            (Some(exit), _) => {
+                refused.pop();
+                exit
+            }
+            (None, None) => DropReason::Inconsistent.into(),
         };
         context.see_exit(exit);
         tx::stage(from, queues, frame, exit, state, now);
@@ -113,4 +127,5 @@ fn run<Q: Queue, O: Observer>(
         }
     }
     tx::book(from, state);
+    state.local.parsed = parsed;
 }

@@ -9,11 +9,12 @@ use millrace_xsk::{Frame, Pool};
 
 use super::neighbor::hold::Hold;
 use super::neighbor::met::Met;
+use super::neighbor::recent::Recent;
 use crate::clock::{Nanos, SECOND};
 use crate::driver::BURST;
 use crate::exit::Exit;
 use crate::interface::{Interface, Interfaces};
-use crate::packet::{Packet, Parsed};
+use crate::packet::{Headers, Packet, Parsed};
 use crate::reply::{self, Limiter};
 use crate::state::State;
 use crate::trace::{Observer, Step};
@@ -59,10 +60,14 @@ pub struct Local {
     pub(crate) hold: Hold,
     /// Neighbors that this worker sent to lately.
     pub(crate) met: Met,
+    /// Adjacencies that this burst has used.
+    pub(crate) recent: Recent,
     /// How many errors may still be sent.
     pub(crate) limiter: Limiter,
     /// Requests to send: made by the line, which touches no ring, and sent by `tx`.
     pub(crate) requests: Requests,
+    /// What is known of the packets of the burst under way; of an earlier one what is not overwritten yet.
+    pub(super) parsed: Box<[Headers]>,
     /// What this burst has staged, by interface.
     pub(crate) staged: Vec<Staged>,
     /// Verdicts of this burst that are not booked yet: so many of the one at this place.
@@ -94,8 +99,10 @@ impl Local {
             settings,
             hold: Hold::new(settings.hold_neighbors, settings.hold_per_neighbor, hold_total),
             met: Met::new(),
+            recent: Recent::new(),
             limiter: Limiter::new(settings.errors_per_second),
             requests: Requests::new(),
+            parsed: vec![Headers::BLANK; BURST].into_boxed_slice(),
             staged,
             unbooked: (0, 0),
         }

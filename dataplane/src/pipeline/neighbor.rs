@@ -9,6 +9,7 @@ pub(super) mod arp;
 pub(super) mod nd;
 pub(super) mod hold;
 pub(super) mod met;
+pub(super) mod recent;
 
 use std::sync::Arc;
 
@@ -46,9 +47,32 @@ pub struct Adjacency {
 }
 
 impl Adjacency {
+    /// Nowhere.
+    pub(crate) const NOWHERE: Adjacency = Adjacency {
+        interface: InterfaceId(u16::MAX),
+        src: 0,
+        dst: 0,
+        mtu: 0,
+        neighbor: NeighborId::from_bits(0),
+    };
+
     /// The adjacency that an earlier packet's decision names. `None` when the neighbor has to be found anew.
     #[inline(always)]
     pub fn again<O: Observer>(
+        hop: CachedHop,
+        context: &mut Context<'_, O>,
+        packet: &Packet<'_, Parsed<'_>>,
+    ) -> Option<Adjacency> {
+        let recent = context.state.local.recent.get(hop);
+        if recent.is_some() {
+            return recent;
+        }
+        Adjacency::look(hop, context, packet)
+    }
+
+    /// [`Adjacency::again`], for the first time in this burst.
+    #[inline(never)]
+    fn look<O: Observer>(
         hop: CachedHop,
         context: &mut Context<'_, O>,
         packet: &Packet<'_, Parsed<'_>>,
@@ -65,6 +89,7 @@ impl Adjacency {
         if used.probe {
             Adjacency::probe(hop, used.mac, context, packet);
         }
+        context.state.local.recent.put(hop, adjacency);
         Some(adjacency)
     }
 
@@ -90,12 +115,16 @@ pub fn intercept<O: Observer>(
 ) -> Result<(), Exit> {
     match packet.headers().network {
         Network::Ipv4 => Ok(()),
-        Network::Arp => Err(arp::receive(packet, context)),
+        Network::Arp => {
+            context.state.local.recent.forget();
+            Err(arp::receive(packet, context))
+        }
         Network::Ipv6 => {
-            if nd::concerns(packet)
-                && let Some(verdict) = nd::receive(packet, context)
-            {
-                return Err(verdict);
+            if nd::concerns(packet) {
+                context.state.local.recent.forget();
+                if let Some(verdict) = nd::receive(packet, context) {
+                    return Err(verdict);
+                }
             }
             let headers = packet.headers();
             if headers.to_group || headers.tuple.dst.is_multicast() {

@@ -21,11 +21,11 @@ use crate::interface::Interface;
 use crate::packet::{Headers, Network, Packet, Part, Quote, Raw};
 use crate::verdict::{DropReason, PuntReason};
 
-/// Parses one frame that came in on `interface`, into `headers`, which are blank.
+/// Parses one frame that came in on `interface`, into `headers`, whatever they were of.
 ///
 /// Written in place, field by field, and read by the second pass much later: a copy right behind the writing would stall on
 /// each field that is narrower than the copy's loads.
-#[inline]
+#[inline(always)]
 pub fn parse(
     packet: &Packet<'_, Raw>,
     interface: &Interface,
@@ -40,6 +40,7 @@ pub fn parse(
 }
 
 /// Parses any frame.
+#[inline(never)]
 fn long(
     bytes: &[u8],
     total: usize,
@@ -47,6 +48,7 @@ fn long(
     seed: &Seed,
     headers: &mut Headers,
 ) -> Result<(), Exit> {
+    *headers = Headers::BLANK;
     let (link, rest) = ethernet::Header::view(bytes).map_err(|_| DropReason::Truncated)?;
     if link.src.is_multicast() {
         return Err(DropReason::BadEthernet.into());

@@ -6,11 +6,13 @@
 //! partial (CHECKSUM_PARTIAL, on virtual interfaces): what it lacks is asked of the transmit queue, or summed by `tx`.
 //!
 //! * `rewrite/nat.rs` translates the packet's own headers, `rewrite/quote.rs` those quoted in an ICMP error,
-//! * `rewrite/partial.rs` knows partial checksums.
+//! * `rewrite/partial.rs` knows partial checksums,
+//! * `rewrite/plain.rs` does the same to plain packets in fewer steps.
 
 mod nat;
 mod quote;
 pub(super) mod partial;
+pub(super) mod plain;
 
 use millrace_wire::{ethernet, ipv4, ipv6};
 

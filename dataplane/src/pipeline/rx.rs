@@ -40,7 +40,7 @@ pub fn receive<Q: Queue>(
     counters.add(Counter::RxBytes.place(), bytes);
 }
 
-/// The first pass over a packet: parses it into `headers`, which are blank, and asks for its conntrack bucket.
+/// The first pass over a packet: parses it into `headers`, and asks for its conntrack bucket.
 #[inline(always)]
 pub(super) fn look(
     packet: &Packet<'_, Raw>,
@@ -59,7 +59,7 @@ pub(super) fn look(
 /// line takes the packet.
 #[inline(always)]
 pub(super) fn look_ahead(parsed: &mut [Headers], at: usize, state: &State) {
-    // One that could not be parsed is blank, or harmless to look for.
+    // One that could not be parsed is harmless to look for.
     if let Some(headers) = parsed.get_mut(at)
         && headers.trackable
     {

@@ -30,6 +30,7 @@
 
 mod entry;
 mod grace;
+mod known;
 mod progress;
 mod reserve;
 mod table;
@@ -44,7 +45,8 @@ mod property_tests;
 mod tests;
 
 pub use entry::{CachedHop, Decision};
-pub use progress::{Progress, TICK, Timeouts};
+pub use known::Known;
+pub use progress::{Progress, TICK, Timeouts, tick};
 pub use table::{CAPACITY, Entry, EntryId, Flow, Hint, Hit, Layout, Status, Table, Totals};
 pub use tcp::TcpState;
 
@@ -56,7 +58,6 @@ use grace::Seat;
 use millrace_tables::ServiceId;
 use millrace_wire::Protocol;
 use millrace_wire::tcp::Flags;
-use progress::tick;
 use reserve::row;
 use table::{count, is_expired};
 use writer::Writer;

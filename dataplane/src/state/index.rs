@@ -141,7 +141,7 @@ impl<'a, W: Word> Index<'a, W> {
 
     /// The row that most probably holds the key, for who wants to fetch it ahead: what the first bucket has; and whether there
     /// is more to look at.
-    #[inline]
+    #[inline(always)]
     pub fn first_candidate(&self, hash: u64) -> (Option<Candidate>, bool) {
         let (tag, more) = tags(hash);
         let (tags, rows) = self.bucket(hash, 0);

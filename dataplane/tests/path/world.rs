@@ -1,4 +1,7 @@
 //! One engine in memory: two interfaces, the tables, one or two workers, and every counter watched.
+//!
+//! Beside it runs a twin on which nobody looks, so that it takes the short line where it can: whatever a test sends, both must
+//! send on the same bytes and count the same.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,7 +13,7 @@ use millrace_dataplane::driver::memory::MemoryQueue;
 use millrace_dataplane::interface::{Interface, Interfaces};
 use millrace_dataplane::pipeline::{self, Local, Settings};
 use millrace_dataplane::state::State;
-use millrace_dataplane::trace::{Recorder, Step};
+use millrace_dataplane::trace::{Observer, Recorder, Silent, Step};
 use millrace_dataplane::verdict::Verdict;
 use millrace_tables::{
     BackendSpec, FrontendKind, FrontendSpec, InterfaceId, InterfaceKind, NextHop, RouteSpec,
@@ -58,6 +61,20 @@ impl Worker {
         tables: &Tables,
         now: Nanos,
     ) -> Vec<Sent> {
+        let mut recorder = Recorder::default();
+        let sent = self.run(interface, packets, tables, now, &mut recorder);
+        self.steps = recorder.steps;
+        sent
+    }
+
+    fn run<O: Observer>(
+        &mut self,
+        interface: u16,
+        packets: &[Vec<u8>],
+        tables: &Tables,
+        now: Nanos,
+        observer: &mut O,
+    ) -> Vec<Sent> {
         let queue = &mut self.queues[usize::from(interface)];
         for bytes in packets {
             assert!(
@@ -66,20 +83,17 @@ impl Worker {
                 bytes.len()
             );
         }
-        let mut recorder = Recorder::default();
         let id = InterfaceId(interface);
-        while pipeline::burst(
-            id,
-            &mut self.queues,
-            tables.snapshot(),
-            &mut self.state,
-            now,
-            &mut recorder,
-        ) != 0
-        {
-            self.state.quiesce();
+        let (queues, state) = (&mut self.queues, &mut self.state);
+        while pipeline::burst(id, queues, tables.snapshot(), state, now, observer) != 0 {
+            state.quiesce();
         }
-        self.steps = recorder.steps;
+        self.sent()
+    }
+
+    /// Time passes; held frames are looked after.
+    fn tick<O: Observer>(&mut self, tables: &Tables, now: Nanos, observer: &mut O) -> Vec<Sent> {
+        pipeline::tick(&mut self.queues, tables.snapshot(), &mut self.state, now, observer);
         self.sent()
     }
 
@@ -113,6 +127,8 @@ impl Worker {
 pub struct World {
     pub writer: Writer,
     pub workers: Vec<Worker>,
+    /// On which nobody looks; none if a test interferes with the workers themselves.
+    pub twins: Vec<Worker>,
     pub now: Nanos,
     pub steps: Vec<Step>,
 }
@@ -223,23 +239,8 @@ impl World {
             ),
         ]);
         let interfaces = Arc::new(interfaces.unwrap());
-        let (umem, frames) =
-            Umem::new(&UmemConfig { frames: FRAMES * workers as u32, ..UmemConfig::default() })
-                .unwrap();
-        let mut all = Pool::new(&umem, frames);
-        let locals = (0..workers)
-            .map(|_| Local::new(all.split(FRAMES as usize), Arc::clone(&interfaces), settings))
-            .collect();
-        let workers = crate::states::build(&interfaces, locals)
-            .into_iter()
-            .map(|state| Worker {
-                state,
-                queues: (0..2).map(|_| MemoryQueue::new(Arc::clone(&umem), 256)).collect(),
-                frames: FRAMES as usize,
-                steps: Vec::new(),
-            })
-            .collect();
-        World { writer: tables(), workers, now: 100 * SECOND, steps: Vec::new() }
+        let [workers, twins] = [0, 1].map(|_| engine(workers, &interfaces, settings));
+        World { writer: tables(), workers, twins, now: 100 * SECOND, steps: Vec::new() }
     }
 
     /// The client and the backend ask for us, and then answer as if we had asked: they are known, and reachable.
@@ -280,19 +281,40 @@ impl World {
         let sent = self.workers[worker].burst(interface, packets, &tables, now);
         self.steps = std::mem::take(&mut self.workers[worker].steps);
         self.workers[worker].check_books();
+        if let Some(twin) = self.twins.get_mut(worker) {
+            let twins = twin.run(interface, packets, &tables, now, &mut Silent);
+            self.check_twin(worker, &sent, &twins);
+        }
         sent
+    }
+
+    #[track_caller]
+    fn check_twin(&self, worker: usize, sent: &[Sent], twins: &[Sent]) {
+        let told = |sent: &[Sent]| -> Vec<_> {
+            sent.iter().map(|it| (it.offload, hex(&[(it.interface, it.bytes.clone())]))).collect()
+        };
+        assert_eq!(told(twins), told(sent), "sent by the short line, and by the line");
+        let (twin, one) = (&self.twins[worker], &self.workers[worker]);
+        twin.check_books();
+        assert_eq!(
+            counters(&[twin]),
+            counters(&[one]),
+            "counted by the short line, and by the line"
+        );
     }
 
     /// Time passes; held frames are looked after.
     pub fn tick(&mut self, passed: Nanos) -> Vec<Sent> {
         self.now += passed;
         let tables = self.writer.tables();
-        let one = &mut self.workers[0];
         let mut recorder = Recorder::default();
-        pipeline::tick(&mut one.queues, tables.snapshot(), &mut one.state, self.now, &mut recorder);
-        let sent = one.sent();
-        one.check_books();
+        let sent = self.workers[0].tick(&tables, self.now, &mut recorder);
+        self.workers[0].check_books();
         self.steps = recorder.steps;
+        if let Some(twin) = self.twins.first_mut() {
+            let twins = twin.tick(&tables, self.now, &mut Silent);
+            self.check_twin(0, &sent, &twins);
+        }
         sent
     }
 
@@ -308,21 +330,7 @@ impl World {
 
     /// All counters of all workers that are not zero, bytes aside: `"up0 rx_packets" → 3`.
     pub fn counters(&self) -> BTreeMap<String, u64> {
-        let mut all = BTreeMap::new();
-        for one in &self.workers {
-            for (interface, name) in [(UP, "up0"), (DOWN, "down0")] {
-                let block = one.state.counters.interface(InterfaceId(interface));
-                for place in 0..COUNTERS {
-                    let row = describe(place).unwrap();
-                    if block.get(place) != 0
-                        && !(row.kind == Kind::Counter && row.name.ends_with("bytes"))
-                    {
-                        *all.entry(format!("{name} {}", row.name)).or_default() += block.get(place);
-                    }
-                }
-            }
-        }
-        all
+        counters(&self.workers.iter().collect::<Vec<_>>())
     }
 
     /// Sends one packet and asserts all that it did: the verdict, the bytes that left, and every counter. Each name in
@@ -346,6 +354,43 @@ impl World {
         }
         assert_eq!(self.counters(), before, "counters");
     }
+}
+
+fn counters(workers: &[&Worker]) -> BTreeMap<String, u64> {
+    let mut all = BTreeMap::new();
+    for one in workers {
+        for (interface, name) in [(UP, "up0"), (DOWN, "down0")] {
+            let block = one.state.counters.interface(InterfaceId(interface));
+            for place in 0..COUNTERS {
+                let row = describe(place).unwrap();
+                if block.get(place) != 0
+                    && !(row.kind == Kind::Counter && row.name.ends_with("bytes"))
+                {
+                    *all.entry(format!("{name} {}", row.name)).or_default() += block.get(place);
+                }
+            }
+        }
+    }
+    all
+}
+
+/// The workers of one engine.
+fn engine(workers: usize, interfaces: &Arc<Interfaces>, settings: Settings) -> Vec<Worker> {
+    let config = UmemConfig { frames: FRAMES * workers as u32, ..UmemConfig::default() };
+    let (umem, frames) = Umem::new(&config).unwrap();
+    let mut all = Pool::new(&umem, frames);
+    let locals = (0..workers)
+        .map(|_| Local::new(all.split(FRAMES as usize), Arc::clone(interfaces), settings))
+        .collect();
+    crate::states::build(interfaces, locals)
+        .into_iter()
+        .map(|state| Worker {
+            state,
+            queues: (0..2).map(|_| MemoryQueue::new(Arc::clone(&umem), 256)).collect(),
+            frames: FRAMES as usize,
+            steps: Vec::new(),
+        })
+        .collect()
 }
 
 /// Frames as a reader of a failed test wants them.
@@ -414,7 +459,7 @@ fn tables() -> Writer {
 impl World {
     /// From now on the queues complete checksums.
     pub fn offload_checksums(&mut self) {
-        for worker in &mut self.workers {
+        for worker in self.workers.iter_mut().chain(&mut self.twins) {
             for queue in &mut worker.queues {
                 let umem = Arc::clone(worker.state.local.pool.umem());
                 *queue = MemoryQueue::new(umem, 256).with_checksum_offload();
@@ -424,7 +469,7 @@ impl World {
 
     /// Gives every interface this MTU.
     pub fn set_mtu(&mut self, mtu: u32) {
-        for worker in &mut self.workers {
+        for worker in self.workers.iter_mut().chain(&mut self.twins) {
             let mut all: Vec<Interface> = worker.state.local.interfaces.iter().cloned().collect();
             for interface in &mut all {
                 interface.mtu = mtu;
@@ -433,8 +478,9 @@ impl World {
         }
     }
 
-    /// Somebody has taken `frames` frames out of worker 0's pool.
+    /// Somebody has taken `frames` frames out of worker 0's pool, which has no twin from now on.
     pub fn lend(&mut self, frames: usize) {
+        self.twins.clear();
         self.workers[0].frames -= frames;
     }
 }

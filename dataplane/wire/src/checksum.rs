@@ -130,6 +130,20 @@ impl Delta {
         Self(u16::from_be(fold(sum.sum())))
     }
 
+    /// The edit that replaces eight bytes, read as they lie in memory: two IPv4 addresses.
+    #[inline]
+    pub const fn of_eight(old: u64, new: u64) -> Self {
+        let (sum, carry) = (!old).overflowing_add(new);
+        // The carry out of a sum of two leaves room for itself.
+        Self(u16::from_be(fold(sum + carry as u64)))
+    }
+
+    /// The edit that replaces four bytes, read as they lie in memory: two ports.
+    #[inline]
+    pub const fn of_four(old: u32, new: u32) -> Self {
+        Self(u16::from_be(fold(!old as u64 + new as u64)))
+    }
+
     /// Both edits.
     #[inline]
     pub const fn and(self, other: Self) -> Self {

@@ -3,7 +3,7 @@
 //! [`Header::parse`] gives header, options and payload, or says what is wrong; it leaves the checksum to
 //! [`Header::checksum_ok`], because a NIC may have checked it, and addresses to the parse stop.
 
-use crate::checksum::{self, Sum};
+use crate::checksum::{Delta, Sum};
 use crate::{Addr, Error, Protocol, View};
 use zerocopy::network_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -40,6 +40,9 @@ pub struct Header {
 }
 
 const _: () = assert!(size_of::<Header>() == 20);
+
+/// What a hop does to the checksum: the word of TTL and protocol is less by 0x0100, whatever it was.
+pub const HOP: Delta = Delta::of_word(0x0100, 0);
 
 /// "Don't fragment" in [`Header::flags_offset`].
 pub const DONT_FRAGMENT: u16 = 0x4000;
@@ -205,10 +208,8 @@ impl Header {
         if self.ttl <= 1 {
             return false;
         }
-        let old = [self.ttl, self.protocol.0];
         self.ttl -= 1;
-        let new = [self.ttl, self.protocol.0];
-        self.checksum = U16::new(checksum::update(self.checksum.get(), &old, &new));
+        self.checksum = U16::new(HOP.apply(self.checksum.get()));
         true
     }
 

@@ -7,9 +7,10 @@
 
 use millrace_wire::{EtherType, Protocol, View, ethernet, ipv4, tcp, udp};
 
-use crate::flow::Seed;
+use crate::flow::{Seed, Tuple};
 use crate::interface::Interface;
-use crate::packet::{Headers, Network};
+use crate::packet::{Headers, Network, Part};
+use crate::state::conntrack::Hint;
 
 /// Ethernet, IPv4 without options, and the longer of the two L4 headers. No frame on a wire is shorter.
 const PLAIN: usize = ethernet::Header::LEN + ipv4::Header::LEN + tcp::Header::LEN;
@@ -33,8 +34,8 @@ fn may_be_martian([first, ..]: [u8; 4]) -> bool {
     bits >> (first & 63) & 1 != 0
 }
 
-/// Fills `headers`, which are blank, if the frame of `total` bytes that begins with `bytes` is plain. `None` says nothing about it.
-#[inline]
+/// Fills `headers` if the frame of `total` bytes that begins with `bytes` is plain. `None` says nothing about it.
+#[inline(always)]
 pub(super) fn parse(
     bytes: &[u8],
     total: usize,
@@ -68,23 +69,34 @@ pub(super) fn parse(
     if !plain {
         return None;
     }
-    headers.tuple.src = ip.src_addr();
-    headers.tuple.dst = ip.dst_addr();
-    headers.tuple.sport = segment.src_port.get();
-    headers.tuple.dport = segment.dst_port.get();
-    headers.tuple.protocol = ip.protocol;
-    headers.hash = seed.hash(&headers.tuple);
-    headers.trackable = (headers.tuple.sport | headers.tuple.dport) != 0;
-    headers.l3 = L3 as u16;
-    headers.l4 = L4 as u16;
-    headers.end = end as u32;
-    headers.network = Network::Ipv4;
-    headers.protocol = ip.protocol;
-    if ip.protocol == Protocol::TCP {
-        headers.tcp = segment.flags;
-    }
-    headers.ttl = ip.ttl;
-    headers.dont_fragment = ip.dont_fragment();
+    let tuple = Tuple {
+        src: ip.src_addr(),
+        dst: ip.dst_addr(),
+        sport: segment.src_port.get(),
+        dport: segment.dst_port.get(),
+        protocol: ip.protocol,
+    };
+    let trackable = (tuple.sport | tuple.dport) != 0;
+    *headers = Headers {
+        hash: seed.hash(&tuple),
+        tuple,
+        hint: Hint::UNKNOWN,
+        l3: L3 as u16,
+        l4: L4 as u16,
+        end: end as u32,
+        network: Network::Ipv4,
+        protocol: tuple.protocol,
+        part: Part::Whole,
+        quote: None,
+        fault: None,
+        tcp: if tuple.protocol == Protocol::TCP { segment.flags } else { tcp::Flags(0) },
+        ttl: ip.ttl,
+        dont_fragment: ip.dont_fragment(),
+        to_group: false,
+        trackable,
+        routed_on: false,
+        plain: trackable,
+    };
     Some(())
 }
 
@@ -129,6 +141,7 @@ mod tests {
         let interface = interface();
         let found = parse(frame, frame.len(), &interface, &Seed::FIXED, &mut short);
         let result = long(frame, frame.len(), &interface, &Seed::FIXED, &mut whole);
+        short.plain = false;
         (found.map(|()| short), result.map(|()| whole))
     }
 

@@ -221,6 +221,26 @@ impl Key {
     }
 }
 
+impl Key {
+    /// [`Key::matches`] for a key that is IPv4, with addresses and ports of the other direction, as they are stored, if it
+    /// does. An entry that isn't narrow doesn't match.
+    #[inline]
+    pub(super) fn matches_narrow<W: Word>(
+        &self,
+        place: &Place<'_, W>,
+        direction: Direction,
+    ) -> Option<[u64; 2]> {
+        let there = direction.index();
+        let (back, ports) = (direction.reversed().index(), place.row[PORTS].get());
+        let kind = place.row[KIND].get();
+        let addrs = joined(self.src.to_v4_bits(), self.dst.to_v4_bits());
+        let differences = u64::from(halves(ports)[there] ^ self.ports)
+            | (kind & (WIDE | 0xff) ^ u64::from(self.protocol))
+            | (place.row[ADDRS + there].get() ^ addrs);
+        (differences == 0).then(|| [place.row[ADDRS + back].get(), u64::from(halves(ports)[back])])
+    }
+}
+
 /// Source and destination of a direction of a wide entry, as words.
 #[inline]
 fn wide_addrs<W: Word>(place: &Place<'_, W>, direction: Direction) -> [[u64; 2]; 2] {

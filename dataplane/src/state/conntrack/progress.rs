@@ -196,6 +196,17 @@ impl Progress {
         }
     }
 
+    /// Whether one more packet, with `flags` if it is TCP, leaves a flow of this `protocol` as it is: the established path
+    /// of [`Progress::after`].
+    #[inline]
+    pub(super) fn is_steady(self, direction: Direction, protocol: Protocol, flags: Flags) -> bool {
+        let events = Flags(Flags::SYN.0 | Flags::FIN.0 | Flags::RST.0);
+        let settled = if protocol == Protocol::TCP { TcpState::Established as u8 } else { 0 };
+        self.0 as u8 == settled
+            && !flags.intersects(events)
+            && (direction == Direction::Original || self.is_replied())
+    }
+
     fn with_timeout(self, protocol: Protocol, timeouts: &Timeouts) -> Self {
         let replied = self.is_replied();
         let seconds = match (protocol, self.tcp()) {

@@ -124,6 +124,19 @@ impl Hint {
         Self(candidate.row | if candidate.second { Self::REPLY } else { 0 })
     }
 
+    /// The entry that it names.
+    #[inline]
+    pub(super) fn named(self) -> Option<Candidate> {
+        (self.0 < Self::ABSENT.0).then(|| self.candidate())
+    }
+
+    /// Whether it says that there is no entry.
+    #[inline]
+    pub fn is_absent(self) -> bool {
+        self == Self::ABSENT
+    }
+
+    #[inline]
     fn candidate(self) -> Candidate {
         Candidate { row: self.0 & (Self::REPLY - 1), second: self.0 & Self::REPLY != 0 }
     }

@@ -161,7 +161,7 @@ impl NeighborId {
 
     /// From [`NeighborId::to_bits`]; upper bits are ignored.
     #[inline]
-    pub fn from_bits(bits: u32) -> Self {
+    pub const fn from_bits(bits: u32) -> Self {
         Self { slot: bits as u16, version: (bits >> 16) as u16 & 0xfff }
     }
 }

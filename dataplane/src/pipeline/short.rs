@@ -1,0 +1,77 @@
+//! The short line: what nearly every packet needs, in one go, for plain packets whose way is known.
+//!
+//! Needs a packet that took the short way through `parse`: whole, TCP or UDP, no tags, no options, no fault. Decides nothing that
+//! the line would not decide the same: whatever is out of the ordinary, it leaves the packet untouched and the line takes it. So
+//! it holds no rule of its own, only fewer questions. Whatever `tests/path` sends goes down both.
+//!
+//! 1. A known IPv4 flow that the packet does not change, decided under these tables: the entry's line, nothing of control's.
+//! 2. A packet of no flow, to no service's address, that is forwarded to a neighbor that this worker knows.
+//!
+//! Who looks on ([`Observer::LOOKS`]) sees every packet on the line.
+
+use millrace_tables::Route;
+
+use super::neighbor::Adjacency;
+use super::{Context, rewrite};
+use crate::exit::Exit;
+use crate::packet::{Headers, Network, Packet, Parsed};
+use crate::state::conntrack::{CachedHop, tick};
+use crate::trace::Observer;
+
+/// Sends the packet on, if that takes no thought. `None`: nothing was done.
+#[inline(always)]
+pub(super) fn forward<O: Observer>(
+    packet: &mut Packet<'_, Parsed<'_>>,
+    context: &mut Context<'_, O>,
+) -> Option<Exit> {
+    let headers = packet.headers();
+    if O::LOOKS || !headers.plain || headers.ttl <= 1 {
+        return None;
+    }
+    if headers.hint.is_absent() { routed(packet, context) } else { known(packet, context) }
+}
+
+/// (1)
+#[inline(always)]
+fn known<O: Observer>(
+    packet: &mut Packet<'_, Parsed<'_>>,
+    context: &mut Context<'_, O>,
+) -> Option<Exit> {
+    let headers = packet.headers();
+    if headers.network != Network::Ipv4 {
+        return None;
+    }
+    let table = context.state.conntrack.table();
+    let known = table.known(headers.hint, &headers.tuple, headers.tcp, tick(context.now))?;
+    let hop = known.decision.hop(context.tables.generation())?;
+    let adjacency = Adjacency::again(hop, context, packet)?;
+    fits(headers, &adjacency)?;
+    rewrite::plain::translated(packet, &known, &adjacency, context)
+}
+
+/// (2)
+#[inline(always)]
+fn routed<O: Observer>(
+    packet: &mut Packet<'_, Parsed<'_>>,
+    context: &mut Context<'_, O>,
+) -> Option<Exit> {
+    let headers = packet.headers();
+    let destination = &headers.tuple.dst;
+    let leaf = context.tables.destination(destination);
+    if leaf.has_frontends() {
+        return None;
+    }
+    let Some(Route::Forward(group)) = leaf.route() else { return None };
+    let hop = context.tables.next_hop(group, headers.hash)?;
+    let (interface, neighbor) = (hop.interface, hop.gateway.unwrap_or(*destination));
+    // One that was met was no broadcast address and nothing else that `fib` refuses.
+    let neighbor = context.state.local.met.get(interface, &neighbor)?;
+    let adjacency = Adjacency::again(CachedHop { interface, neighbor }, context, packet)?;
+    fits(headers, &adjacency)?;
+    rewrite::plain::routed(packet, &adjacency, context)
+}
+
+#[inline(always)]
+fn fits(headers: &Headers, adjacency: &Adjacency) -> Option<()> {
+    (headers.ip_len() <= adjacency.mtu).then_some(())
+}
