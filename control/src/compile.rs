@@ -108,6 +108,20 @@ impl Compiler {
         changes
     }
 
+    /// Whether the next update would leave a Service that has backends without any. When endpoints move from one slice to another
+    /// and the first word of it is that they are gone, the next one is worth a moment's wait.
+    pub fn would_empty(&self, store: &Store) -> bool {
+        store.changed().services.iter().any(|name| {
+            let served = |part: &Part| part.spec.backends.iter().any(|backend| backend.in_cluster);
+            let usable = |slice: &crate::desired::EndpointSlice| {
+                slice.endpoints.iter().any(|endpoint| endpoint.ready || endpoint.serving)
+            };
+            self.parts.get(name).is_some_and(|parts| parts.iter().any(served))
+                && store.service(name).is_some()
+                && !store.slices(name).any(usable)
+        })
+    }
+
     /// Everything, for a writer that holds nothing yet.
     pub fn all(&self) -> Vec<Change> {
         let interfaces = self

@@ -25,6 +25,8 @@ pub struct Config {
     pub engine: Option<PathBuf>,
     /// `manifests`: directory of manifests.
     pub manifests: Option<PathBuf>,
+    /// `kubeconfig`: how to reach the API server.
+    pub kubeconfig: Option<PathBuf>,
     /// `node`: name of this node in Kubernetes.
     pub node: Option<String>,
     /// `nodeport_addresses`.
@@ -207,6 +209,7 @@ impl Config {
             let outcome = match key.as_str() {
                 "engine" => read(value).map(|path| config.engine = Some(path)),
                 "manifests" => read(value).map(|path| config.manifests = Some(path)),
+                "kubeconfig" => read(value).map(|path| config.kubeconfig = Some(path)),
                 "node" => read(value).map(|name| config.node = Some(name)),
                 "nodeport_addresses" => read::<Vec<String>>(value).and_then(|items| {
                     config.nodeport_addresses = items.iter().map(|item| item.parse()).collect::<Result<_, _>>().map_err(|why| (String::new(), why))?;
@@ -235,7 +238,7 @@ impl Config {
                         Err((field, why)) => problems.push(Problem::new(at, field, why)),
                     }
                 }),
-                _ => Err((String::new(), "is no option: engine, manifests, node, nodeport_addresses, service_cidr, [[route]] or [[neighbor]]".into())),
+                _ => Err((String::new(), "is no option: engine, manifests, kubeconfig, node, nodeport_addresses, service_cidr, [[route]] or [[neighbor]]".into())),
             };
             if let Err((field, why)) = outcome {
                 problems.push(Problem::new(at(&key), field, why));

@@ -14,16 +14,19 @@ use std::{
     time::Duration,
 };
 
+use crate::reflect::kube::Batch;
 use rustix::{
     event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
     io::Errno,
 };
 
 /// Something that happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// The manifests directory should be looked at; these files were named.
     Manifests(BTreeSet<PathBuf>),
+    /// The API server has said something.
+    Objects(Batch),
     /// The configuration file should be looked at.
     Config,
     /// The process should end.

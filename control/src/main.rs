@@ -9,21 +9,26 @@ use millrace_control::{
     config::{Config, DEFAULT_SOCKET},
     engine_file,
     inbox::Event,
-    run::{Control, Options, Overrides, once},
+    reflect::kube::{self, Access},
+    run::{Control, Options, Overrides, SourceOptions, once},
 };
 use millrace_tables::{Readers, SegmentConfig, Writer};
 use signal_hook::{consts::TERM_SIGNALS, iterator::Signals};
 
-/// Turns Kubernetes manifests into the engine's tables and keeps them in step.
+/// Turns Kubernetes objects into the engine's tables and keeps them in step.
 ///
-/// Reads Service, EndpointSlice, Node, Namespace and Pod objects from the files of a directory, follows every change,
+/// Reads Service, EndpointSlice and Node objects from the API server or from the files of a directory, follows every change,
 /// and hands the result to the engine over its socket. It may be stopped, killed or upgraded at any time: packets go on as before.
+/// Without --kubeconfig and --manifests it runs as a pod does: KUBERNETES_SERVICE_HOST and the service account's files.
 #[derive(Debug, Parser)]
 #[command(version, about, max_term_width = 100)]
 struct Flags {
     /// Directory of manifests: files named *.yaml, *.yml or *.json, several documents each. Not entered recursively.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "kubeconfig")]
     manifests: Option<PathBuf>,
+    /// Reach the API server as the current context of this file says.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
     /// Control's configuration file: routes, neighbors, and any of the options here. Followed while running.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -85,6 +90,30 @@ fn start_log(format: Log) {
 
 type Failure = Box<dyn std::error::Error>;
 
+/// Flags come before the file, the file before a pod's surroundings.
+fn source(
+    manifests: Option<PathBuf>,
+    kubeconfig: Option<PathBuf>,
+    config: &Config,
+) -> Result<SourceOptions, Failure> {
+    let api = |access: Access| {
+        access.check()?;
+        Ok(SourceOptions::Api(kube::Options::new(access, None)))
+    };
+    match (manifests, kubeconfig) {
+        (Some(dir), _) => return Ok(SourceOptions::Manifests(dir)),
+        (None, Some(file)) => return api(Access::Kubeconfig(file)),
+        (None, None) => {}
+    }
+    match (&config.manifests, &config.kubeconfig) {
+        (Some(_), Some(_)) => Err("control.toml has both manifests and kubeconfig: leave one".into()),
+        (Some(dir), None) => Ok(SourceOptions::Manifests(dir.clone())),
+        (None, Some(file)) => api(Access::Kubeconfig(file.clone())),
+        (None, None) if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() => api(Access::InCluster),
+        (None, None) => Err("no objects: give --manifests DIR or --kubeconfig FILE, here or in --config FILE, or run as a pod of the cluster".into()),
+    }
+}
+
 fn run(flags: Flags) -> Result<ExitCode, Failure> {
     let overrides = Overrides { node: flags.node, cluster: flags.cluster };
     let (config, config_problems) = match &flags.config {
@@ -95,15 +124,15 @@ fn run(flags: Flags) -> Result<ExitCode, Failure> {
     if let Some(problem) = config_problems.iter().find(|problem| problem.is_about_the_file()) {
         return Err(problem.to_string().into());
     }
-    let manifests = flags
-        .manifests
-        .or(config.manifests.clone())
-        .ok_or("no manifests: give --manifests DIR, or manifests in --config FILE")?;
+    let source = source(flags.manifests, flags.kubeconfig, &config)?;
     let segment =
         SegmentConfig { bytes: (flags.tables as usize) << 20, ..SegmentConfig::default() };
     if let (true, Some(output), Some(engine_config)) =
         (flags.once, &flags.output, &flags.engine_config)
     {
+        let SourceOptions::Manifests(manifests) = source else {
+            return Err("--once reads manifests: give --manifests DIR".into());
+        };
         let interfaces = engine_file::interfaces(engine_config)?;
         let once = once(&manifests, &overrides.apply(config), interfaces)?;
         let problems =
@@ -125,13 +154,8 @@ fn run(flags: Flags) -> Result<ExitCode, Failure> {
         });
     }
     let engine = flags.engine.or(config.engine).unwrap_or_else(|| DEFAULT_SOCKET.into());
-    let (control, outbox) = Control::start(Options {
-        manifests,
-        engine,
-        config_file: flags.config,
-        overrides,
-        segment,
-    })?;
+    let (control, outbox) =
+        Control::start(Options { source, engine, config_file: flags.config, overrides, segment })?;
     let mut signals = Signals::new(TERM_SIGNALS)?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {

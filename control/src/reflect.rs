@@ -2,4 +2,5 @@
 
 pub mod documents;
 pub mod files;
+pub mod kube;
 pub mod watch;

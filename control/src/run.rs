@@ -8,7 +8,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use millrace_tables::{InterfaceSpec, SegmentConfig, ServiceSpec};
@@ -20,6 +20,7 @@ use crate::{
     publish::Publisher,
     reflect::{
         files::{self, Files, Outcome},
+        kube::{self, Batch, Health, Intake},
         watch,
     },
     store::Store,
@@ -31,11 +32,15 @@ const UNSETTLED: Duration = Duration::from_millis(100);
 /// Refused rows are tried again, and memory is freed, this often.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
+/// A Service that loses its last endpoint is given this long to get another: endpoints that move between slices may leave the one
+/// before they are in the other. Far below what a client waits for, and below the 100 ms in which a rejection must come.
+const SETTLE: Duration = Duration::from_millis(25);
+
 /// What the process was asked to do, flags and file together.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Directory of manifests.
-    pub manifests: PathBuf,
+    /// Where objects come from.
+    pub source: SourceOptions,
     /// The engine's socket.
     pub engine: PathBuf,
     /// The configuration file.
@@ -44,6 +49,20 @@ pub struct Options {
     pub overrides: Overrides,
     /// Of the tables segment.
     pub segment: SegmentConfig,
+}
+
+/// Where objects come from: one source at a time.
+#[derive(Clone, Debug)]
+pub enum SourceOptions {
+    /// A directory of manifests.
+    Manifests(PathBuf),
+    /// An API server. The node's name is taken from the configuration.
+    Api(kube::Options),
+}
+
+enum Source {
+    Files(Files),
+    Api(Intake, Arc<Health>),
 }
 
 /// Options that flags give and the configuration file may give too. An empty or absent one leaves the file's in force.
@@ -91,10 +110,9 @@ pub enum RunError {
 /// The process, between two events.
 pub struct Control {
     options: Options,
-    files: Files,
+    source: Source,
     store: Store,
-    config: Config,
-    config_problems: BTreeSet<ConfigProblem>,
+    config: Reading,
     conflicts: BTreeSet<Conflict>,
     interfaces: Vec<InterfaceSpec>,
     /// Of the interfaces and the configuration; `None` when one of them has changed since it was made.
@@ -102,6 +120,8 @@ pub struct Control {
     compiler: Compiler,
     publisher: Publisher,
     unsettled: bool,
+    /// Until when what was heard is kept back.
+    settling: Option<Instant>,
     inbox: Inbox,
 }
 
@@ -110,9 +130,6 @@ impl Control {
     pub fn start(options: Options) -> Result<(Control, Outbox), RunError> {
         let system = |what| move |source| RunError::System { what, source };
         let (inbox, outbox) = inbox().map_err(system("eventfd"))?;
-        // Watching begins before the first look, so that no change falls between the two.
-        watch_dir(&options.manifests, &outbox, |paths| Some(Event::Manifests(paths)))
-            .map_err(system("watching the manifests"))?;
         if let Some(path) = options.config_file.clone() {
             let dir = path
                 .parent()
@@ -122,25 +139,42 @@ impl Control {
             watch_dir(&dir, &outbox, |_| Some(Event::Config))
                 .map_err(system("watching the configuration"))?;
         }
+        let mut config = Reading::default();
+        config.read(&options);
+        let source = match &options.source {
+            SourceOptions::Manifests(dir) => {
+                // Watching begins before the first look, so that no change falls between the two.
+                watch_dir(dir, &outbox, |paths| Some(Event::Manifests(paths)))
+                    .map_err(system("watching the manifests"))?;
+                Source::Files(Files::new(dir))
+            }
+            SourceOptions::Api(api) => {
+                let api = kube::Options { node: config.config.node.clone(), ..api.clone() };
+                let (intake, health) =
+                    kube::start(api, outbox.clone()).map_err(system("the API server's thread"))?;
+                Source::Api(intake, health)
+            }
+        };
         let publisher = Publisher::new(&options.engine, options.segment.clone());
         let mut control = Control {
-            files: Files::new(&options.manifests),
+            source,
             store: Store::new(),
-            config: Config::default(),
-            config_problems: BTreeSet::new(),
+            config,
             conflicts: BTreeSet::new(),
             interfaces: Vec::new(),
             world: None,
             compiler: Compiler::new(),
             publisher,
             unsettled: false,
+            settling: None,
             inbox,
             options,
         };
-        control.read_config();
-        let outcome = control.files.look(&BTreeSet::new(), &mut control.store)?;
-        control.take(outcome);
-        tracing::info!(manifests = %control.options.manifests.display(), objects = control.store.rows().count(), "read");
+        if let Source::Files(files) = &mut control.source {
+            let outcome = files.look(&BTreeSet::new(), &mut control.store)?;
+            control.take(outcome);
+            tracing::info!(objects = control.store.rows().count(), "read");
+        }
         Ok((control, outbox))
     }
 
@@ -153,9 +187,16 @@ impl Control {
     /// One turn: waits for something, and deals with it. False when the process should end.
     pub fn turn(&mut self) -> Result<bool, RunError> {
         self.connect();
-        let mut limit = self.publisher.reconnect_in().unwrap_or(HOUSEKEEPING);
+        // Before everything has been read there is nothing to give to an engine.
+        let mut limit = match self.publisher.reconnect_in() {
+            Some(wait) if self.is_complete() => wait,
+            _ => HOUSEKEEPING,
+        };
         if self.unsettled {
             limit = limit.min(UNSETTLED);
+        }
+        if let Some(until) = self.settling {
+            limit = limit.min(until.saturating_duration_since(Instant::now()));
         }
         let waited = self.inbox.wait(self.publisher.socket(), limit);
         let (events, readable) =
@@ -168,11 +209,16 @@ impl Control {
         }
         let quiet = events.is_empty();
         let (mut look, mut config, mut hint) = (self.unsettled, false, BTreeSet::new());
+        let mut heard = false;
         for event in events {
             match event {
                 Event::Manifests(paths) => {
                     look = true;
                     hint.extend(paths);
+                }
+                Event::Objects(batch) => {
+                    heard = true;
+                    self.hear(batch);
                 }
                 Event::Config => config = true,
                 Event::Stop => {}
@@ -182,9 +228,11 @@ impl Control {
             self.look(&hint);
         }
         if config {
-            self.read_config();
+            self.world = None;
+            self.config.read(&self.options);
         }
-        if look || config || (quiet && self.publisher.has_refused_rows()) {
+        let heard = (heard || self.settling.is_some()) && !self.settles();
+        if look || config || heard || (quiet && self.publisher.has_refused_rows()) {
             self.publish();
         }
         self.publisher.reclaim();
@@ -192,7 +240,7 @@ impl Control {
     }
 
     fn connect(&mut self) {
-        if self.publisher.reconnect_in() != Some(Duration::ZERO) {
+        if self.publisher.reconnect_in() != Some(Duration::ZERO) || !self.is_complete() {
             return;
         }
         match self.publisher.connect() {
@@ -208,8 +256,56 @@ impl Control {
         }
     }
 
+    /// Whether everything has been read once: a restart never takes away what was there.
+    fn is_complete(&self) -> bool {
+        match &self.source {
+            Source::Files(_) => true,
+            Source::Api(intake, _) => intake.is_complete(),
+        }
+    }
+
+    fn hear(&mut self, batch: Batch) {
+        let Source::Api(intake, _) = &mut self.source else { return };
+        let was_complete = intake.is_complete();
+        let taken = intake.take(batch, &mut self.store);
+        for refusal in &taken.new {
+            tracing::warn!("{refusal}");
+        }
+        for refusal in &taken.mended {
+            tracing::info!("no longer so: {refusal}");
+        }
+        for notice in &taken.notices {
+            tracing::info!("{notice}");
+        }
+        if intake.is_complete() && !was_complete {
+            tracing::info!(objects = self.store.rows().count(), "read");
+        }
+    }
+
+    /// Whether to wait a little longer before what was heard is compiled.
+    fn settles(&mut self) -> bool {
+        let now = Instant::now();
+        let empties = self.compiler.would_empty(&self.store);
+        match self.settling {
+            _ if !empties => self.settling = None,
+            None => self.settling = Some(now + SETTLE),
+            Some(until) if until <= now => self.settling = None,
+            Some(_) => {}
+        }
+        self.settling.is_some()
+    }
+
+    /// How the API server's source fares; `None` with manifests.
+    pub fn health(&self) -> Option<&Health> {
+        match &self.source {
+            Source::Files(_) => None,
+            Source::Api(_, health) => Some(health),
+        }
+    }
+
     fn look(&mut self, hint: &BTreeSet<PathBuf>) {
-        match self.files.look(hint, &mut self.store) {
+        let Source::Files(files) = &mut self.source else { return };
+        match files.look(hint, &mut self.store) {
             Ok(outcome) => self.take(outcome),
             // The directory may be replaced just now; what was read from it stays in force.
             Err(error) => tracing::warn!("{error}: what was read before stays in force"),
@@ -229,33 +325,13 @@ impl Control {
         self.unsettled = outcome.unsettled;
     }
 
-    fn read_config(&mut self) {
-        self.world = None;
-        let Some(path) = &self.options.config_file else {
-            self.config = self.options.overrides.apply(Config::default());
-            return;
-        };
-        let (config, problems) = Config::read(path, &self.config);
-        self.config = self.options.overrides.apply(config);
-        self.say(problems, |problem| !problem.is_about_interfaces());
-    }
-
-    /// Logs the problems that are new; `of` tells which of the known ones this source speaks for.
-    fn say(&mut self, problems: Vec<ConfigProblem>, of: impl Fn(&ConfigProblem) -> bool) {
-        let now: BTreeSet<ConfigProblem> = problems.into_iter().collect();
-        for problem in now.difference(&self.config_problems) {
-            tracing::warn!("{problem}");
-        }
-        self.config_problems.retain(|problem| !of(problem));
-        self.config_problems.extend(now);
-    }
-
     fn compile(&mut self) -> Vec<crate::Change> {
         let world = match &self.world {
             Some(world) => Arc::clone(world),
             None => {
-                let (world, problems) = interfaces::world(self.interfaces.clone(), &self.config);
-                self.say(problems, ConfigProblem::is_about_interfaces);
+                let (world, problems) =
+                    interfaces::world(self.interfaces.clone(), &self.config.config);
+                self.config.say(problems, ConfigProblem::is_about_interfaces);
                 Arc::clone(self.world.insert(Arc::new(world)))
             }
         };
@@ -294,6 +370,35 @@ impl Control {
             }
             Some(Err(error)) => tracing::warn!("{error}"),
         }
+    }
+}
+
+/// The configuration in force, and what has been said about it.
+#[derive(Default)]
+struct Reading {
+    config: Config,
+    problems: BTreeSet<ConfigProblem>,
+}
+
+impl Reading {
+    fn read(&mut self, options: &Options) {
+        let Some(path) = &options.config_file else {
+            self.config = options.overrides.apply(Config::default());
+            return;
+        };
+        let (config, problems) = Config::read(path, &self.config);
+        self.config = options.overrides.apply(config);
+        self.say(problems, |problem| !problem.is_about_interfaces());
+    }
+
+    /// Logs the problems that are new; `of` tells which of the known ones this source speaks for.
+    fn say(&mut self, problems: Vec<ConfigProblem>, of: impl Fn(&ConfigProblem) -> bool) {
+        let now: BTreeSet<ConfigProblem> = problems.into_iter().collect();
+        for problem in now.difference(&self.problems) {
+            tracing::warn!("{problem}");
+        }
+        self.problems.retain(|problem| !of(problem));
+        self.problems.extend(now);
     }
 }
 

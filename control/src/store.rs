@@ -172,6 +172,11 @@ impl Store {
         self.rows.values().flat_map(|row| row.refusals.iter())
     }
 
+    /// What has changed since the last [`Store::take_changed`].
+    pub fn changed(&self) -> &Changed {
+        &self.changed
+    }
+
     /// What has changed since the last call.
     pub fn take_changed(&mut self) -> Changed {
         std::mem::take(&mut self.changed)

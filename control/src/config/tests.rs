@@ -18,6 +18,7 @@ fn everything_that_can_be_said_is_read() {
         r#"
         engine = "/tmp/e.sock"
         manifests = "/m"
+        kubeconfig = "/k"
         node = "node-a"
         nodeport_addresses = ["primary", "10.0.0.0/8"]
         service_cidr = ["172.30.0.0/16", "fd00:30::/112"]
@@ -130,7 +131,7 @@ fn a_bad_entry_is_named_by_file_entry_and_field() {
         ),
         (
             "manifest = '/m'",
-            "control.toml: manifest: is no option: engine, manifests, node, nodeport_addresses, service_cidr, [[route]] or [[neighbor]]",
+            "control.toml: manifest: is no option: engine, manifests, kubeconfig, node, nodeport_addresses, service_cidr, [[route]] or [[neighbor]]",
         ),
     ] {
         let found = problem_of(text);

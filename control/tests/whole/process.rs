@@ -9,7 +9,9 @@ use std::{
 
 use crate::common::TempDir;
 use crate::engine::{FakeEngine, socket, wait};
+use millrace_apiserver::ApiServer;
 use millrace_tables::{Route, Tables, session::Contract};
+use serde_json::json;
 
 /// The binary, killed when dropped, also on panic.
 struct Process {
@@ -19,16 +21,17 @@ struct Process {
 
 impl Process {
     fn start(dir: &Path, more: &[&str]) -> Process {
+        let manifests = dir.join("m");
+        Process::start_with(dir, &[&["--manifests", &manifests.to_string_lossy()], more].concat())
+    }
+
+    fn start_with(dir: &Path, flags: &[&str]) -> Process {
         let log = dir.join("log");
         let file = fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_millrace-control"))
-            .args([
-                "--manifests",
-                &dir.join("m").to_string_lossy(),
-                "--engine",
-                &socket(dir).to_string_lossy(),
-            ])
-            .args(more)
+            .args(["--engine", &socket(dir).to_string_lossy()])
+            .args(flags)
+            .env_remove("KUBERNETES_SERVICE_HOST")
             .env("RUST_LOG", "debug")
             .stderr(file)
             .stdin(Stdio::null())
@@ -306,4 +309,92 @@ fn a_missing_directory_or_a_broken_configuration_ends_the_start_with_the_reason(
     fs::write(dir.path().join("c.toml"), "route = [[\n").unwrap();
     let config = dir.path().join("c.toml").to_string_lossy().into_owned();
     assert!(fails(&["--manifests", &missing, "--config", &config]).contains("c.toml: line "));
+}
+
+fn api_objects(server: &ApiServer, slice: &str, endpoints: &[&str]) {
+    let endpoints: Vec<_> =
+        endpoints.iter().map(|address| json!({"addresses": [address]})).collect();
+    server.apply(json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4", "ports": [{"port": 8080}],
+        "metadata": {"name": slice, "namespace": "default", "labels": {"kubernetes.io/service-name": "web"}}, "endpoints": endpoints}));
+}
+
+/// A server with one Service, and the file that leads to it.
+fn api(dir: &Path) -> (ApiServer, String) {
+    let server = ApiServer::start().unwrap();
+    server.apply(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "default"},
+        "spec": {"clusterIP": "172.30.0.1", "ports": [{"port": 80}]}}));
+    api_objects(&server, "web-1", &["10.0.0.1"]);
+    let path = dir.join("kubeconfig");
+    fs::write(&path, server.kubeconfig()).unwrap();
+    (server, path.to_string_lossy().into_owned())
+}
+
+#[test]
+fn an_api_server_reaches_the_engine_and_its_absence_changes_nothing() {
+    let dir = dir();
+    let (server, kubeconfig) = api(dir.path());
+    let engine = FakeEngine::start(&socket(dir.path()), Contract::ours());
+    let control =
+        Process::start_with(dir.path(), &["--kubeconfig", &kubeconfig, "--node", "node-a"]);
+    engine.wait_for(&["172.30.0.1:80=10.0.0.1:8080"]);
+    api_objects(&server, "web-1", &["10.0.0.2"]);
+    engine.wait_for(&["172.30.0.1:80=10.0.0.2:8080"]);
+    server.set_up(false);
+    control.wait_for_log("trying again, what was heard stays in force");
+    // A restart during an outage leaves the engine with what it has.
+    control.kill();
+    let control =
+        Process::start_with(dir.path(), &["--kubeconfig", &kubeconfig, "--node", "node-a"]);
+    control.wait_for_log("trying again");
+    assert_eq!(
+        (engine.frontends(), engine.counts().0),
+        (vec!["172.30.0.1:80=10.0.0.2:8080".to_owned()], 1)
+    );
+    api_objects(&server, "web-1", &["10.0.0.3"]);
+    server.set_up(true);
+    engine.wait_for(&["172.30.0.1:80=10.0.0.3:8080"]);
+    assert!(control.terminate().success());
+}
+
+#[test]
+fn an_endpoint_that_moves_between_slices_is_never_gone() {
+    let dir = dir();
+    let (server, kubeconfig) = api(dir.path());
+    let engine = FakeEngine::start(&socket(dir.path()), Contract::ours());
+    let _control = Process::start_with(dir.path(), &["--kubeconfig", &kubeconfig]);
+    let there = ["172.30.0.1:80=10.0.0.1:8080"];
+    engine.wait_for(&there);
+    let mut here = ["web-1", "web-2"];
+    for round in 0..30 {
+        let [from, to] = here;
+        let pause = std::time::Duration::from_millis(round % 4);
+        // Of the two words either may come first, at once or a little later.
+        if round % 2 == 0 {
+            api_objects(&server, from, &[]);
+            std::thread::sleep(pause);
+            api_objects(&server, to, &["10.0.0.1"]);
+        } else {
+            api_objects(&server, to, &["10.0.0.1"]);
+            std::thread::sleep(pause);
+            api_objects(&server, from, &[]);
+        }
+        for _ in 0..20 {
+            assert_eq!(engine.frontends(), there, "round {round}");
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        here = [to, from];
+    }
+    // One that is really gone is gone.
+    api_objects(&server, "web-1", &[]);
+    api_objects(&server, "web-2", &[]);
+    engine.wait_for(&["172.30.0.1:80="]);
+}
+
+#[test]
+fn without_any_source_it_says_what_to_give() {
+    let dir = TempDir::new();
+    let control = Process::start_with(dir.path(), &[]);
+    control.wait_for_log("no objects: give --manifests DIR or --kubeconfig FILE");
+    let control = Process::start_with(dir.path(), &["--kubeconfig", "/nowhere"]);
+    control.wait_for_log("kubeconfig /nowhere: ");
 }

@@ -1,0 +1,169 @@
+//! As much of a Kubernetes API server as control asks for, over plain HTTP on loopback: lists by pages, watches with bookmarks,
+//! streamed lists, label and field selectors, creation of Events. And faults on demand ([`Faults`]).
+//!
+//! Keeps the API's promises where no fault is asked for: one resource version for all kinds, every change after a version exactly
+//! once and in order, 410 for versions that are compacted. For tests and measurements; nothing is checked that comes in.
+
+#![forbid(unsafe_code)]
+
+mod faults;
+mod http;
+mod serve;
+mod store;
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use serde_json::Value;
+
+pub use faults::Faults;
+use store::Shared;
+
+/// How a server answers a request for a streamed list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Streams {
+    /// With the objects and the bookmark that closes the list.
+    #[default]
+    Yes,
+    /// With 422, as with the feature switched off.
+    Refused,
+    /// Not at all: as a plain watch, in servers that have never heard of it.
+    Unknown,
+}
+
+/// A server on a port of its own, gone when dropped.
+#[derive(Debug)]
+pub struct ApiServer {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    accepting: Option<JoinHandle<()>>,
+}
+
+/// What it has been asked for.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Pages of lists.
+    pub pages: AtomicU64,
+    /// Watches, those with a streamed list apart.
+    pub watches: AtomicU64,
+    /// Watches that began with a streamed list.
+    pub streamed: AtomicU64,
+    /// Faults committed.
+    pub faults: AtomicU64,
+}
+
+impl ApiServer {
+    /// Starts on any free port of 127.0.0.1.
+    pub fn start() -> io::Result<ApiServer> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared::default());
+        let theirs = Arc::clone(&shared);
+        let accepting = std::thread::Builder::new().name("apiserver".into()).spawn(move || {
+            for stream in listener.incoming() {
+                if theirs.stopped.load(Ordering::Relaxed) {
+                    return;
+                }
+                let Ok(stream) = stream else { continue };
+                if theirs.is_down() {
+                    continue;
+                }
+                let shared = Arc::clone(&theirs);
+                let spawned = std::thread::Builder::new()
+                    .name("apiserver".into())
+                    .spawn(move || serve::connection(&shared, stream));
+                drop(spawned);
+            }
+        })?;
+        Ok(ApiServer { shared, address, accepting: Some(accepting) })
+    }
+
+    /// A kubeconfig that leads here.
+    pub fn kubeconfig(&self) -> String {
+        format!(
+            "apiVersion: v1\nkind: Config\nclusters: [{{name: c, cluster: {{server: 'http://{}'}}}}]\n\
+             users: [{{name: u, user: {{}}}}]\ncontexts: [{{name: x, context: {{cluster: c, user: u}}}}]\ncurrent-context: x\n",
+            self.address
+        )
+    }
+
+    /// Creates or replaces an object, which gets the next resource version. Answers that.
+    pub fn apply(&self, object: Value) -> u64 {
+        self.shared.change(|store| store.apply(object))
+    }
+
+    /// Deletes an object. Of one that is not there: nothing.
+    pub fn delete(&self, kind: &str, namespace: &str, name: &str) {
+        self.shared.change(|store| store.delete(kind, namespace, name));
+    }
+
+    /// Objects of a kind, as they are now.
+    pub fn objects(&self, kind: &str) -> Vec<Value> {
+        self.shared.change(|store| store.objects(kind))
+    }
+
+    /// The resource version of the last change.
+    pub fn version(&self) -> u64 {
+        self.shared.change(|store| store.version())
+    }
+
+    /// Forgets all changes so far: watches that would begin with one of them get 410.
+    pub fn compact(&self) {
+        self.shared.change(|store| store.compact());
+    }
+
+    /// Commits these faults from now on.
+    pub fn set_faults(&self, faults: Faults) {
+        self.shared.change(|store| store.faults = faults);
+    }
+
+    /// How streamed lists are answered.
+    pub fn set_streams(&self, streams: Streams) {
+        self.shared.change(|store| store.streams = streams);
+    }
+
+    /// A bookmark is sent on a watch after so long without a change.
+    pub fn set_bookmarks(&self, every: Duration) {
+        self.shared.change(|store| store.bookmarks = every);
+    }
+
+    /// Ends all connections, and takes no new ones until it is up again.
+    pub fn set_up(&self, up: bool) {
+        self.shared.down.store(!up, Ordering::Relaxed);
+        self.shared.changed.notify_all();
+    }
+
+    /// Ends all watches, as a server that is restarted.
+    pub fn end_watches(&self) {
+        self.shared.epoch.fetch_add(1, Ordering::Relaxed);
+        self.shared.changed.notify_all();
+    }
+
+    /// What has been asked for so far.
+    pub fn counts(&self) -> &Counts {
+        &self.shared.counts
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        self.shared.stopped.store(true, Ordering::Relaxed);
+        self.shared.changed.notify_all();
+        // Wakes the accepting thread.
+        let _ = TcpStream::connect(self.address);
+        if let Some(thread) = self.accepting.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Something that only says yes or no.
+type Flag = AtomicBool;

@@ -1,0 +1,256 @@
+//! The API server → batches of judged rows, in the inbox that every source uses.
+//!
+//! One thread with one task a kind ([`follow`]); nothing of it is known further on. Decides when what a kind's objects say is
+//! complete, and therefore what is gone. An outage changes nothing: what was heard stays in force for as long as it lasts.
+//! Leaves to [`Intake`] which version of an object is in force, to [`crate::run`] what is compiled and when.
+
+mod api;
+mod follow;
+mod intake;
+mod known;
+mod lines;
+mod report;
+
+use std::{
+    collections::hash_map::RandomState,
+    hash::BuildHasher,
+    io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    desired::Row,
+    inbox::Outbox,
+    object::{Key, Kind, Refusal},
+};
+
+pub use intake::{Intake, Taken};
+
+/// How to find the API server and to be let in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// As a pod: `KUBERNETES_SERVICE_HOST` and the service account's files.
+    InCluster,
+    /// As the file's current context says.
+    Kubeconfig(PathBuf),
+}
+
+impl Access {
+    /// Whether the files are there and can be read; for a start, where a fault is better said at once.
+    pub fn check(&self) -> Result<(), String> {
+        match self {
+            Access::InCluster => api::in_cluster().map(drop),
+            Access::Kubeconfig(path) => api::kubeconfig(path).map(drop),
+        }
+    }
+}
+
+/// What to follow, and how patiently.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where.
+    pub access: Access,
+    /// This node: the one Node that is followed. None without a name.
+    pub node: Option<String>,
+    /// First wait after a failure; it doubles up to `longest_wait`. Both are shortened at random by up to a half.
+    pub first_wait: Duration,
+    /// See `first_wait`.
+    pub longest_wait: Duration,
+    /// A watch on which nothing is heard for so long, no bookmark either, is made anew.
+    pub silence: Duration,
+    /// How long to wait for the next object or the closing bookmark of a streamed list before lists are asked for by pages.
+    pub list_silence: Duration,
+    /// Everything is listed again this often, somewhat earlier at random: what no watch said shows then.
+    pub relist: Duration,
+    /// Objects asked for in one page.
+    pub page: u32,
+    /// Whether refusals become Kubernetes Events.
+    pub events: bool,
+}
+
+impl Options {
+    /// With the waits that suit a cluster.
+    pub fn new(access: Access, node: Option<String>) -> Options {
+        Options {
+            access,
+            node,
+            first_wait: Duration::from_millis(500),
+            longest_wait: Duration::from_secs(15),
+            silence: Duration::from_secs(120),
+            list_silence: Duration::from_secs(3),
+            relist: Duration::from_secs(3600),
+            page: 250,
+            events: true,
+        }
+    }
+}
+
+/// What was heard of one kind, in order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    /// Of which kind.
+    pub kind: Kind,
+    /// These are all of the kind: others are gone.
+    pub whole: bool,
+    /// Each.
+    pub items: Vec<Item>,
+    /// When the last byte of it came.
+    pub received: Instant,
+}
+
+/// One object of a [`Batch`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Item {
+    /// Created or changed.
+    Set(Row),
+    /// Deleted.
+    Gone(Key),
+    /// There, and malformed: its last good version stays. The key is absent when not even the identity can be read.
+    Malformed(Option<Key>, Refusal),
+}
+
+/// A kind as the API server serves it.
+#[derive(Clone, Copy, Debug)]
+struct Resource {
+    kind: Kind,
+    api_version: &'static str,
+    path: &'static str,
+    /// Label selector: other proxies' objects and headless Services' slices stay with the API server, as with kube-proxy.
+    labels: &'static str,
+}
+
+const OURS: &str = "!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless";
+
+const RESOURCES: [Resource; 3] = [
+    Resource { kind: Kind::Node, api_version: "v1", path: "/api/v1/nodes", labels: "" },
+    Resource { kind: Kind::Service, api_version: "v1", path: "/api/v1/services", labels: OURS },
+    Resource {
+        kind: Kind::EndpointSlice,
+        api_version: "discovery.k8s.io/v1",
+        path: "/apis/discovery.k8s.io/v1/endpointslices",
+        labels: OURS,
+    },
+];
+
+/// How the source fares, for metrics; kept up to date by its thread.
+#[derive(Debug)]
+pub struct Health {
+    began: Instant,
+    kinds: Vec<(Kind, KindHealth)>,
+}
+
+/// Of one kind.
+#[derive(Debug, Default)]
+pub struct KindHealth {
+    /// A complete list has come.
+    pub listed: AtomicBool,
+    /// Complete lists.
+    pub lists: AtomicU64,
+    /// Watches begun.
+    pub watches: AtomicU64,
+    /// Objects heard of.
+    pub objects: AtomicU64,
+    /// Objects that said something older than what was known, and were passed over.
+    pub stale: AtomicU64,
+    /// Requests that failed, and watches that broke.
+    pub faults: AtomicU64,
+    /// Milliseconds from the start to the last byte heard.
+    heard: AtomicU64,
+}
+
+impl Health {
+    fn new(kinds: impl Iterator<Item = Kind>) -> Health {
+        let kinds = kinds.map(|kind| (kind, KindHealth::default())).collect();
+        Health { began: Instant::now(), kinds }
+    }
+
+    /// Each kind that is followed.
+    pub fn kinds(&self) -> impl Iterator<Item = (Kind, &KindHealth)> {
+        self.kinds.iter().map(|(kind, health)| (*kind, health))
+    }
+
+    /// How long ago anything was heard about the kind.
+    pub fn silence(&self, kind: &KindHealth) -> Duration {
+        let heard = Duration::from_millis(kind.heard.load(Ordering::Relaxed));
+        self.began.elapsed().saturating_sub(heard)
+    }
+
+    fn of(&self, kind: Kind) -> Option<&KindHealth> {
+        self.kinds.iter().find(|(other, _)| *other == kind).map(|(_, health)| health)
+    }
+
+    fn heard(&self, kind: Kind) {
+        if let Some(health) = self.of(kind) {
+            health.heard.store(self.began.elapsed().as_millis() as u64, Ordering::Relaxed);
+        }
+    }
+
+    fn count(&self, kind: Kind, which: fn(&KindHealth) -> &AtomicU64, how_many: u64) {
+        if let Some(health) = self.of(kind) {
+            which(health).fetch_add(how_many, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Follows the API server from a thread of its own, which ends when nobody takes its batches any more.
+pub fn start(options: Options, outbox: Outbox) -> io::Result<(Intake, Arc<Health>)> {
+    let followed = |resource: &&Resource| resource.kind != Kind::Node || options.node.is_some();
+    let resources: Vec<Resource> = RESOURCES.iter().filter(followed).copied().collect();
+    if options.node.is_none() {
+        tracing::warn!("no --node NAME: no endpoint is local, and no zone is known");
+    }
+    let health = Arc::new(Health::new(resources.iter().map(|resource| resource.kind)));
+    let intake = Intake::new(resources.iter().map(|resource| resource.kind));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let theirs = Arc::clone(&health);
+    thread::Builder::new().name("kube".into()).spawn(move || {
+        runtime.block_on(async move {
+            let reporter = report::start(&options);
+            let mut tasks = tokio::task::JoinSet::new();
+            for resource in resources {
+                let (options, outbox) = (options.clone(), outbox.clone());
+                let (health, reporter) = (Arc::clone(&theirs), reporter.clone());
+                tasks.spawn(follow::follow(resource, options, outbox, health, reporter));
+            }
+            while tasks.join_next().await.is_some() {}
+        });
+    })?;
+    Ok((intake, health))
+}
+
+/// The wait after `failures` in a row: doubling, and different on every node.
+fn wait_after(failures: u32, options: &Options) -> Duration {
+    let doubled = options.first_wait.saturating_mul(1 << failures.saturating_sub(1).min(16));
+    jittered(doubled.min(options.longest_wait))
+}
+
+/// Shortened by up to a half, at random.
+fn jittered(duration: Duration) -> Duration {
+    let random = RandomState::new().hash_one(0u8) as u32;
+    duration.mul_f64(1.0 - 0.5 * f64::from(random) / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_longest_and_differ() {
+        let options = Options::new(Access::InCluster, None);
+        for (failures, most) in [(1, 500), (2, 1000), (3, 2000), (7, 15_000), (4_000_000, 15_000)] {
+            for _ in 0..50 {
+                let wait = wait_after(failures, &options).as_millis();
+                assert!((most / 2..=most).contains(&wait), "{failures}: {wait} ms");
+            }
+        }
+        let waits: std::collections::BTreeSet<Duration> =
+            (0..20).map(|_| wait_after(9, &options)).collect();
+        assert!(waits.len() > 10, "{waits:?}");
+    }
+}
