@@ -1,12 +1,13 @@
 //! The path of a packet, in order. Each module is one stop; read down.
 //!
-//! `burst.rs` runs it: `rx` and `parse` for all packets of a burst, then [`forward`] and `tx` for each. What takes no thought goes
+//! `burst.rs` runs it: `rx`, `parse` and `ahead` for all packets of a burst, then [`forward`] and `tx` for each. What takes no thought goes
 //! by `short.rs`, which does the same in fewer steps.
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod burst;
 mod context;
+mod ahead;
 mod short;
 pub mod rx;
 pub mod parse;
@@ -37,7 +38,7 @@ pub fn forward<O: Observer>(packet: Packet<'_, Parsed<'_>>, context: &mut Contex
 ///
 /// What it costs, in cache lines that are not already near (the frame's two were fetched by the first pass):
 /// 1. A packet of a known flow whose decision is of the tables in force: the conntrack bucket and entry, both fetched ahead by
-///    [`rx::look_ahead`], and the neighbor's line, which few neighbors share. No table of control is read.
+///    `ahead`, and the neighbor's line, which few neighbors share. No table of control is read.
 /// 2. A packet of a known flow after the tables changed: (1), and fib (2 to 4 lines). Once per flow, direction and generation.
 /// 3. A packet of no tracked flow: the conntrack bucket, fib (which says too that the address has no frontends), neighbor.
 /// 4. A new flow to a service: (3), the frontend's line, the service's and its Maglev slot, the backend's, fib again for the

@@ -31,3 +31,5 @@ mod checksums;
 mod workers;
 #[path = "path/hostile.rs"]
 mod hostile;
+#[path = "path/short.rs"]
+mod short;

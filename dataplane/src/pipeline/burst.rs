@@ -5,8 +5,7 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use millrace_tables::{InterfaceId, Snapshot};
 
-use super::rx::AHEAD;
-use super::{Context, forward, neighbor, rx, short, tx};
+use super::{Context, ahead, forward, neighbor, rx, short, tx};
 use crate::clock::Nanos;
 use crate::driver::{BURST, Burst, Queue};
 use crate::exit::Exit;
@@ -62,7 +61,7 @@ pub fn tick<Q: Queue, O: Observer>(
 }
 
 /// Two passes, so that the memory that a packet needs is on its way while others are worked on: (1) parse, hash and
-/// prefetch for all, (2) the line for each.
+/// fetch ahead for all, (2) the line for each.
 fn run<Q: Queue, O: Observer>(
     from: InterfaceId,
     frames: &mut Burst,
@@ -75,7 +74,7 @@ fn run<Q: Queue, O: Observer>(
     let umem = Arc::clone(state.local.pool.umem());
     let interfaces = Arc::clone(&state.local.interfaces);
     let interface = interfaces.get(from);
-    state.local.recent.forget();
+    state.local.recent.begin(now);
     // Taken for the burst, so that headers can be read while the state is written.
     let mut parsed = std::mem::take(&mut state.local.parsed);
     // Those that go no further, last first.
@@ -90,18 +89,12 @@ fn run<Q: Queue, O: Observer>(
         }
     }
     refused.reverse();
-    let count = frames.len();
-    for at in 0..AHEAD.min(count) {
-        rx::look_ahead(&mut parsed, at, state);
-    }
+    ahead::fetch(parsed.get_mut(..frames.len()).unwrap_or_default(), tables, state);
+    let mut context =
+        Context { tables, state, from, interfaces: &interfaces, now, observer, again: false };
     for (at, mut frame) in frames.drain(..).enumerate() {
-        if at + AHEAD < count {
-            rx::look_ahead(&mut parsed, at + AHEAD, state);
-        }
         let refusal = refused.last().filter(|(place, _)| *place == at).map(|(_, exit)| *exit);
         let packet = Packet::new(&umem, &mut frame);
-        let mut context =
-            Context { tables, state, from, interfaces: &interfaces, now, observer, again: false };
         let exit = match (refusal, parsed.get(at)) {
             (None, Some(headers)) => {
                 context.observer.see(|| Step::Parsed {
@@ -111,7 +104,10 @@ fn run<Q: Queue, O: Observer>(
                 let mut packet = packet.parsed(headers);
                 match short::forward(&mut packet, &mut context) {
                     Some(exit) => exit,
-                    None => forward(packet, &mut context),
+                    None => {
+                        context.again = false;
+                        forward(packet, &mut context)
+                    }
                 }
             }
             (Some(exit), _) => {
@@ -121,10 +117,7 @@ fn run<Q: Queue, O: Observer>(
             (None, None) => DropReason::Inconsistent.into(),
         };
         context.see_exit(exit);
-        tx::stage(from, queues, frame, exit, state, now);
-        if state.conntrack.take_changed() {
-            rx::look_again(&mut parsed, at + 1);
-        }
+        tx::stage(from, queues, frame, exit, context.state, now);
     }
     tx::book(from, state);
     state.local.parsed = parsed;

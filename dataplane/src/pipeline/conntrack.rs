@@ -97,7 +97,8 @@ pub fn find<O: Observer>(
         return Ok(None);
     }
     let conntrack = &mut context.state.conntrack;
-    let hint = if context.again { Hint::UNKNOWN } else { headers.hint };
+    let over = headers.hint.is_absent() && conntrack.has_made(headers.hash);
+    let hint = if context.again || over { Hint::UNKNOWN } else { headers.hint };
     let found = conntrack.table().find_at(hint, &headers.tuple, headers.hash, context.now);
     let Some(hit) = found else {
         context.observer.see(|| Step::Untracked);

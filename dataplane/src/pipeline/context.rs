@@ -7,6 +7,7 @@ use millrace_tables::{InterfaceId, Snapshot};
 use millrace_wire::Addr;
 use millrace_xsk::{Frame, Pool};
 
+use super::fib::ways::Ways;
 use super::neighbor::hold::Hold;
 use super::neighbor::met::Met;
 use super::neighbor::recent::Recent;
@@ -60,7 +61,9 @@ pub struct Local {
     pub(crate) hold: Hold,
     /// Neighbors that this worker sent to lately.
     pub(crate) met: Met,
-    /// Adjacencies that this burst has used.
+    /// Hops of the routes that this worker used lately.
+    pub(crate) ways: Ways,
+    /// Adjacencies that this worker used lately.
     pub(crate) recent: Recent,
     /// How many errors may still be sent.
     pub(crate) limiter: Limiter,
@@ -99,6 +102,7 @@ impl Local {
             settings,
             hold: Hold::new(settings.hold_neighbors, settings.hold_per_neighbor, hold_total),
             met: Met::new(),
+            ways: Ways::new(),
             recent: Recent::new(),
             limiter: Limiter::new(settings.errors_per_second),
             requests: Requests::new(),

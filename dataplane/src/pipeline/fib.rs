@@ -4,6 +4,8 @@
 //! (ICMP net unreachable, time exceeded, too big; RFC 1812 sections 4.3.3 and 5.3.1), and hands what is addressed to us to
 //! `local`. Leaves to `policy` whether the packet may go there, and to `neighbor` which MAC that is.
 
+pub(super) mod ways;
+
 use millrace_tables::{InterfaceId, InterfaceKind, NextHop};
 use millrace_wire::Addr;
 

@@ -9,13 +9,8 @@ use crate::counters::{Counter, Place};
 use crate::driver::{Burst, Queue};
 use crate::exit::Exit;
 use crate::interface::Interface;
-use crate::packet::{Headers, Network, Packet, Raw};
+use crate::packet::{Headers, Packet, Raw};
 use crate::state::State;
-use crate::state::conntrack::Hint;
-
-/// Packets between a prefetch and its use: enough work to cover a miss to memory (about 100 ns), few enough that the line
-/// is still there.
-pub(super) const AHEAD: usize = 4;
 
 /// Receives from the queue of interface `from` and books what came.
 pub fn receive<Q: Queue>(
@@ -53,24 +48,4 @@ pub(super) fn look(
         state.conntrack.table().prefetch(headers.hash);
     }
     Ok(())
-}
-
-/// Looks into the conntrack bucket of the packet at `at`, and asks for the entry that it names. [`AHEAD`] places before the
-/// line takes the packet.
-#[inline(always)]
-pub(super) fn look_ahead(parsed: &mut [Headers], at: usize, state: &State) {
-    // One that could not be parsed is harmless to look for.
-    if let Some(headers) = parsed.get_mut(at)
-        && headers.trackable
-    {
-        let wide = headers.network == Network::Ipv6;
-        headers.hint = state.conntrack.table().probe(headers.hash, wide);
-    }
-}
-
-/// The packet before `at` began a flow: the next ones may be of it, though they were looked for before.
-#[cold]
-pub(super) fn look_again(parsed: &mut [Headers], at: usize) {
-    let looked = parsed.get_mut(at..).unwrap_or_default();
-    looked.iter_mut().take(AHEAD).for_each(|headers| headers.hint = Hint::UNKNOWN);
 }

@@ -27,7 +27,10 @@ pub fn choose<O: Observer>(
     if flow.is_translated() || headers.quote.is_some() || !headers.trackable {
         return Ok(());
     }
-    let destination = context.tables.destination(&headers.tuple.dst);
+    let destination = match headers.destination {
+        Some(destination) => destination,
+        None => context.tables.destination(&headers.tuple.dst),
+    };
     if destination.has_frontends()
         && let Some(known) = look_up(packet, context)?
     {

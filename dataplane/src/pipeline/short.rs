@@ -9,7 +9,7 @@
 //!
 //! Who looks on ([`Observer::LOOKS`]) sees every packet on the line.
 
-use millrace_tables::Route;
+use millrace_tables::{Destination, Route};
 
 use super::neighbor::Adjacency;
 use super::{Context, rewrite};
@@ -56,19 +56,41 @@ fn routed<O: Observer>(
     context: &mut Context<'_, O>,
 ) -> Option<Exit> {
     let headers = packet.headers();
-    let destination = &headers.tuple.dst;
-    let leaf = context.tables.destination(destination);
-    if leaf.has_frontends() {
+    let leaf = headers.destination?;
+    if leaf.has_frontends() || context.state.conntrack.has_made(headers.hash) {
         return None;
     }
-    let Some(Route::Forward(group)) = leaf.route() else { return None };
-    let hop = context.tables.next_hop(group, headers.hash)?;
-    let (interface, neighbor) = (hop.interface, hop.gateway.unwrap_or(*destination));
-    // One that was met was no broadcast address and nothing else that `fib` refuses.
-    let neighbor = context.state.local.met.get(interface, &neighbor)?;
-    let adjacency = Adjacency::again(CachedHop { interface, neighbor }, context, packet)?;
+    let hop = match context.state.local.ways.get(context.tables.generation(), leaf) {
+        Some(hop) => hop,
+        None => way(headers, leaf, context)?,
+    };
+    let adjacency = match context.state.local.recent.get(hop) {
+        Some(adjacency) => adjacency,
+        // A neighbor is not used for a packet that is too big for the way to it.
+        None if headers.ip_len() > context.interfaces.get(hop.interface)?.mtu => return None,
+        None => Adjacency::again(hop, context, packet)?,
+    };
     fits(headers, &adjacency)?;
     rewrite::plain::routed(packet, &adjacency, context)
+}
+
+/// The hop to a neighbor that this worker knows. The next packet finds it at once, if it is the same for all addresses of the route.
+#[inline(never)]
+fn way<O: Observer>(
+    headers: &Headers,
+    leaf: Destination,
+    context: &mut Context<'_, O>,
+) -> Option<CachedHop> {
+    let Some(Route::Forward(group)) = leaf.route() else { return None };
+    let next = context.tables.next_hop(group, headers.hash)?;
+    let (interface, addr) = (next.interface, next.gateway.unwrap_or(headers.tuple.dst));
+    // One that was met was no broadcast address and nothing else that `fib` refuses.
+    let neighbor = context.state.local.met.get(interface, &addr)?;
+    let hop = CachedHop { interface, neighbor };
+    if context.tables.only_gateway(group).is_some() {
+        context.state.local.ways.put(context.tables.generation(), leaf, hop);
+    }
+    Some(hop)
 }
 
 #[inline(always)]

@@ -42,9 +42,6 @@ pub(super) fn stage<Q: Queue>(
         state.local.unbooked.0 = place;
     }
     state.local.unbooked.1 += 1;
-    if !state.local.requests.is_empty() {
-        send_requests(queues, state);
-    }
 }
 
 /// Does with a frame that is not sent on what its exit says.

@@ -120,8 +120,6 @@ pub struct Conntrack<M: Memory = Region> {
     cursor: u32,
     /// Half-open flows that may still be made before the total is looked at.
     unchecked: u32,
-    /// Whether an entry was made since [`Conntrack::take_changed`].
-    changed: bool,
 }
 
 impl<M: Memory> Conntrack<M> {
@@ -136,7 +134,7 @@ impl<M: Memory> Conntrack<M> {
         let writer = Writer::new(table.capacity, handle, seed);
         let mut seat = Seat::new(handle);
         seat.quiesce(table.pool.words());
-        Self { table, writer, seat, timeouts, limits, cursor: 0, unchecked: 0, changed: false }
+        Self { table, writer, seat, timeouts, limits, cursor: 0, unchecked: 0 }
     }
 
     /// The shared part.
@@ -148,6 +146,7 @@ impl<M: Memory> Conntrack<M> {
     #[inline]
     pub fn quiesce(&mut self) {
         self.seat.quiesce(self.table.pool.words());
+        self.writer.made.clear();
         self.writer.reclaim(&self.table);
     }
 
@@ -211,14 +210,14 @@ impl<M: Memory> Conntrack<M> {
             progress,
             tick: tick(now),
         };
-        self.changed = true;
         self.writer.create(&self.table, &contents)
     }
 
-    /// Whether this handle has made an entry since it was last asked: what [`Table::probe`] said before may be over.
+    /// Whether this handle may have made an entry for the tuple of `hash` since the burst began: a [`Hint`] that there is none
+    /// may be over.
     #[inline]
-    pub fn take_changed(&mut self) -> bool {
-        std::mem::take(&mut self.changed)
+    pub fn has_made(&self, hash: u64) -> bool {
+        self.writer.made.may_have(hash)
     }
 
     /// Removes the entry; `false` if it is gone already.

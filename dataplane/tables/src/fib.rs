@@ -283,6 +283,12 @@ fn default(words: Words<'_>, root: u32) -> u32 {
     if root & NODE != 0 { words.at(target(root), 0) as u32 & MAX_LEAF } else { 0 }
 }
 
+/// How many routes there are: for who wants to know how big the trie is.
+#[inline]
+pub fn count(words: Words<'_>, root: u32) -> u32 {
+    if root & NODE != 0 { (words.at(target(root), 0) >> 32) as u32 } else { 0 }
+}
+
 /// A step of [`prefetch`]: each reads what the one before fetched, and fetches one line more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Step {

@@ -14,7 +14,7 @@
 mod group;
 mod rows;
 
-pub use group::{Group, MAX_MEMBERS, NextHop, next_hop, next_hops};
+pub use group::{Group, MAX_MEMBERS, NextHop, next_hop, next_hops, only_hop};
 
 use crate::{
     arena::Arena,
@@ -102,6 +102,15 @@ pub struct RouteRoots {
     pub groups: u64,
 }
 
+/// Routes of a family from which on its trie is too big to be near: some 100 KiB.
+const FAR: u32 = 8192;
+
+/// Whether loading ahead what [`route`] will read is worth its while.
+#[inline]
+pub fn are_far(words: Words<'_>, roots: &RouteRoots) -> bool {
+    fib::count(words, roots.v4).max(fib::count(words, roots.v6)) >= FAR
+}
+
 /// One step of loading what [`route`] of `addr` will read.
 #[inline]
 pub fn prefetch(words: Words<'_>, roots: &RouteRoots, addr: &Addr, step: Step) {
@@ -117,6 +126,12 @@ pub fn prefetch(words: Words<'_>, roots: &RouteRoots, addr: &Addr, step: Step) {
 pub struct Destination(u32);
 
 impl Destination {
+    /// As a number below 2¹⁶: the same for all addresses of which the same is known, in one generation.
+    #[inline]
+    pub fn number(self) -> usize {
+        self.0 as usize
+    }
+
     /// The route, by longest prefix.
     #[inline]
     pub fn route(self) -> Option<Route> {

@@ -102,7 +102,7 @@ impl Tables {
 
     fn at(&self, root: Ref) -> Snapshot<'_> {
         let words = Words(self.segment.words());
-        Snapshot { words, root, generation: words.at(root, root::GENERATION), seed: self.seed }
+        Snapshot::new(words, root, words.at(root, root::GENERATION), self.seed)
     }
 }
 
@@ -113,7 +113,7 @@ impl ReaderEpoch {
     pub fn enter<'a>(&mut self, tables: &'a Tables) -> Snapshot<'a> {
         let words = Words(tables.segment.words());
         let pin = self.pin(tables.id, words);
-        Snapshot { words, root: pin.root, generation: pin.generation, seed: tables.seed }
+        Snapshot::new(words, pin.root, pin.generation, tables.seed)
     }
 }
 
@@ -124,9 +124,21 @@ pub struct Snapshot<'a> {
     root: Ref,
     generation: u64,
     seed: u64,
+    /// Read once, as every packet needs them.
+    routes: RouteRoots,
 }
 
 impl<'a> Snapshot<'a> {
+    #[inline]
+    fn new(words: Words<'a>, root: Ref, generation: u64, seed: u64) -> Self {
+        let routes = RouteRoots {
+            v4: words.at(root, root::ROUTES4) as u32,
+            v6: words.at(root, root::ROUTES6) as u32,
+            groups: words.at(root, root::GROUPS),
+        };
+        Snapshot { words, root, generation, seed, routes }
+    }
+
     /// Its generation.
     #[inline]
     pub fn generation(&self) -> u64 {
@@ -241,11 +253,7 @@ impl<'a> Snapshot<'a> {
 
     #[inline]
     fn route_roots(&self) -> RouteRoots {
-        RouteRoots {
-            v4: self.slot(root::ROUTES4) as u32,
-            v6: self.slot(root::ROUTES6) as u32,
-            groups: self.slot(root::GROUPS),
-        }
+        self.routes
     }
 
     /// Starts loading what [`Snapshot::destination`] of this address will read, without waiting for it: one of the [`Step`]s, each
@@ -253,6 +261,12 @@ impl<'a> Snapshot<'a> {
     #[inline]
     pub fn prefetch_route(&self, addr: &Addr, step: Step) {
         route::prefetch(self.words, &self.route_roots(), addr, step);
+    }
+
+    /// Whether there are so many routes that [`Snapshot::prefetch_route`] is worth its while. To be asked once a burst.
+    #[inline]
+    pub fn routes_are_far(&self) -> bool {
+        route::are_far(self.words, &self.routes)
     }
 
     /// What the FIB knows of an address: the route, and whether to look for frontends.
@@ -274,13 +288,20 @@ impl<'a> Snapshot<'a> {
 
     /// All next hops of a group, with their weights (cold).
     pub fn next_hops(&self, group: Group) -> Vec<(NextHop, u16)> {
-        route::next_hops(self.words, self.slot(root::GROUPS), group)
+        route::next_hops(self.words, self.routes.groups, group)
     }
 
     /// The next hop that `hash` falls to.
     #[inline]
     pub fn next_hop(&self, group: Group, hash: u64) -> Option<NextHop> {
-        route::next_hop(self.words, self.slot(root::GROUPS), group, hash)
+        route::next_hop(self.words, self.routes.groups, group, hash)
+    }
+
+    /// The next hop of a group that has only this one, which is a gateway: all its packets go to the same neighbor.
+    #[inline]
+    pub fn only_gateway(&self, group: Group) -> Option<(InterfaceId, Addr)> {
+        let hop = route::only_hop(self.words, self.routes.groups, group)?;
+        Some((hop.interface, hop.gateway?))
     }
 
     /// All routes (cold).

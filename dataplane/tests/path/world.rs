@@ -1,7 +1,7 @@
 //! One engine in memory: two interfaces, the tables, one or two workers, and every counter watched.
 //!
 //! Beside it runs a twin on which nobody looks, so that it takes the short line where it can: whatever a test sends, both must
-//! send on the same bytes and count the same.
+//! send on the same bytes, count the same and remember the same.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -290,10 +290,6 @@ impl World {
 
     #[track_caller]
     fn check_twin(&self, worker: usize, sent: &[Sent], twins: &[Sent]) {
-        let told = |sent: &[Sent]| -> Vec<_> {
-            sent.iter().map(|it| (it.offload, hex(&[(it.interface, it.bytes.clone())]))).collect()
-        };
-        assert_eq!(told(twins), told(sent), "sent by the short line, and by the line");
         let (twin, one) = (&self.twins[worker], &self.workers[worker]);
         twin.check_books();
         assert_eq!(
@@ -301,6 +297,14 @@ impl World {
             counters(&[one]),
             "counted by the short line, and by the line"
         );
+        assert_eq!(twins.len(), sent.len(), "sent by the short line, and by the line");
+        for (twin, one) in twins.iter().zip(sent) {
+            let told = |it: &Sent| (it.offload, hex(&[(it.interface, it.bytes.clone())]));
+            assert_eq!(told(twin), told(one), "sent by the short line, and by the line");
+        }
+        let flows =
+            |of: &Worker| -> Vec<_> { of.state.conntrack.table().flows(self.now).collect() };
+        assert_eq!(flows(twin), flows(one), "remembered by the short line, and by the line");
     }
 
     /// Time passes; held frames are looked after.

@@ -187,12 +187,15 @@ impl Header {
     /// Whether the checksum of a header without options is right.
     #[inline]
     pub fn checksum_ok_bare(&self) -> bool {
-        let (words, _) = self.as_bytes().as_chunks::<4>();
-        let sum: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
-        // Five words: two folds and the carry of the second.
-        let sum = (sum >> 32) as u32 as u64 + (sum & 0xffff_ffff);
-        let sum = (sum >> 16) + (sum & 0xffff);
-        let sum = (sum >> 16) + (sum & 0xffff);
+        let [a, b, c, d, e]: [u32; 5] = zerocopy::transmute!(*self);
+        let wide = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        // Eight bytes at a time; each carry goes round (RFC 1071 §2 C).
+        let (sum, carry) = wide(a, b).overflowing_add(wide(c, d));
+        let (sum, again) = sum.overflowing_add(u64::from(e) + u64::from(carry));
+        let sum = sum + u64::from(again);
+        // Both halves in the upper one, with the carry into it.
+        let sum = (sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32;
+        let sum = sum.wrapping_add(sum.rotate_left(16)) >> 16;
         sum == 0xffff
     }
 

@@ -14,6 +14,9 @@ use crate::pipeline::neighbor::Adjacency;
 use crate::state::conntrack::Known;
 use crate::trace::Observer;
 
+/// Bytes of the shortest plain frame: no frame on a wire is shorter.
+const SHORTEST: usize = ethernet::Header::LEN + ipv6::Header::LEN;
+
 /// Whether the packet's checksum may have been left to us.
 #[inline(always)]
 fn may_be_partial<O: Observer>(
@@ -34,14 +37,15 @@ pub(in crate::pipeline) fn routed<O: Observer>(
         return None;
     }
     let network = packet.headers().network;
-    let (link, rest) = ethernet::Header::view_mut(packet.bytes_mut()).ok()?;
-    let travels = match network {
-        Network::Ipv4 => ipv4::Header::view_mut(rest).ok()?.0.decrement_ttl(),
-        Network::Ipv6 => ipv6::Header::view_mut(rest).ok()?.0.decrement_hop_limit(),
-        Network::Arp => false,
-    };
-    if !travels {
-        return None;
+    let frame = packet.bytes_mut().first_chunk_mut::<SHORTEST>()?;
+    let (link, rest) = ethernet::Header::view_mut(frame).ok()?;
+    match network {
+        Network::Ipv4 => hop(ipv4::Header::view_mut(rest).ok()?.0),
+        Network::Ipv6 => {
+            let (ip, _) = ipv6::Header::view_mut(rest).ok()?;
+            ip.hop_limit = ip.hop_limit.wrapping_sub(1);
+        }
+        Network::Arp => return None,
     }
     link.set_addresses(adjacency.dst, adjacency.src);
     Some(packet.reborrow().rewritten(adjacency.interface, millrace_xsk::TxOffload::None).transmit())
@@ -64,8 +68,7 @@ pub(in crate::pipeline) fn translated<O: Observer>(
     let old_ports = u32::from(tuple.sport.to_be()) | u32::from(tuple.dport.to_be()) << 16;
     let both = addresses.and(Delta::of_four(old_ports, known.ports));
     let protocol = tuple.protocol;
-    const FRAME: usize = ethernet::Header::LEN + ipv4::Header::LEN + tcp::Header::LEN;
-    let frame = packet.bytes_mut().first_chunk_mut::<FRAME>()?;
+    let frame = packet.bytes_mut().first_chunk_mut::<SHORTEST>()?;
     let (link, rest) = ethernet::Header::view_mut(frame).ok()?;
     let (ip, rest) = ipv4::Header::view_mut(rest).ok()?;
     match protocol {
@@ -81,11 +84,18 @@ pub(in crate::pipeline) fn translated<O: Observer>(
         }
         _ => return None,
     }
-    ip.checksum = U16::new(addresses.and(ipv4::HOP).apply(ip.checksum.get()));
-    ip.ttl = ip.ttl.wrapping_sub(1);
+    ip.checksum = U16::new(addresses.apply(ip.checksum.get()));
+    hop(ip);
     [ip.src, ip.dst] = known.addrs.map(u32::to_ne_bytes);
     link.set_addresses(adjacency.dst, adjacency.src);
     Some(packet.reborrow().rewritten(adjacency.interface, millrace_xsk::TxOffload::None).transmit())
+}
+
+/// One hop less; `short` has seen that there is one.
+#[inline(always)]
+fn hop(ip: &mut ipv4::Header) {
+    ip.ttl = ip.ttl.wrapping_sub(1);
+    ip.checksum = U16::new(ipv4::HOP.apply(ip.checksum.get()));
 }
 
 #[inline(always)]

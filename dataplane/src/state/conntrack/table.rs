@@ -101,7 +101,8 @@ pub struct Entry {
     pub decision: Decision,
 }
 
-/// Where a packet's entry probably is, or that it is nowhere. Good for as long as the thread that asked inserts nothing.
+/// Where a packet's entry probably is, or that it is nowhere: as far as the thread that asked has not made it since
+/// (`Conntrack::has_made`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hint(u32);
 

@@ -17,6 +17,44 @@ pub(super) struct Writer {
     seed: Seed,
     handle: usize,
     reserve: Reserve,
+    pub(super) made: Made,
+}
+
+/// The tuples of entries that this thread has made since its burst began: a Bloom filter of one hash, which says "perhaps" to one in
+/// ten others when every packet of a burst has begun a flow.
+#[derive(Debug, Default)]
+pub(super) struct Made {
+    bits: [u64; Made::WORDS],
+    any: bool,
+}
+
+impl Made {
+    const WORDS: usize = 16;
+
+    /// Word and bit of a hash.
+    #[inline]
+    fn place(hash: u64) -> (usize, u64) {
+        ((hash >> 6) as usize % Self::WORDS, 1 << (hash & 63))
+    }
+
+    fn note(&mut self, hash: u64) {
+        let (word, bit) = Self::place(hash);
+        self.bits[word] |= bit;
+        self.any = true;
+    }
+
+    #[inline]
+    pub(super) fn may_have(&self, hash: u64) -> bool {
+        let (word, bit) = Self::place(hash);
+        self.bits[word] & bit != 0
+    }
+
+    #[inline]
+    pub(super) fn clear(&mut self) {
+        if self.any {
+            *self = Self::default();
+        }
+    }
 }
 
 /// What stands in the way of an insert.
@@ -48,7 +86,7 @@ impl Pair {
 
 impl Writer {
     pub(super) fn new(capacity: u32, handle: usize, seed: Seed) -> Self {
-        Self { seed, handle, reserve: Reserve::new(capacity) }
+        Self { seed, handle, reserve: Reserve::new(capacity), made: Made::default() }
     }
 
     /// Counts one in this handle's line: a load and a store, since nobody else writes it.
@@ -86,6 +124,7 @@ impl Writer {
                 .and_then(|()| self.insert(table, contents, &pair, stuck));
             match outcome {
                 Ok(entry) => {
+                    pair.hashes.iter().for_each(|hash| self.made.note(*hash));
                     self.count(table, count::CREATED);
                     if contents.progress.is_half_open() {
                         self.count(table, count::HALF_OPENED);

@@ -72,6 +72,14 @@ pub fn next_hop(words: Words<'_>, groups: u64, group: Group, hash: u64) -> Optio
     }
 }
 
+/// The next hop of a group of one.
+#[inline]
+pub fn only_hop(words: Words<'_>, groups: u64, group: Group) -> Option<NextHop> {
+    let row = rows::find(words, groups, group.0)?;
+    let first = words.at(row, 0);
+    (members_of(first) == 1).then(|| read(words, row, 0, first))
+}
+
 #[inline]
 fn ecmp(words: Words<'_>, row: Ref, members: usize, hash: u64) -> Option<NextHop> {
     let at = Ref::from_raw(words.at(row, ECMP) as u32);
