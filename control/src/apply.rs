@@ -37,6 +37,7 @@ fn stage(writer: &mut Writer, change: &Change) -> Result<(), Error> {
         Change::Neighbor(interface, addr, Some(mac)) => {
             writer.set_neighbor(*interface, *addr, *mac)
         }
+        Change::Node(spec) => writer.set_node(spec),
         Change::Neighbor(interface, addr, None) => {
             writer.remove_neighbor(*interface, addr).map(drop)
         }

@@ -5,6 +5,7 @@
 //! shared memory or sockets; [`crate::apply`] stages the changes.
 
 pub mod interfaces;
+pub mod masquerade;
 pub mod node;
 pub mod service;
 mod claims;
@@ -15,7 +16,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use millrace_tables::{FrontendSpec, InterfaceId, InterfaceSpec, RouteSpec, ServiceSpec};
+use millrace_tables::{FrontendSpec, InterfaceId, InterfaceSpec, NodeSpec, RouteSpec, ServiceSpec};
 use millrace_wire::{Addr, Mac};
 
 use crate::{
@@ -38,6 +39,8 @@ pub enum Change {
     Route(IpNet, Option<RouteSpec>),
     /// A configured neighbor.
     Neighbor(InterfaceId, Addr, Option<Mac>),
+    /// The node's own row.
+    Node(NodeSpec),
 }
 
 /// Remembers what it compiled, so that the next time only differences come out.
@@ -104,6 +107,9 @@ impl Compiler {
             differences(&self.world.neighbors, &world.neighbors)
                 .map(|((id, addr), new)| Change::Neighbor(id, addr, new)),
         );
+        if self.world.row != world.row {
+            changes.push(Change::Node(world.row.clone()));
+        }
         self.world = Arc::clone(world);
         changes
     }
@@ -143,7 +149,8 @@ impl Compiler {
             .services
             .iter()
             .map(|(key, spec)| Change::Service(key.clone(), Some(Arc::clone(spec))));
-        interfaces.chain(routes).chain(neighbors).chain(services).collect()
+        let node = Some(Change::Node(self.world.row.clone()));
+        interfaces.chain(routes).chain(neighbors).chain(node).chain(services).collect()
     }
 
     /// The service rows as they should be, by key.

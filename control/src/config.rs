@@ -13,7 +13,7 @@ use millrace_wire::{Addr, Mac};
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use crate::compile::node::NodePortAddresses;
+use crate::compile::node::{DetectLocalMode, NodePortAddresses};
 
 /// Where the engine listens when nothing else is said.
 pub const DEFAULT_SOCKET: &str = "/run/millrace/engine.sock";
@@ -33,6 +33,12 @@ pub struct Config {
     pub nodeport_addresses: Vec<NodePortAddresses>,
     /// `service_cidr`.
     pub service_cidr: Vec<IpNet>,
+    /// `cluster_cidr`.
+    pub cluster_cidr: Vec<IpNet>,
+    /// `detect_local_mode`.
+    pub detect_local_mode: DetectLocalMode,
+    /// `masquerade_all`.
+    pub masquerade_all: bool,
     /// `[[route]]`, each prefix once.
     pub routes: Vec<Route>,
     /// `[[neighbor]]`.
@@ -216,6 +222,9 @@ impl Config {
                     Ok(())
                 }),
                 "service_cidr" => read(value).map(|ranges| config.service_cidr = ranges),
+                "cluster_cidr" => read(value).map(|ranges| config.cluster_cidr = ranges),
+                "detect_local_mode" => read(value).map(|mode| config.detect_local_mode = mode),
+                "masquerade_all" => read(value).map(|all| config.masquerade_all = all),
                 "route" => entries(value, |number, value| {
                     let at = at(&format!("[[route]] {number}"));
                     let prefix = value.get("prefix").and_then(Value::as_str).and_then(|text| text.parse::<IpNet>().ok());
@@ -238,7 +247,7 @@ impl Config {
                         Err((field, why)) => problems.push(Problem::new(at, field, why)),
                     }
                 }),
-                _ => Err((String::new(), "is no option: engine, manifests, kubeconfig, node, nodeport_addresses, service_cidr, [[route]] or [[neighbor]]".into())),
+                _ => Err((String::new(), "is no option: engine, manifests, kubeconfig, node, nodeport_addresses, service_cidr, cluster_cidr, detect_local_mode, masquerade_all, [[route]] or [[neighbor]]".into())),
             };
             if let Err((field, why)) = outcome {
                 problems.push(Problem::new(at(&key), field, why));

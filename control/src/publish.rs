@@ -74,6 +74,7 @@ struct Link {
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum RowKey {
+    Node,
     Interface(InterfaceId),
     Route(IpNet),
     Neighbor(InterfaceId, Addr),
@@ -281,6 +282,7 @@ fn row_key(change: &Change) -> RowKey {
         Change::Interface(id, _) => RowKey::Interface(*id),
         Change::Route(prefix, _) => RowKey::Route(*prefix),
         Change::Neighbor(id, addr, _) => RowKey::Neighbor(*id, *addr),
+        Change::Node(_) => RowKey::Node,
     }
 }
 

@@ -16,6 +16,7 @@ use millrace_tables::{InterfaceSpec, SegmentConfig, ServiceSpec};
 use crate::{
     compile::{Compiler, Conflict, interfaces},
     config::{Config, Problem as ConfigProblem},
+    desired::Node,
     inbox::{Event, Inbox, Outbox, inbox},
     publish::Publisher,
     reflect::{
@@ -84,6 +85,12 @@ impl Overrides {
         if !self.cluster.service_cidr.is_empty() {
             config.service_cidr.clone_from(&self.cluster.service_cidr);
         }
+        if !self.cluster.cluster_cidr.is_empty() {
+            config.cluster_cidr.clone_from(&self.cluster.cluster_cidr);
+        }
+        config.detect_local_mode =
+            self.cluster.detect_local_mode.unwrap_or(config.detect_local_mode);
+        config.masquerade_all |= self.cluster.masquerade_all;
         config
     }
 }
@@ -115,7 +122,9 @@ pub struct Control {
     config: Reading,
     conflicts: BTreeSet<Conflict>,
     interfaces: Vec<InterfaceSpec>,
-    /// Of the interfaces and the configuration; `None` when one of them has changed since it was made.
+    /// This node's object, as the world knows it.
+    node: Option<Node>,
+    /// Of the interfaces, the configuration and the node; `None` when one of them has changed since it was made.
     world: Option<Arc<World>>,
     compiler: Compiler,
     publisher: Publisher,
@@ -162,6 +171,7 @@ impl Control {
             config,
             conflicts: BTreeSet::new(),
             interfaces: Vec::new(),
+            node: None,
             world: None,
             compiler: Compiler::new(),
             publisher,
@@ -326,11 +336,15 @@ impl Control {
     }
 
     fn compile(&mut self) -> Vec<crate::Change> {
+        let node = self.config.config.node.as_deref().and_then(|name| self.store.node(name)).cloned();
+        if self.node != node {
+            (self.node, self.world) = (node, None);
+        }
         let world = match &self.world {
             Some(world) => Arc::clone(world),
             None => {
                 let (world, problems) =
-                    interfaces::world(self.interfaces.clone(), &self.config.config);
+                    interfaces::world(self.interfaces.clone(), &self.config.config, self.node.as_ref());
                 self.config.say(problems, ConfigProblem::is_about_interfaces);
                 Arc::clone(self.world.insert(Arc::new(world)))
             }
@@ -419,7 +433,8 @@ pub fn once(
 ) -> Result<Once, RunError> {
     let mut store = Store::new();
     let problems = files::read_dir(manifests, &mut store)?;
-    let (world, config_problems) = interfaces::world(interfaces, config);
+    let node = config.node.as_deref().and_then(|name| store.node(name));
+    let (world, config_problems) = interfaces::world(interfaces, config, node);
     let world = Arc::new(world);
     let mut compiler = Compiler::new();
     compiler.update(&mut store, &world);

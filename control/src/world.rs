@@ -6,8 +6,10 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use millrace_tables::{InterfaceId, InterfaceKind, InterfaceSpec, RouteSpec};
+use millrace_tables::{InterfaceId, InterfaceKind, InterfaceSpec, NodeSpec, RouteSpec};
 use millrace_wire::{Addr, Mac};
+
+use crate::desired::Families;
 
 /// The surroundings, each row under its own key.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -20,6 +22,8 @@ pub struct World {
     pub routes: BTreeMap<IpNet, RouteSpec>,
     /// Configured ones.
     pub neighbors: BTreeMap<(InterfaceId, Addr), Mac>,
+    /// The node's own row.
+    pub row: NodeSpec,
 }
 
 /// What a service's rows depend on besides objects.
@@ -29,6 +33,10 @@ pub struct NodeView {
     pub name: String,
     /// Addresses that node ports answer on, each once.
     pub node_port_addresses: Vec<Addr>,
+    /// Families in which pods can be told from others.
+    pub pods_known: Families,
+    /// Whether every flow to a cluster IP is masqueraded.
+    pub masquerade_all: bool,
 }
 
 impl World {

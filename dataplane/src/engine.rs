@@ -252,7 +252,11 @@ pub fn umem(config: &Config) -> UmemConfig {
 
 /// The pipeline's settings.
 pub fn settings(config: &Config) -> Settings {
-    Settings { errors_per_second: config.icmp_errors_per_second, ..Settings::default() }
+    Settings {
+        errors_per_second: config.icmp_errors_per_second,
+        snat_ports: config.snat_ports,
+        ..Settings::default()
+    }
 }
 
 fn netdevs(config: &Config, workers: usize) -> Result<Vec<Netdev>, EngineError> {

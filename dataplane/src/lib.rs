@@ -18,6 +18,7 @@ pub mod reply;
 pub mod trace;
 
 pub mod flow;
+pub mod snat;
 pub mod state;
 pub mod counters;
 pub mod interface;

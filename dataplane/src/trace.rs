@@ -28,6 +28,8 @@ pub enum Step {
         translated: Tuple,
         /// Whose flow it is.
         service: Option<ServiceId>,
+        /// Whether its source was changed to an address of ours.
+        masqueraded: bool,
         /// Whether the decision of the tables in force was found with it, so that the packet takes the shortcut.
         decided: bool,
     },
@@ -70,6 +72,8 @@ pub enum Step {
     Created {
         /// The tuple as it leaves.
         translated: Tuple,
+        /// Whether its source was changed to an address of ours.
+        masqueraded: bool,
     },
     /// rewrite: the packet is ready to leave.
     Rewritten {

@@ -122,6 +122,8 @@ list! {
         ConntrackInvalid = "conntrack_invalid": "A segment that can't start a connection, or an ICMP error about no known flow.";
         ConntrackFull = "conntrack_full": "No room for a new flow in its part of the conntrack table.";
         NoFreePort = "no_free_port": "No source port is left that keeps the flow apart from the others.";
+        SnatExhausted = "snat_exhausted": "Every source port that a masqueraded flow to this backend can get is another flow's.";
+        NoSnatAddress = "no_snat_address": "A flow is to be masqueraded, and we have no address of its family.";
         // fib and local
         NoRoute = "no_route": "No route to the destination, and no answer was due or allowed.";
         Blackhole = "blackhole": "The route says to throw away.";

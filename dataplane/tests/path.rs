@@ -23,6 +23,8 @@ mod parsing;
 mod local;
 #[path = "path/services.rs"]
 mod services;
+#[path = "path/snat.rs"]
+mod snat;
 #[path = "path/quotes.rs"]
 mod quotes;
 #[path = "path/checksums.rs"]

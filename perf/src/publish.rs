@@ -239,7 +239,7 @@ impl Control {
         let interfaces = self.publisher.connect().map_err(|e| e.to_string())?;
         let (config, problems) =
             Config::parse(Path::new("perf"), engine::CONTROL, &Config::default());
-        let (world, more) = interfaces::world(interfaces, &config);
+        let (world, more) = interfaces::world(interfaces, &config, None);
         if let Some(problem) = problems.iter().chain(&more).next() {
             return Err(problem.to_string());
         }

@@ -274,13 +274,17 @@ impl Files<'_> {
         let empty = config::Config {
             nodeport_addresses: options.nodeport_addresses.clone(),
             service_cidr: options.service_cidr.clone(),
+            cluster_cidr: options.cluster_cidr.clone(),
+            detect_local_mode: options.detect_local_mode.unwrap_or_default(),
+            masquerade_all: options.masquerade_all,
             ..config::Config::default()
         };
         let (config, problems) = match &self.options.control_config {
             Some(path) => config::Config::read(path, &empty),
             None => (empty, Vec::new()),
         };
-        let (world, more) = compile::interfaces::world(interfaces, &config);
+        let node = config.node.as_deref().and_then(|name| self.store.node(name));
+        let (world, more) = compile::interfaces::world(interfaces, &config, node);
         for problem in problems.iter().chain(&more) {
             eprintln!("millrace: {problem}");
         }

@@ -10,14 +10,19 @@ use ipnet::IpNet;
 use millrace_tables::{InterfaceId, InterfaceKind, InterfaceSpec, NextHop, RouteSpec};
 use millrace_wire::Addr;
 
-use super::node::NodePortAddresses;
+use super::{masquerade, node::NodePortAddresses};
 use crate::{
     config::{Action, Config, Hop, Problem},
+    desired::Node,
     world::{NodeView, World},
 };
 
-/// Builds the world of these interfaces. Entries of `config` that name no interface, or reach none, are answered.
-pub fn world(interfaces: Vec<InterfaceSpec>, config: &Config) -> (World, Vec<Problem>) {
+/// Builds the world of these interfaces; `node` is this node's object, where there is one. Entries of `config` that name no interface, or reach none, are answered.
+pub fn world(
+    interfaces: Vec<InterfaceSpec>,
+    config: &Config,
+    node: Option<&Node>,
+) -> (World, Vec<Problem>) {
     let mut problems = Vec::new();
     let mut world = World::default();
     for spec in interfaces {
@@ -58,10 +63,14 @@ pub fn world(interfaces: Vec<InterfaceSpec>, config: &Config) -> (World, Vec<Pro
     world
         .routes
         .extend(own.iter().map(|addr| (IpNet::from(IpAddr::from(*addr)), RouteSpec::Local)));
+    let pods = masquerade::pod_ranges(config.detect_local_mode, &config.cluster_cidr, node);
     world.node = NodeView {
         name: config.node.clone().unwrap_or_default(),
         node_port_addresses: node_port_addresses(&world, config),
+        pods_known: masquerade::families(&pods),
+        masquerade_all: config.masquerade_all,
     };
+    world.row = masquerade::row(pods, world.interfaces.values());
     (world, problems)
 }
 

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use millrace_tables::{InterfaceId, InterfaceKind, InterfaceSpec, NextHop, RouteSpec};
 use millrace_wire::{Addr, Mac};
 
+use super::masquerade;
 use crate::{
     desired::Node,
     store::Store,
@@ -28,19 +29,20 @@ pub struct NodeOptions {
     /// Ranges that Service addresses come from; packets to an address in them that no Service has are dropped.
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub service_cidr: Vec<IpNet>,
-    /// Ranges that pod addresses of the whole cluster come from. Decides about masquerading, which is not done yet.
+    /// Ranges that pod addresses of the whole cluster come from: what comes to a cluster IP from elsewhere is masqueraded.
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub cluster_cidr: Vec<IpNet>,
     /// Which of the node's addresses node ports answer on: ranges, or `primary` for the node's main address of each family.
     /// Default: `primary` with --node, all addresses of the engine's interfaces otherwise.
     #[arg(long, value_name = "CIDR|primary", value_delimiter = ',')]
     pub nodeport_addresses: Vec<NodePortAddresses>,
-    /// Masquerade all service traffic. Read, but masquerading is not done yet.
+    /// Masquerade all traffic to cluster IPs.
     #[arg(long)]
     pub masquerade_all: bool,
-    /// How traffic from this node's pods is told from others'. Decides about masquerading, which is not done yet.
-    #[arg(long, value_name = "MODE", default_value = "ClusterCIDR")]
-    pub detect_local_mode: DetectLocalMode,
+    /// How pods' traffic is told from others': by the ranges of --cluster-cidr (ClusterCIDR, the default), or by the node's
+    /// podCIDRs (NodeCIDR).
+    #[arg(long, value_name = "MODE")]
+    pub detect_local_mode: Option<DetectLocalMode>,
 }
 
 /// One item of `--nodeport-addresses`.
@@ -53,14 +55,16 @@ pub enum NodePortAddresses {
 }
 
 /// kube-proxy's `--detect-local-mode`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
 pub enum DetectLocalMode {
     /// Addresses in `--cluster-cidr` are pods.
     #[default]
     #[value(name = "ClusterCIDR")]
+    #[serde(rename = "ClusterCIDR")]
     ClusterCidr,
     /// Addresses in the node's podCIDRs are its pods.
     #[value(name = "NodeCIDR")]
+    #[serde(rename = "NodeCIDR")]
     NodeCidr,
 }
 
@@ -133,8 +137,15 @@ pub fn world(
     for addr in node.addresses() {
         builder.route(IpNet::from_addr(addr), RouteSpec::Local);
     }
-    builder.world.node =
-        NodeView { name: name.into(), node_port_addresses: node_port_addresses(node, options) };
+    let mode = options.detect_local_mode.unwrap_or_default();
+    let pods = masquerade::pod_ranges(mode, &options.cluster_cidr, Some(node));
+    builder.world.node = NodeView {
+        name: name.into(),
+        node_port_addresses: node_port_addresses(node, options),
+        pods_known: masquerade::families(&pods),
+        masquerade_all: options.masquerade_all,
+    };
+    builder.world.row = masquerade::row(pods, builder.world.interfaces.values());
     Ok(builder.world)
 }
 

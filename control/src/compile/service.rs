@@ -1,7 +1,7 @@
 //! A Service and its EndpointSlices → one row per port and family, as kube-proxy would serve them.
 //!
 //! Reference: Kubernetes 1.36, `pkg/proxy/{serviceport,topology,endpointslicecache}.go`. Each function is one of its
-//! decisions; a further one (source ranges, masquerade) goes beside its neighbor here.
+//! decisions; a further one (source ranges) goes beside its neighbor here.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use millrace_tables::{
 };
 use millrace_wire::Addr;
 
-use super::Part;
+use super::{Part, masquerade};
 use crate::{
     desired::{Endpoint, EndpointSlice, Service, ServicePort},
     store::ServiceName,
@@ -89,7 +89,7 @@ fn frontends(
                     protocol: port.protocol.0,
                     kind,
                     set,
-                    flags: 0,
+                    flags: masquerade::flags(kind, service.local, v4, node),
                 });
             }
         }

@@ -106,7 +106,10 @@ fn world(addresses: &[u8]) -> World {
         .into_iter()
         .map(|last| std::net::IpAddr::from([192, 168, 0, last]).into())
         .collect();
-    World { node: NodeView { name: "node-0".into(), node_port_addresses }, ..World::default() }
+    World {
+        node: NodeView { name: "node-0".into(), node_port_addresses, ..NodeView::default() },
+        ..World::default()
+    }
 }
 
 fn writer() -> Writer {

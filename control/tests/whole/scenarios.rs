@@ -101,6 +101,7 @@ impl Scenario {
                 self.view = NodeView {
                     name: name.into(),
                     node_port_addresses: addresses.into_iter().map(Into::into).collect(),
+                    ..self.view.clone()
                 };
             }
             "world" => self.world_of = Some(name.into()),
@@ -108,6 +109,14 @@ impl Scenario {
                 self.options.service_cidr.push(name.parse().map_err(|_| "not a prefix")?)
             }
             "nodeport-addresses" => self.options.nodeport_addresses.push(name.parse()?),
+            "cluster-cidr" => {
+                self.options.cluster_cidr.push(name.parse().map_err(|_| "not a prefix")?)
+            }
+            "masquerade-all" => self.options.masquerade_all = name == "yes",
+            "detect-local-mode" => {
+                let mode = clap::ValueEnum::from_str(name, false)?;
+                self.options.detect_local_mode = Some(mode);
+            }
             _ => return Err(format!("{verb:?} is no option")),
         }
         Ok(())
@@ -122,8 +131,9 @@ impl Scenario {
             "conflicts" => compare(body, &self.conflicts()),
             "interfaces" => compare(body, &interfaces(self.writer.tables().snapshot())),
             "routes" => compare(body, &routes(self.writer.tables().snapshot())),
+            "masquerade" => compare(body, &masquerade(self.writer.tables().snapshot())),
             _ => Err(
-                "is no step: apply, delete, frontends, refused, conflicts, interfaces or routes"
+                "is no step: apply, delete, frontends, refused, conflicts, interfaces, routes or masquerade"
                     .into(),
             ),
         }
@@ -229,6 +239,30 @@ fn frontends(snapshot: Snapshot<'_>) -> Vec<String> {
         line
     };
     snapshot.frontends().map(line).collect()
+}
+
+/// Where sources are changed, and what the node's row says of pods and addresses.
+fn masquerade(snapshot: Snapshot<'_>) -> Vec<String> {
+    use millrace_tables::Frontend;
+    let line = |row: millrace_tables::FrontendRow| {
+        let how = match row.frontend.flags {
+            0 => "none",
+            Frontend::MASQUERADE => "all",
+            Frontend::MASQUERADE_FOREIGN => "but-pods",
+            Frontend::SHORT_CIRCUIT => "node",
+            _ => "?",
+        };
+        let kind = row.frontend.kind.name();
+        format!(
+            "{}/{} {kind} {how}",
+            socket(row.addr.into(), row.port),
+            millrace_wire::Protocol(row.protocol)
+        )
+    };
+    let spec = snapshot.node().spec();
+    let pods = spec.pods.iter().map(|range| format!("pods {range}"));
+    let sources = spec.sources.iter().map(|(id, net)| format!("source {} {net}", id.0));
+    snapshot.frontends().map(line).chain(pods).chain(sources).collect()
 }
 
 fn interfaces(snapshot: Snapshot<'_>) -> Vec<String> {

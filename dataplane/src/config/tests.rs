@@ -37,6 +37,29 @@ fn a_capture_interface_has_a_mac_and_mtu_without_being_told() {
 }
 
 #[test]
+fn source_ports_are_unprivileged_and_no_node_ports_unless_told() {
+    let snat = |lines: &str| Config::parse(&format!("{ROUTER}\n[snat]\n{lines}"));
+    assert_eq!(Config::parse(ROUTER).unwrap().snat_ports, Ports::default());
+    let few = snat("ports = [\"61000-61009\", \"500\"]\nnode_ports = \"61005-62000\"").unwrap();
+    assert_eq!(
+        (few.snat_ports.count(), few.snat_ports.nth(0), few.snat_ports.nth(5)),
+        (6, 500, 61_004)
+    );
+    for wrong in [
+        "ports = [\"0-9\"]",
+        "ports = [\"9-1\"]",
+        "ports = [\"1-70000\"]",
+        "ports = []",
+        "ports = [\"30000\"]",
+        "node_ports = \"1-65535\"",
+        "node_ports = \"x\"",
+    ] {
+        let error = snat(wrong).unwrap_err().to_string();
+        assert!(error.contains("[snat]"), "{wrong}: {error}");
+    }
+}
+
+#[test]
 fn timeouts_and_the_bound_on_handshakes_are_linux_like_unless_told() {
     let config = Config::parse(ROUTER).unwrap();
     assert_eq!(config.conntrack_timeouts, Timeouts::default());

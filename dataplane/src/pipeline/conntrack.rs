@@ -8,6 +8,8 @@
 //! Only flows that are translated are tracked. Routed ones have no entry: they cost no memory, and nothing about them need be
 //! remembered until a policy asks.
 
+mod create;
+
 use millrace_tables::{Destination, ServiceId};
 use millrace_wire::{Addr, Protocol, tcp};
 
@@ -15,9 +17,9 @@ use super::Context;
 use super::neighbor::Adjacency;
 use crate::exit::Exit;
 use crate::flow::Tuple;
-use crate::packet::{Headers, Packet, Parsed, Part};
+use crate::packet::{Packet, Parsed, Part};
 use crate::state::State;
-use crate::state::conntrack::{CachedHop, CreateError, Hint, Hit, NewFlow, Touch};
+use crate::state::conntrack::{CachedHop, Hint, Hit, Touch};
 use crate::trace::{Observer, Step};
 use crate::verdict::DropReason;
 
@@ -41,8 +43,10 @@ pub enum Known {
     New {
         /// The service that it goes to.
         service: ServiceId,
-        /// The tuple that the packet must have when it leaves.
+        /// The tuple that the packet must have when it leaves, but for a source that [`commit`] changes.
         translated: Tuple,
+        /// Whether its source is to become an address of the way out.
+        masquerade: bool,
     },
 }
 
@@ -137,6 +141,7 @@ pub fn decided<O: Observer>(
         direction: hit.direction(),
         translated: table.translated(hit).unwrap_or(packet.headers().tuple),
         service: table.entry(hit).and_then(|entry| entry.service),
+        masqueraded: table.entry(hit).is_some_and(|entry| entry.masqueraded),
         decided: adjacency.is_some(),
     });
     adjacency
@@ -150,11 +155,6 @@ pub fn may_begin(flags: tcp::Flags) -> bool {
     !ends && syn != flags.contains(tcp::Flags::ACK)
 }
 
-/// Source ports that are tried before a flow is given up.
-const PORT_TRIES: u64 = 128;
-/// First of the ports to choose from.
-const FIRST_PORT: u64 = 1024;
-
 /// Stores a new flow, and the way out that was found for this direction of a known one. False when the line must be taken again.
 #[inline]
 pub fn commit<O: Observer>(
@@ -166,8 +166,9 @@ pub fn commit<O: Observer>(
     let hit = match flow.known {
         Known::Untracked => return Ok(true),
         Known::Found(hit) => hit,
-        Known::New { service, translated } => {
-            let Some(hit) = create(packet.headers(), service, translated, context)? else {
+        Known::New { service, translated, masquerade } => {
+            let new = create::New { service, translated, masquerade };
+            let Some(hit) = create::create(packet.headers(), new, adjacency, context)? else {
                 return Ok(false);
             };
             flow.known = Known::Found(hit);
@@ -177,43 +178,4 @@ pub fn commit<O: Observer>(
     let hop = CachedHop { interface: adjacency.interface, neighbor: adjacency.neighbor };
     context.state.conntrack.confirm(hit, context.tables.generation(), hop);
     Ok(true)
-}
-
-/// Inserts both tuples. When the reply's is another flow's already, the source port is changed until it is not
-/// (Linux' `nf_nat_l4proto_unique_tuple`), so that answers can be told apart. `None`: the flow is there already.
-#[inline(never)]
-fn create<O: Observer>(
-    headers: &Headers,
-    service: ServiceId,
-    mut translated: Tuple,
-    context: &mut Context<'_, O>,
-) -> Result<Option<Hit>, Exit> {
-    let mut random = headers.hash | 1;
-    for _ in 0..PORT_TRIES {
-        let reply = translated.reversed();
-        let new = NewFlow {
-            original: headers.tuple,
-            reply,
-            service: Some(service),
-            tcp: (headers.protocol == Protocol::TCP).then_some(headers.tcp),
-        };
-        match context.state.conntrack.create(&new, context.now) {
-            Ok(entry) => {
-                context.observer.see(|| Step::Created { translated });
-                return Ok(Some(entry.hit()));
-            }
-            Err(CreateError::Exists(_)) => return Ok(None),
-            Err(CreateError::Full | CreateError::HalfOpenFull) => {
-                return Err(DropReason::ConntrackFull.into());
-            }
-            Err(CreateError::ReplyTaken) => {
-                // Knuth's MMIX generator; its upper bits choose, so that the tries of one flow are spread over all ports.
-                random = random
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1_442_695_040_888_963_407);
-                translated.sport = (FIRST_PORT + (random >> 32) % (65_536 - FIRST_PORT)) as u16;
-            }
-        }
-    }
-    Err(DropReason::NoFreePort.into())
 }

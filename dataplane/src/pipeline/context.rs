@@ -17,6 +17,7 @@ use crate::exit::Exit;
 use crate::interface::{Interface, Interfaces};
 use crate::packet::{Headers, Packet, Parsed};
 use crate::reply::{self, Limiter};
+use crate::snat::{Budget, Ports};
 use crate::state::State;
 use crate::trace::{Observer, Step};
 use crate::verdict::DropReason;
@@ -35,6 +36,10 @@ pub struct Settings {
     pub hold_total: usize,
     /// How long a frame waits.
     pub hold_timeout: Nanos,
+    /// Source ports of masqueraded flows.
+    pub snat_ports: Ports,
+    /// Lookups a second for the last of them that are free.
+    pub snat_searches: u64,
 }
 
 impl Default for Settings {
@@ -45,6 +50,8 @@ impl Default for Settings {
             hold_neighbors: 64,
             hold_total: 1024,
             hold_timeout: 3 * SECOND,
+            snat_ports: Ports::default(),
+            snat_searches: 1 << 20,
         }
     }
 }
@@ -67,6 +74,8 @@ pub struct Local {
     pub(crate) recent: Recent,
     /// How many errors may still be sent.
     pub(crate) limiter: Limiter,
+    /// How hard free source ports may still be looked for.
+    pub(crate) snat_budget: Budget,
     /// Requests to send: made by the line, which touches no ring, and sent by `tx`.
     pub(crate) requests: Requests,
     /// What is known of the packets of the burst under way; of an earlier one what is not overwritten yet.
@@ -105,6 +114,7 @@ impl Local {
             ways: Ways::new(),
             recent: Recent::new(),
             limiter: Limiter::new(settings.errors_per_second),
+            snat_budget: Budget::new(settings.snat_searches),
             requests: Requests::new(),
             parsed: vec![Headers::BLANK; BURST].into_boxed_slice(),
             staged,

@@ -4,8 +4,8 @@
 //! for services without endpoints (RST, ICMP port unreachable) or drops, as the service says. Leaves to `fib` a packet for
 //! a service address whose port is no frontend, and to `conntrack::commit` to remember the choice.
 
-use millrace_tables::WhenEmpty;
-use millrace_wire::Protocol;
+use millrace_tables::{Frontend, Route, SetChoice, WhenEmpty};
+use millrace_wire::{Addr, Protocol};
 
 use super::Context;
 use super::conntrack::{Flow, Known, may_begin};
@@ -60,7 +60,8 @@ fn look_up<O: Observer>(
         return Err(fault.into());
     }
     let service = context.tables.service(frontend.service).ok_or(DropReason::Inconsistent)?;
-    let set = service.set(frontend.set);
+    let (choice, mut masquerade) = treatment(&frontend, &tuple.src, context);
+    let set = service.set(choice);
     // The choice does not depend on this boot's secret: another node, or this one after a restart, that sees the middle
     // of the flow sends it to the same backend.
     let Some(backend) = context.tables.pick(set, Seed::FIXED.hash(tuple)) else {
@@ -77,6 +78,38 @@ fn look_up<O: Observer>(
     if backend.addr.is_v4() != tuple.dst.is_v4() {
         return Err(DropReason::Inconsistent.into());
     }
+    // Who is sent to itself would answer itself, and not us.
+    masquerade |= backend.addr == tuple.src;
     let translated = Tuple { dst: backend.addr, dport: backend.port, ..*tuple };
-    Ok(Some(Known::New { service: frontend.service, translated }))
+    Ok(Some(Known::New { service: frontend.service, translated, masquerade }))
+}
+
+/// From which set a flow from `source` gets its backend, and whether its source becomes an address of ours
+/// (kube-proxy's external chains, `pkg/proxy/nftables/proxier.go`).
+fn treatment<O: Observer>(
+    frontend: &Frontend,
+    source: &Addr,
+    context: &Context<'_, O>,
+) -> (SetChoice, bool) {
+    if frontend.flags == 0 {
+        return (frontend.set, false);
+    }
+    let has = |flag: u8| frontend.flags & flag != 0;
+    let node = context.tables.node();
+    if has(Frontend::MASQUERADE) {
+        (frontend.set, true)
+    } else if has(Frontend::MASQUERADE_FOREIGN) {
+        (frontend.set, !node.is_pod(source))
+    } else if has(Frontend::SHORT_CIRCUIT) && node.is_pod(source) {
+        (SetChoice::Cluster, false)
+    } else if has(Frontend::SHORT_CIRCUIT) && is_own(source, context) {
+        (SetChoice::Cluster, true)
+    } else {
+        (frontend.set, false)
+    }
+}
+
+/// Whether it is an address of this node.
+fn is_own<O: Observer>(addr: &Addr, context: &Context<'_, O>) -> bool {
+    context.tables.route(addr) == Some(Route::Local) || context.interfaces.owns(addr)
 }

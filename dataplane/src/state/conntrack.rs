@@ -73,6 +73,8 @@ pub struct NewFlow {
     pub service: Option<ServiceId>,
     /// The first packet's flags, if it is TCP.
     pub tcp: Option<Flags>,
+    /// Whether its source is changed to an address of ours.
+    pub masqueraded: bool,
 }
 
 /// Why a flow isn't tracked by a new entry.
@@ -207,6 +209,7 @@ impl<M: Memory> Conntrack<M> {
             original: new.original,
             reply: new.reply,
             service: new.service,
+            masqueraded: new.masqueraded,
             progress,
             tick: tick(now),
         };

@@ -220,7 +220,7 @@ fn layout_hash() -> u64 {
     let mut feed = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     // The number goes up when the meaning of a word changes and no size does.
     let one = Sizes { workers: 1, interfaces: 1, conntrack_entries: 1 << 10, neighbor_entries: 16 };
-    for number in [2, Plan::of(&one).words(), OTHER_READERS, COUNTERS, WORKER_WORDS] {
+    for number in [3, Plan::of(&one).words(), OTHER_READERS, COUNTERS, WORKER_WORDS] {
         number.to_le_bytes().into_iter().for_each(&mut feed);
     }
     for name in (0..COUNTERS).filter_map(describe).map(|counter| counter.name) {

@@ -11,7 +11,8 @@
 //!           root record                     6  neighbors  hash trie: slot
 //!                                           7  groups     rows: ref | numbers << 32
 //!                                           8  interfaces index tree: ref | height << 32
-//!                                           9… 0, for later
+//!                                           9  node       Ref of its row
+//!                                           10… 0, for later
 //! ```
 //! All integers are native-endian words: a segment never leaves its machine except as an image file,
 //! whose magic then reads reversed and is refused.
@@ -67,12 +68,14 @@ pub mod root {
     pub const GROUPS: usize = 7;
     /// Interfaces by id (cold: not on the line of the others).
     pub const INTERFACES: usize = 8;
+    /// The node's own row (cold as well).
+    pub const NODE: usize = 9;
 }
 
 /// What a layout hash stands for: every field of every record, in order. Change it with them.
 pub const DESCRIPTION: &str = "\
     header magic abi layout bytes seed @8root; ref u32 grains of 16; \
-    root generation services frontends routes4 routes6 policy neighbors groups interfaces; \
+    root generation services frontends routes4 routes6 policy neighbors groups interfaces node; \
     index node 64xu32, root ref32|height32; \
     trie slot ref29|tag3, node 64xu32, leaf 2^(tag-1) places in pairs by hash at 6 level + 13 choice, taken 1<<63, hash fold2; \
     frontend addr2 port16|protocol8 | service32|kind8|set8|flags8; vip addr2 0 | frontends; \
@@ -82,6 +85,7 @@ pub const DESCRIPTION: &str = "\
     backend addr2 port16|flags16|id32 weight16; \
     interface words32|mtu32 mac48|id16 kind8|name8|addresses16 name addresses3; \
     neighbor addr2 interface16 | mac48; \
+    node ranges16|sources16|words32 addr2 len8|interface16; \
     names words32|count32, strings shared8 len16 bytes; ";
 
 #[cfg(not(loom))]

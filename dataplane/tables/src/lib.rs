@@ -26,6 +26,8 @@ pub mod interface;
 #[cfg(not(loom))]
 pub mod maglev;
 #[cfg(not(loom))]
+pub mod node;
+#[cfg(not(loom))]
 pub mod route;
 #[cfg(not(loom))]
 pub mod row;
@@ -52,6 +54,7 @@ pub use words::{Ref, Words};
 pub use {
     epoch::{Epochs, ReaderEpoch, Slots},
     fib::Step,
+    node::{Node, NodeSpec},
     route::{Destination, Group, NextHop, Route, RouteSpec},
     row::{
         Backend, BackendSet, Frontend, FrontendKind, FrontendRow, InterfaceId, InterfaceKind,

@@ -69,8 +69,18 @@ pub struct Frontend {
     pub kind: FrontendKind,
     /// Which backends it uses.
     pub set: SetChoice,
-    /// Bits that control and the service stop agree on; the tables only carry them.
+    /// [`Frontend::MASQUERADE`] and the others.
     pub flags: u8,
+}
+
+impl Frontend {
+    /// Every flow gets a source address of ours.
+    pub const MASQUERADE: u8 = 1;
+    /// A flow whose source is no pod ([`crate::Node::is_pod`]) gets one.
+    pub const MASQUERADE_FOREIGN: u8 = 2;
+    /// A flow from a pod, or from this node, uses the cluster set whatever [`Frontend::set`] says, as if it went out to a load balancer
+    /// and came back; this node's own gets a source address of ours beside.
+    pub const SHORT_CIRCUIT: u8 = 4;
 }
 
 /// One frontend with its key, as iteration gives it.

@@ -12,6 +12,7 @@ use crate::{
     fib::Step,
     index, interface,
     layout::{self, HEADER_BYTES, header, root},
+    node::Node,
     route::{self, Destination, Group, NextHop, Route, RouteRoots},
     row::{
         Backend, BackendSet, Frontend, FrontendKind, FrontendRow, InterfaceId, InterfaceRow,
@@ -307,6 +308,12 @@ impl<'a> Snapshot<'a> {
     /// All routes (cold).
     pub fn routes(&self) -> impl Iterator<Item = (IpNet, Route)> + use<'a> {
         route::routes(self.words, &self.route_roots())
+    }
+
+    /// The node's own row.
+    #[inline]
+    pub fn node(&self) -> Node<'a> {
+        Node::new(self.words, Ref::from_raw(self.slot(root::NODE) as u32))
     }
 
     /// The configured MAC of a neighbor.

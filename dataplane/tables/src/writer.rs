@@ -90,6 +90,7 @@ pub struct Writer {
 
     interfaces: Index,
     neighbors: Trie<3, 1>,
+    node: Ref,
 }
 
 impl Writer {
@@ -133,6 +134,7 @@ impl Writer {
             host_routes: HashSet::new(),
             interfaces: Index::new(Table::Interfaces),
             neighbors: Trie::new(Table::Neighbors, seed),
+            node: Ref::NULL,
         };
         writer.publish()?;
         Ok(writer)
@@ -191,6 +193,7 @@ impl Writer {
             (root::NEIGHBORS, self.neighbors.root()),
             (root::GROUPS, routes.groups),
             (root::INTERFACES, self.interfaces.root()),
+            (root::NODE, self.node.raw().into()),
         ];
         let record = self.arena.alloc_zeroed(Table::Root, ROOT_WORDS)?;
         for (slot, value) in slots {

@@ -26,18 +26,20 @@ pub struct Tale {
 pub fn tale(steps: &[Step], tables: Snapshot<'_>) -> Tale {
     let mut outcome = Outcome { count: 1, ..Outcome::default() };
     let (mut original, mut translated, mut interface) = (None, None, None);
-    let mut reply_direction = false;
+    let (mut reply_direction, mut masquerade) = (false, false);
     for step in steps {
         match step {
             Step::Parsed { tuple, .. } => original = original.or(Some(*tuple)),
-            Step::Tracked { direction, service, .. } => {
+            Step::Tracked { direction, service, masqueraded, .. } => {
                 reply_direction = *direction == Direction::Reply;
+                masquerade = *masqueraded;
                 outcome.service = service.map(|id| name(id, tables));
             }
             Step::Frontend { frontend } => outcome.service = Some(name(frontend.service, tables)),
             Step::Backend { service, .. } | Step::NoBackend { service } => {
                 outcome.service = Some(name(*service, tables));
             }
+            Step::Created { masqueraded, .. } => masquerade = *masqueraded,
             Step::NextHop { interface: id, neighbor } => {
                 interface = Some(*id);
                 outcome.next_hop = Some(IpAddr::from(*neighbor).to_string());
@@ -64,7 +66,7 @@ pub fn tale(steps: &[Step], tables: Snapshot<'_>) -> Tale {
             };
             outcome.backend = Some(endpoint(&addr, port, translated.protocol));
         }
-        if !reply_direction && translated.src != original.src {
+        if !reply_direction && masquerade {
             outcome.snat = Some(IpAddr::from(translated.src).to_string());
         }
         // A destination on the link is its own next hop, and needs no mention.
@@ -109,13 +111,17 @@ fn say(step: &Step, asked: Option<Tuple>, tables: Snapshot<'_>) -> Option<Said> 
         Step::Parsed { tuple, related: true } => {
             ("parse", format!("an ICMP error about {}", show(tuple)))
         }
-        Step::Tracked { direction, translated, service, decided } => {
+        Step::Tracked { direction, translated, service, masqueraded, decided } => {
             let way = if *direction == Direction::Reply { "reply" } else { "original" };
             let of = service.map_or(String::new(), |id| format!(" of {}", name(id, tables)));
+            let masqueraded = if *masqueraded { ", masqueraded" } else { "" };
             let decided = if *decided { ", decided already" } else { "" };
             (
                 "conntrack",
-                format!("known flow{of}, {way} direction{decided}, leaves as {}", show(translated)),
+                format!(
+                    "known flow{of}, {way} direction{masqueraded}{decided}, leaves as {}",
+                    show(translated)
+                ),
             )
         }
         Step::Untracked => ("conntrack", "no known flow".to_owned()),
@@ -152,8 +158,9 @@ fn say(step: &Step, asked: Option<Tuple>, tables: Snapshot<'_>) -> Option<Said> 
             format!("out of {} to {}", interface_name(*interface, tables), IpAddr::from(*neighbor)),
         ),
         Step::Allowed => ("policy", "allowed".to_owned()),
-        Step::Created { translated } => {
-            ("conntrack", format!("new flow, leaves as {}", show(translated)))
+        Step::Created { translated, masqueraded } => {
+            let masqueraded = if *masqueraded { ", masqueraded" } else { "" };
+            ("conntrack", format!("new flow{masqueraded}, leaves as {}", show(translated)))
         }
         Step::Rewritten { translated, .. } => ("rewrite", show(translated)),
         Step::Verdict(verdict) => {

@@ -13,6 +13,7 @@ use millrace_dataplane::flow::Tuple;
 use millrace_dataplane::interface::{Interface, Interfaces};
 use millrace_dataplane::pipeline::{self, Local, Settings};
 use millrace_dataplane::state::State;
+use millrace_dataplane::state::conntrack::Limits;
 use millrace_dataplane::state::neighbor::Learn;
 use millrace_dataplane::state::segment::{Segment, Settings as StateSettings, Sizes};
 use millrace_dataplane::trace::{Recorder, Step};
@@ -67,8 +68,10 @@ impl Sandbox {
         };
         let segment = Segment::create(&sizes, [0, 0]).map_err(|e| e.to_string())?;
         let (local, queues) = local(interfaces)?;
-        let state = State::new(&segment, 0, &StateSettings::of(&sizes), local)
-            .map_err(|e| e.to_string())?;
+        // Whoever asks for many flows sends nothing but SYNs: that is no flood here.
+        let settings =
+            StateSettings { limits: Limits { half_open: entries }, ..StateSettings::of(&sizes) };
+        let state = State::new(&segment, 0, &settings, local).map_err(|e| e.to_string())?;
         Ok(Self { segment, sizes, state, queues, now: START, seen: BTreeMap::new() })
     }
 
@@ -268,7 +271,9 @@ fn local<'a>(
     let (umem, frames) = Umem::new(&UmemConfig { frames: 256, ..UmemConfig::default() })
         .map_err(|e| e.to_string())?;
     let queues = (0..count).map(|_| MemoryQueue::new(Arc::clone(&umem), 64)).collect();
-    let settings = Settings { errors_per_second: u32::MAX, ..Settings::default() };
+    // Time stands still while many flows are sent: what is bounded by the second is so for all of them.
+    let settings =
+        Settings { errors_per_second: u32::MAX, snat_searches: 1 << 26, ..Settings::default() };
     Ok((Local::new(Pool::new(&umem, frames), Arc::new(interfaces), settings), queues))
 }
 

@@ -30,7 +30,11 @@ fn protocol(protocol: Protocol) -> String {
 }
 
 fn snat(flow: &Flow, (addr, port): (Addr, u16)) -> String {
-    if addr == flow.original.src { endpoint(addr, port) } else { addr.to_string() }
+    if !flow.masqueraded && addr == flow.original.src {
+        endpoint(addr, port)
+    } else {
+        addr.to_string()
+    }
 }
 
 /// TCP's state by Linux's name; other protocols know only whether the other end has answered.
@@ -115,6 +119,7 @@ mod tests {
             original,
             reply,
             service: None,
+            masqueraded: false,
             tcp: None,
             replied: false,
             age: 90 * SECOND,
@@ -176,7 +181,13 @@ mod tests {
         let mut create = |sport, age: u64, flags| {
             let original = tuple(Protocol::TCP, ("203.0.113.2", sport), ("172.30.0.41", 80));
             let reply = tuple(Protocol::TCP, ("10.0.2.9", 8080), ("192.168.0.2", sport + 1));
-            let new = NewFlow { original, reply, service: Some(web.id), tcp: Some(Flags(flags)) };
+            let new = NewFlow {
+                original,
+                reply,
+                service: Some(web.id),
+                tcp: Some(Flags(flags)),
+                masqueraded: true,
+            };
             conntrack.create(&new, now.saturating_sub(age)).unwrap();
         };
         create(40_000, 5 * SECOND, Flags::SYN.0);

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | 0, 1 | IPv4: original source and destination, reply source and destination, 32 bits each, low first; else: reply destination | once |
 //! | 2 | ports: original source, destination, reply source, destination (16 bits each, low first) | once |
-//! | 3 | protocol (8 bits), where the addresses are (1), service id plus one (22, from bit 10), tick of creation (high 32) | once |
+//! | 3 | protocol (8 bits), where the addresses are (1), whether it is masqueraded (1), service id plus one (22, from bit 10), tick of creation (high 32) | once |
 //! | 4, 5 | the [`Decision`] of the original and of the reply direction | when the line was walked again |
 //! | 6 | [`Activity`]: tick of the last packet, [`Progress`] | once a second, and a few times in a flow's life |
 //! | 7 | life: phase (2 bits), version (30), link (high 32) | see `conntrack.rs` |
@@ -42,6 +42,8 @@ pub(super) const LIFE: usize = 7;
 
 /// The addresses are in the side row.
 const WIDE: u64 = 1 << 8;
+/// The source is an address of ours for this flow.
+const MASQUERADED: u64 = 1 << 9;
 /// Where the service's number plus one begins, and the largest that fits.
 const SERVICE: u32 = 10;
 const MOST_SERVICES: u64 = (1 << 22) - 1;
@@ -298,6 +300,7 @@ pub(super) struct Contents {
     pub(super) original: Tuple,
     pub(super) reply: Tuple,
     pub(super) service: Option<ServiceId>,
+    pub(super) masqueraded: bool,
     pub(super) progress: Progress,
     pub(super) tick: u32,
 }
@@ -326,7 +329,9 @@ impl Contents {
         // A number that doesn't fit is only not shown.
         let service = self.service.map_or(0, |ServiceId(id)| u64::from(id) + 1);
         let service = if service > MOST_SERVICES { 0 } else { service };
-        let kind = u64::from(original.protocol.0) | if wide { WIDE } else { 0 };
+        let kind = u64::from(original.protocol.0)
+            | if wide { WIDE } else { 0 }
+            | if self.masqueraded { MASQUERADED } else { 0 };
         row[KIND].set(kind | service << SERVICE | u64::from(self.tick) << 32);
         row[DECISION[0]].set(Decision::NONE.0);
         row[DECISION[1]].set(Decision::NONE.0);
@@ -339,6 +344,12 @@ impl Contents {
 pub(super) fn service(kind: u64) -> Option<ServiceId> {
     let plus_one = (kind >> SERVICE & MOST_SERVICES) as u32;
     plus_one.checked_sub(1).map(ServiceId)
+}
+
+/// Whether word [`KIND`] says that the source is one of ours.
+#[inline]
+pub(super) fn masqueraded(kind: u64) -> bool {
+    kind & MASQUERADED != 0
 }
 
 /// The tick of creation in word [`KIND`].

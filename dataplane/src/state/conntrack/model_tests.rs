@@ -49,7 +49,7 @@ fn flow(number: u16, backend: u8) -> NewFlow {
     let mut reply = original(number).reversed();
     reply.src = Addr::from_v4([10, 0, 1, backend]);
     let service = Some(ServiceId(backend.into()));
-    NewFlow { original: original(number), reply, service, tcp: None }
+    NewFlow { original: original(number), reply, service, tcp: None, masqueraded: false }
 }
 
 /// The backend of an entry, by its service's number.

@@ -69,7 +69,7 @@ proptest! {
             match op {
                 Op::Create { original, reply } => {
                     let (original, reply) = (universe(original), universe(reply));
-                    let new = NewFlow { original, reply, service: None, tcp: None };
+                    let new = NewFlow { original, reply, service: None, tcp: None, masqueraded: false };
                     let outcome = handles[who].create(&new, time);
                     if let Some(at) = position(&original, &model) {
                         let Err(CreateError::Exists(entry)) = outcome else {

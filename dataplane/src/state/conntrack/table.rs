@@ -5,7 +5,7 @@
 
 use super::entry::{
     ACTIVITY, Activity, DECISION, Decision, KIND, Key, LIFE, Life, Phase, Place, ROW, Row, SIDE,
-    created, service, tuple as tuple_of,
+    created, masqueraded, service, tuple as tuple_of,
 };
 use super::grace;
 use super::progress::{TICK, tick, ticks_since};
@@ -97,6 +97,8 @@ pub struct Entry {
     pub status: Status,
     /// The service whose frontend the flow came to.
     pub service: Option<ServiceId>,
+    /// Whether its source was changed to an address of ours.
+    pub masqueraded: bool,
     /// Where packets of this direction leave.
     pub decision: Decision,
 }
@@ -168,6 +170,8 @@ pub struct Flow {
     pub reply: Tuple,
     /// The service whose frontend it came to.
     pub service: Option<ServiceId>,
+    /// Whether its source was changed to an address of ours.
+    pub masqueraded: bool,
     /// TCP's state.
     pub tcp: Option<TcpState>,
     /// Whether answers were seen.
@@ -190,7 +194,8 @@ impl Flow {
     /// Our address and port, when the source was translated.
     pub fn snat(&self) -> Option<(Addr, u16)> {
         let reply = (self.reply.dst, self.reply.dport);
-        (reply != (self.original.src, self.original.sport)).then_some(reply)
+        let differs = reply != (self.original.src, self.original.sport);
+        (self.masqueraded || differs).then_some(reply)
     }
 }
 
@@ -355,6 +360,13 @@ impl<M: Memory> Table<M> {
         })
     }
 
+    /// For how many seconds a TCP connection that is over has been idle: its tuple may be given to another. `None` for all others.
+    pub fn closed_for(&self, hit: Hit, now: Nanos) -> Option<u32> {
+        let activity = Activity(self.place(hit.row())?.row[ACTIVITY].get());
+        let over = matches!(activity.progress().tcp()?, TcpState::TimeWait | TcpState::Close);
+        over.then(|| ticks_since(activity.tick(), tick(now)))
+    }
+
     /// All that the table knows of it.
     pub fn entry(&self, hit: Hit) -> Option<Entry> {
         let life = Life::new(Phase::Live, hit.version(), None);
@@ -376,6 +388,7 @@ impl<M: Memory> Table<M> {
             translated: tuple_of(place, direction.reversed()).reversed(),
             status: if replied { Status::Established } else { Status::New },
             service: service(row[KIND].get()),
+            masqueraded: masqueraded(row[KIND].get()),
             decision: Decision(row[DECISION[direction.index()]].get()),
         }
     }
@@ -432,6 +445,7 @@ impl<M: Memory> Table<M> {
                 original,
                 reply,
                 service: service(kind),
+                masqueraded: masqueraded(kind),
                 tcp: progress.tcp(),
                 replied: progress.is_replied(),
                 age: u64::from(ticks_since(created(kind), now)) * TICK,

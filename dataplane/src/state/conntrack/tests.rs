@@ -48,7 +48,7 @@ pub(super) fn flow(number: u32, protocol: Protocol) -> NewFlow {
     let original = Tuple { src: client, ..tuple((0, 40_000), (100, 80), protocol) };
     let reply =
         Tuple { dst: client, ..tuple((1 + (number % 50) as u8, 8080), (0, 40_000), protocol) };
-    NewFlow { original, reply, service: Some(ServiceId(number)), tcp: None }
+    NewFlow { original, reply, service: Some(ServiceId(number)), tcp: None, masqueraded: false }
 }
 
 pub(super) fn find(table: &Table, tuple: &Tuple, now: Nanos) -> Option<Entry> {
@@ -74,7 +74,13 @@ fn both_directions_find_one_entry() {
 fn an_untranslated_flow_translates_to_itself() {
     let mut conntrack = handle(&table(1024, 1), 0);
     let original = tuple((1, 5), (2, 6), Protocol::UDP);
-    let new = NewFlow { original, reply: original.reversed(), service: None, tcp: None };
+    let new = NewFlow {
+        original,
+        reply: original.reversed(),
+        service: None,
+        tcp: None,
+        masqueraded: false,
+    };
     let made = conntrack.create(&new, 0).unwrap();
     assert_eq!((made.translated, made.service), (original, None));
     let shown = conntrack.table().flows(0).next().unwrap();
@@ -85,7 +91,7 @@ fn an_untranslated_flow_translates_to_itself() {
 fn a_flow_to_itself_is_tracked() {
     let mut conntrack = handle(&table(1024, 1), 0);
     let original = tuple((1, 5), (1, 5), Protocol::UDP);
-    let new = NewFlow { original, reply: original, service: None, tcp: None };
+    let new = NewFlow { original, reply: original, service: None, tcp: None, masqueraded: false };
     let made = conntrack.create(&new, 0).unwrap();
     assert!(conntrack.remove(made.hit()));
     assert_eq!(find(conntrack.table(), &original, 0), None);
@@ -328,7 +334,7 @@ fn addresses_of_any_family_are_kept_whole() {
     let v4 = tuple((1, 5), (2, 6), Protocol::TCP);
     let original = Tuple { src: addrs[0], dst: addrs[1], ..v4 };
     let reply = Tuple { src: addrs[2], dst: addrs[3], ..v4.reversed() };
-    let only_v6 = NewFlow { original, reply, service: None, tcp: None };
+    let only_v6 = NewFlow { original, reply, service: None, tcp: None, masqueraded: false };
     let mixed = NewFlow { original: Tuple { sport: 9, ..v4 }, reply, ..only_v6 };
     let mixed = NewFlow { reply: Tuple { dport: 9, ..mixed.reply }, ..mixed };
     for new in [only_v6, mixed] {
@@ -370,7 +376,8 @@ fn flows_show_what_was_tracked() {
     let mut conntrack = handle(&table(1024, 1), 0);
     let vip = tuple((1, 40_000), (100, 80), Protocol::TCP);
     let reply = tuple((7, 8080), (200, 50_000), Protocol::TCP);
-    let new = NewFlow { original: vip, reply, service: None, tcp: Some(Flags::SYN) };
+    let new =
+        NewFlow { original: vip, reply, service: None, tcp: Some(Flags::SYN), masqueraded: false };
     let entry = conntrack.create(&new, 10 * SECOND).unwrap();
     let _ = conntrack.touch(entry.hit(), entry.translated.protocol, Some(Flags::SYN), 15 * SECOND);
     let shown: Vec<_> = conntrack.table().flows(20 * SECOND).collect();
@@ -378,6 +385,7 @@ fn flows_show_what_was_tracked() {
         original: vip,
         reply,
         service: None,
+        masqueraded: false,
         tcp: Some(TcpState::SynSent),
         replied: false,
         age: 10 * SECOND,

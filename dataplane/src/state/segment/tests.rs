@@ -18,7 +18,7 @@ fn flow(number: u16) -> NewFlow {
         dport: 80,
         protocol: Protocol::UDP,
     };
-    NewFlow { original, reply: original.reversed(), service: None, tcp: None }
+    NewFlow { original, reply: original.reversed(), service: None, tcp: None, masqueraded: false }
 }
 
 fn duplicate(segment: &Segment) -> OwnedFd {

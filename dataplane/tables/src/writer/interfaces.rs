@@ -1,4 +1,4 @@
-//! Staging interfaces and configured neighbors.
+//! Staging interfaces, configured neighbors and the node's own row.
 
 use super::Writer;
 use crate::{
@@ -6,6 +6,7 @@ use crate::{
     error::Error,
     index::Index,
     interface,
+    node::{self, Node, NodeSpec},
     row::InterfaceId,
     spec::InterfaceSpec,
     tables::neighbor_key,
@@ -45,6 +46,27 @@ impl Writer {
             let words = interface::words_of(self.arena.words(), row);
             self.arena.free(Table::Interfaces, row, words);
         }
+    }
+
+    /// Sets the node's own row. An empty one says nothing of the node, as before the first.
+    pub fn set_node(&mut self, spec: &NodeSpec) -> Result<(), Error> {
+        spec.check()?;
+        let old = self.node;
+        if Node::new(self.arena.words(), old).spec() == *spec {
+            return Ok(());
+        }
+        self.node = if *spec == NodeSpec::default() {
+            Ref::NULL
+        } else {
+            self.room(Arena::bytes_of(spec.words()))?;
+            node::write(&mut self.arena, spec)?
+        };
+        if !old.is_null() {
+            let words = node::words_of(self.arena.words(), old);
+            self.arena.free(Table::Interfaces, old, words);
+        }
+        self.dirty = true;
+        Ok(())
     }
 
     /// Sets the MAC of a neighbor that isn't to be learned.

@@ -1,0 +1,237 @@
+//! Putting a new flow into the table, and giving it the source that it leaves with.
+//!
+//! A flow keeps its source port where answers could still be told apart; a masqueraded one gets an address of the way out and
+//! a port by chance. The table itself is the allocator: a port is free when the reply tuple that it makes can be inserted,
+//! and two workers can't insert the same one, so nothing has to be kept in step.
+//!
+//! Cost: an insert; for each port that is taken a lookup more. The first tries are spread by chance, which finds a
+//! port of a set that is nine tenths full in ten; the last free ones are searched for one after the other, within
+//! [`Budget`](crate::snat::Budget).
+
+use millrace_tables::{InterfaceKind, Route as Row, ServiceId};
+use millrace_wire::{Addr, Protocol};
+
+use super::Context;
+use crate::clock::Nanos;
+use crate::exit::Exit;
+use crate::flow::Tuple;
+use crate::packet::Headers;
+use crate::pipeline::neighbor::Adjacency;
+use crate::snat::Ports;
+use crate::state::State;
+use crate::state::conntrack::{CreateError, Hit, NewFlow};
+use crate::trace::{Observer, Step};
+use crate::verdict::DropReason;
+
+/// Ports that are tried by chance before a flow that is not masqueraded is given up.
+const TRIES: u32 = 128;
+/// Ports that are tried by chance before all are gone through.
+const CHANCES: u32 = 48;
+/// First of the ports for a flow that keeps its address.
+const FIRST_PORT: u64 = 1024;
+
+/// A flow to be stored.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct New {
+    pub(super) service: ServiceId,
+    /// With the backend in place of the frontend.
+    pub(super) translated: Tuple,
+    pub(super) masquerade: bool,
+}
+
+/// Stores the flow. `None`: it is there already.
+#[inline(never)]
+pub(super) fn create<O: Observer>(
+    headers: &Headers,
+    new: New,
+    adjacency: &Adjacency,
+    context: &mut Context<'_, O>,
+) -> Result<Option<Hit>, Exit> {
+    let mut flow = NewFlow {
+        original: headers.tuple,
+        reply: new.translated.reversed(),
+        service: Some(new.service),
+        tcp: (headers.protocol == Protocol::TCP).then_some(headers.tcp),
+        masqueraded: false,
+    };
+    if new.masquerade
+        && let Some(source) = source(&new.translated, adjacency, context)?
+    {
+        flow.masqueraded = true;
+        flow.reply.dst = source;
+    }
+    let created = if flow.masqueraded {
+        masquerade(&mut flow, headers.hash, context.state, context.now)
+    } else {
+        keep_source(&mut flow, headers.hash, context.state, context.now)
+    }?;
+    if created.is_some() {
+        context.observer.see(|| Step::Created {
+            translated: flow.reply.reversed(),
+            masqueraded: flow.masqueraded,
+        });
+    }
+    Ok(created)
+}
+
+/// The address that a masqueraded flow leaves with. `None`: its own, for what this node's own stack serves and no address of the
+/// trunk says otherwise. There a kernel would not masquerade either: the packet never goes out.
+#[cold]
+fn source<O: Observer>(
+    translated: &Tuple,
+    adjacency: &Adjacency,
+    context: &Context<'_, O>,
+) -> Result<Option<Addr>, Exit> {
+    let interface = adjacency.interface;
+    // Gone in this moment: then its network doesn't count.
+    let peer = context.state.neighbors.addr(adjacency.neighbor).unwrap_or(translated.dst);
+    let node = context.tables.node();
+    if let Some(source) = node.source_on(interface, &peer) {
+        return Ok(Some(source));
+    }
+    let out = context.interfaces.get(interface);
+    let to_stack = out.is_some_and(|out| out.kind == InterfaceKind::HOST)
+        && context.tables.route(&translated.dst) == Some(Row::Local);
+    if to_stack && context.tables.route(&translated.src) != Some(Row::Local) {
+        return Ok(None);
+    }
+    let source = node.source(&peer).or_else(|| context.interfaces.source_for(interface, &peer));
+    source.map(Some).ok_or(DropReason::NoSnatAddress.into())
+}
+
+/// Tries to insert. `Err(None)`: its reply tuple is another flow's.
+fn try_this(flow: &NewFlow, state: &mut State, now: Nanos) -> Result<Option<Hit>, Option<Exit>> {
+    match state.conntrack.create(flow, now) {
+        Ok(entry) => Ok(Some(entry.hit())),
+        Err(CreateError::Exists(_)) => Ok(None),
+        Err(CreateError::ReplyTaken) => Err(None),
+        Err(CreateError::Full | CreateError::HalfOpenFull) => {
+            Err(Some(DropReason::ConntrackFull.into()))
+        }
+    }
+}
+
+/// Inserts the flow with the source that it has. When its reply tuple is another flow's already, the source port is changed until
+/// it is not (Linux' `nf_nat_l4proto_unique_tuple`), so that answers can be told apart.
+fn keep_source(
+    flow: &mut NewFlow,
+    hash: u64,
+    state: &mut State,
+    now: Nanos,
+) -> Result<Option<Hit>, Exit> {
+    let mut random = Random(hash);
+    for _ in 0..TRIES {
+        match try_this(flow, state, now) {
+            Ok(created) => return Ok(created),
+            Err(Some(exit)) => return Err(exit),
+            Err(None) => {
+                let port = FIRST_PORT + u64::from(random.next()) % (65_536 - FIRST_PORT);
+                flow.reply.dport = port as u16;
+            }
+        }
+    }
+    Err(DropReason::NoFreePort.into())
+}
+
+/// Inserts the flow, whose source is ours already, with a port by chance (nftables' `masquerade fully-random`).
+fn masquerade(
+    flow: &mut NewFlow,
+    hash: u64,
+    state: &mut State,
+    now: Nanos,
+) -> Result<Option<Hit>, Exit> {
+    let ports = ports_of(flow, state);
+    // Who opens a connection again from the same port gets another one here: what the other end remembers is not met.
+    let mut random = Random(hash ^ now);
+    for chance in 0..CHANCES {
+        set_port(flow, ports.nth(random.next()));
+        if chance > 0 && taken(flow, state, now).is_some() {
+            continue;
+        }
+        match try_this(flow, state, now) {
+            Ok(created) => return Ok(created),
+            Err(Some(exit)) => return Err(exit),
+            Err(None) => {}
+        }
+    }
+    go_through(flow, random.next(), state, now)
+}
+
+fn ports_of(flow: &NewFlow, state: &State) -> Ports {
+    if is_echo(flow) { Ports::ANY } else { state.local.settings.snat_ports }
+}
+
+fn is_echo(flow: &NewFlow) -> bool {
+    matches!(flow.reply.protocol, Protocol::ICMP | Protocol::ICMPV6)
+}
+
+/// Gives the flow a source port. An echo has one identifier in place of two ports.
+fn set_port(flow: &mut NewFlow, port: u16) {
+    flow.reply.dport = port;
+    if is_echo(flow) {
+        flow.reply.sport = port;
+    }
+}
+
+/// Goes through all ports for one that is free. Where there is none, the connection that has been over for longest makes room.
+#[cold]
+fn go_through(
+    flow: &mut NewFlow,
+    start: u32,
+    state: &mut State,
+    now: Nanos,
+) -> Result<Option<Hit>, Exit> {
+    let ports = ports_of(flow, state);
+    let count = ports.count();
+    let budget = state.local.snat_budget.take(count.into(), now);
+    let mut oldest = None;
+    for step in 0..budget as u32 {
+        let port = ports.nth((start % count).wrapping_add(step));
+        set_port(flow, port);
+        if let Some(hit) = taken(flow, state, now) {
+            let closed = state.conntrack.table().closed_for(hit, now);
+            if let Some(closed) = closed
+                && oldest.is_none_or(|(before, _, _)| closed > before)
+            {
+                oldest = Some((closed, hit, port));
+            }
+            continue;
+        }
+        match try_this(flow, state, now) {
+            Ok(created) => {
+                state.local.snat_budget.give(budget - u64::from(step) - 1);
+                return Ok(created);
+            }
+            Err(Some(exit)) => return Err(exit),
+            Err(None) => {}
+        }
+    }
+    if let Some((_, hit, port)) = oldest
+        && state.conntrack.remove(hit)
+    {
+        set_port(flow, port);
+        match try_this(flow, state, now) {
+            Ok(created) => return Ok(created),
+            Err(Some(exit)) => return Err(exit),
+            Err(None) => {}
+        }
+    }
+    Err(DropReason::SnatExhausted.into())
+}
+
+/// Who has the reply tuple of the flow.
+fn taken(flow: &NewFlow, state: &State, now: Nanos) -> Option<Hit> {
+    state.conntrack.table().find(&flow.reply, state.seed.hash(&flow.reply), now)
+}
+
+/// Knuth's MMIX generator; its upper bits are given out, so that the tries of one flow are spread over all ports. It begins with a
+/// keyed hash, which nobody outside can know.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u32 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 32) as u32
+    }
+}

@@ -1,0 +1,160 @@
+//! Which source ports a masqueraded flow may get: [`Ports`], and how hard they are looked for: [`Budget`].
+//!
+//! Decides nothing about flows; `pipeline::conntrack` picks. Cost: finding the `n`th port walks at most eight ranges.
+
+use std::ops::RangeInclusive;
+
+use arrayvec::ArrayVec;
+
+use crate::clock::{Nanos, SECOND};
+
+/// Node ports of a cluster whose API server was told nothing else (`--service-node-port-range`).
+pub const NODE_PORTS: RangeInclusive<u16> = 30_000..=32_767;
+/// What Linux calls unprivileged.
+pub const UNPRIVILEGED: RangeInclusive<u16> = 1024..=65_535;
+/// Most ranges.
+const RANGES: usize = 8;
+
+/// A set of ports, none twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// First and last of each, ascending and apart; (1, 0) where there is none.
+    ranges: [(u16, u16); RANGES],
+    count: u32,
+}
+
+impl Default for Ports {
+    /// Unprivileged ports but the node ports: 61,744.
+    fn default() -> Ports {
+        Ports::new(&[UNPRIVILEGED], &[NODE_PORTS]).unwrap_or(Ports::ANY)
+    }
+}
+
+impl Ports {
+    /// All but 0: identifiers of ICMP echo, which mean nothing to anybody else.
+    pub const ANY: Ports = {
+        let mut ranges = [(1, 0); RANGES];
+        ranges[0] = (1, u16::MAX);
+        Ports { ranges, count: u16::MAX as u32 }
+    };
+
+    /// The ports of `wanted` that are not in `except`. `None` if there are none, or more than eight ranges of them. Port 0 is none.
+    pub fn new(wanted: &[RangeInclusive<u16>], except: &[RangeInclusive<u16>]) -> Option<Ports> {
+        let within =
+            |ranges: &[RangeInclusive<u16>], port| ranges.iter().any(|it| it.contains(&port));
+        let mut found = ArrayVec::<(u16, u16), RANGES>::new();
+        let mut count = 0;
+        for port in (1..=u16::MAX).filter(|port| within(wanted, *port) && !within(except, *port)) {
+            count += 1;
+            match found.last_mut() {
+                Some((_, last)) if *last + 1 == port => *last = port,
+                _ => found.try_push((port, port)).ok()?,
+            }
+        }
+        let mut ranges = [(1, 0); RANGES];
+        for (place, range) in ranges.iter_mut().zip(found) {
+            *place = range;
+        }
+        (count > 0).then_some(Ports { ranges, count })
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// The `n`th, ascending; counted round.
+    pub fn nth(&self, n: u32) -> u16 {
+        let mut left = n % self.count.max(1);
+        for (first, last) in self.ranges {
+            let size = (u32::from(last) + 1).saturating_sub(u32::from(first));
+            if left < size {
+                return first + left as u16;
+            }
+            left -= size;
+        }
+        // Not reached: the sizes add up to the count.
+        u16::MAX
+    }
+}
+
+/// Lookups that a worker may spend on finding the last free ports: when nearly all are taken every new flow would otherwise
+/// search through them, and whoever can open flows could stop the worker.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    per_second: u64,
+    left: u64,
+    at: Nanos,
+}
+
+impl Budget {
+    /// So many a second, and at once after a quiet second.
+    pub fn new(per_second: u64) -> Budget {
+        Budget { per_second, left: per_second, at: 0 }
+    }
+
+    /// Takes up to `want`; how many there were.
+    pub fn take(&mut self, want: u64, now: Nanos) -> u64 {
+        let passed = now.saturating_sub(self.at).min(SECOND);
+        let more = u128::from(passed) * u128::from(self.per_second) / u128::from(SECOND);
+        if more > 0 {
+            self.left = self.left.saturating_add(more as u64).min(self.per_second);
+            self.at = now;
+        }
+        let taken = want.min(self.left);
+        self.left -= taken;
+        taken
+    }
+
+    /// Gives back what was not needed.
+    pub fn give(&mut self, back: u64) {
+        self.left = self.left.saturating_add(back).min(self.per_second);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_port_of_the_set_comes_once_and_no_other() {
+        let ports = Ports::new(&[2000..=2009, 1024..=1030, 2005..=2020], &[2003..=2004]).unwrap();
+        let all: Vec<u16> = (0..ports.count()).map(|n| ports.nth(n)).collect();
+        let wanted: Vec<u16> = (1024..=1030).chain(2000..=2002).chain(2005..=2020).collect();
+        assert_eq!(all, wanted);
+        assert_eq!(ports.nth(ports.count()), 1024, "round");
+    }
+
+    #[test]
+    fn node_ports_are_never_among_the_default() {
+        let ports = Ports::default();
+        assert_eq!(ports.count(), 61_744);
+        assert!(
+            (0..ports.count()).all(|n| !NODE_PORTS.contains(&ports.nth(n)) && ports.nth(n) >= 1024)
+        );
+        assert_eq!(
+            (Ports::ANY.count(), Ports::ANY.nth(0), Ports::ANY.nth(65_534)),
+            (65_535, 1, 65_535)
+        );
+    }
+
+    #[test]
+    fn a_set_without_ports_is_none() {
+        assert_eq!(Ports::new(&[30_000..=30_010], &[NODE_PORTS]), None);
+        assert_eq!(Ports::new(&[0..=0], &[]), None);
+        let many: Vec<_> = (0..9).map(|n| n * 100 + 1..=n * 100 + 1).collect();
+        assert_eq!(Ports::new(&many, &[]), None);
+    }
+
+    #[test]
+    fn a_budget_is_spent_and_comes_back_with_time() {
+        let mut budget = Budget::new(1000);
+        assert_eq!(budget.take(600, SECOND), 600);
+        assert_eq!(budget.take(600, SECOND), 400);
+        assert_eq!(budget.take(600, SECOND), 0);
+        assert_eq!(budget.take(600, SECOND + SECOND / 10), 100);
+        budget.give(50);
+        assert_eq!(budget.take(600, SECOND + SECOND / 10), 50);
+        assert_eq!(budget.take(u64::MAX, 100 * SECOND), 1000);
+    }
+}
