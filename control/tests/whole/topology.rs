@@ -183,7 +183,11 @@ fn expectation(compiler: &Compiler) -> Sets {
 
 fn world() -> std::sync::Arc<World> {
     let node_port_addresses = vec![std::net::IpAddr::from([192, 168, 0, 2]).into()];
-    World { node: NodeView { name: "here".into(), node_port_addresses }, ..World::default() }.into()
+    World {
+        node: NodeView { name: "here".into(), node_port_addresses, ..NodeView::default() },
+        ..World::default()
+    }
+    .into()
 }
 
 fn node(zone: &str) -> Value {

@@ -473,7 +473,7 @@ impl World {
 
     /// No interface has an address from now on.
     pub fn forget_addresses(&mut self) {
-        for worker in &mut self.workers {
+        for worker in self.workers.iter_mut().chain(&mut self.twins) {
             let mut all: Vec<Interface> = worker.state.local.interfaces.iter().cloned().collect();
             all.iter_mut().for_each(|interface| interface.addresses.clear());
             worker.state.local.interfaces = Arc::new(Interfaces::new(all).unwrap());
