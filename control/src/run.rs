@@ -336,15 +336,19 @@ impl Control {
     }
 
     fn compile(&mut self) -> Vec<crate::Change> {
-        let node = self.config.config.node.as_deref().and_then(|name| self.store.node(name)).cloned();
+        let node =
+            self.config.config.node.as_deref().and_then(|name| self.store.node(name)).cloned();
         if self.node != node {
             (self.node, self.world) = (node, None);
         }
         let world = match &self.world {
             Some(world) => Arc::clone(world),
             None => {
-                let (world, problems) =
-                    interfaces::world(self.interfaces.clone(), &self.config.config, self.node.as_ref());
+                let (world, problems) = interfaces::world(
+                    self.interfaces.clone(),
+                    &self.config.config,
+                    self.node.as_ref(),
+                );
                 self.config.say(problems, ConfigProblem::is_about_interfaces);
                 Arc::clone(self.world.insert(Arc::new(world)))
             }

@@ -105,8 +105,11 @@ impl Follower {
 
 fn world() -> Arc<World> {
     let node_port_addresses = vec![std::net::IpAddr::from([192, 168, 0, 2]).into()];
-    World { node: NodeView { name: "node-0".into(), node_port_addresses }, ..World::default() }
-        .into()
+    World {
+        node: NodeView { name: "node-0".into(), node_port_addresses, ..NodeView::default() },
+        ..World::default()
+    }
+    .into()
 }
 
 /// From the objects, without any of what is tested here.
