@@ -9,14 +9,18 @@ mod endpoint_slice;
 mod node;
 mod pod;
 mod service;
+mod service_cidr;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
+
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::ObjectMeta, jiff::Timestamp};
 
 pub use check::Protocol;
 pub use endpoint_slice::{Endpoint, EndpointPort, EndpointSlice, Hints};
 pub use node::Node;
 pub use pod::Pod;
 pub use service::{Families, LocalPolicy, Service, ServicePort};
+pub use service_cidr::ServiceCidr;
 
 use crate::object::{Key, Object, Refusal};
 use check::Checker;
@@ -32,6 +36,31 @@ pub struct Row {
     pub refusals: Arc<[Refusal]>,
     /// Sentences for the log: parts that are understood and have no effect yet.
     pub notices: Arc<[String]>,
+    /// Which version of the object it was made from.
+    pub origin: Origin,
+}
+
+/// A version of an object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// `metadata.resourceVersion`; empty in files.
+    pub version: Box<str>,
+    /// When the controller saw the change that the slice tells of; absent on other kinds.
+    pub triggered: Option<SystemTime>,
+}
+
+/// Set by the EndpointSlice controller, and read by kube-proxy for the same purpose.
+const TRIGGERED: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+
+impl Origin {
+    fn of(metadata: &ObjectMeta) -> Origin {
+        let triggered = metadata.annotations.as_ref().and_then(|texts| texts.get(TRIGGERED));
+        let triggered = triggered.and_then(|text| text.parse::<Timestamp>().ok());
+        Origin {
+            version: metadata.resource_version.as_deref().unwrap_or_default().into(),
+            triggered: triggered.map(SystemTime::from),
+        }
+    }
 }
 
 /// The usable part of an object.
@@ -47,6 +76,8 @@ pub enum Desired {
     Namespace,
     /// A Pod.
     Pod(Arc<Pod>),
+    /// A ServiceCIDR.
+    ServiceCidr(Arc<ServiceCidr>),
 }
 
 impl Row {
@@ -64,9 +95,20 @@ impl Row {
             Object::Node(object) => Desired::Node(Arc::new(node::judge(object, &mut check))),
             Object::Namespace(_) => Desired::Namespace,
             Object::Pod(object) => Desired::Pod(Arc::new(pod::judge(object, &mut check))),
+            Object::ServiceCidr(object) => {
+                Desired::ServiceCidr(Arc::new(service_cidr::judge(object, &mut check)))
+            }
         };
+        let origin = Origin::of(match object {
+            Object::Service(object) => &object.metadata,
+            Object::EndpointSlice(object) => &object.metadata,
+            Object::Node(object) => &object.metadata,
+            Object::Namespace(object) => &object.metadata,
+            Object::Pod(object) => &object.metadata,
+            Object::ServiceCidr(object) => &object.metadata,
+        });
         let refusals = check.refusals.into();
         let notices = notices.into_iter().map(|notice| format!("{key}: {notice}")).collect();
-        Row { key, desired, refusals, notices }
+        Row { key, desired, refusals, notices, origin }
     }
 }

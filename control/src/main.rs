@@ -11,6 +11,7 @@ use millrace_control::{
     inbox::Event,
     reflect::kube::{self, Access},
     run::{Control, Options, Overrides, SourceOptions, once},
+    serve::ServeOptions,
 };
 use millrace_tables::{Readers, SegmentConfig, Writer};
 use signal_hook::{consts::TERM_SIGNALS, iterator::Signals};
@@ -40,6 +41,8 @@ struct Flags {
     node: Option<String>,
     #[command(flatten)]
     cluster: NodeOptions,
+    #[command(flatten)]
+    serve: ServeOptions,
     /// Address space of the tables, in MiB; memory is used as they grow.
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(2..=8192))]
     tables: u32,
@@ -154,8 +157,15 @@ fn run(flags: Flags) -> Result<ExitCode, Failure> {
         });
     }
     let engine = flags.engine.or(config.engine).unwrap_or_else(|| DEFAULT_SOCKET.into());
-    let (control, outbox) =
-        Control::start(Options { source, engine, config_file: flags.config, overrides, segment })?;
+    let mut serve = flags.serve;
+    if let SourceOptions::Api(_) = source {
+        serve.healthz_bind_address.get_or_insert(([0, 0, 0, 0], 10256).into());
+        serve.metrics_bind_address.get_or_insert(([127, 0, 0, 1], 10249).into());
+    }
+    serve.control_socket.get_or_insert_with(|| engine.with_file_name("control.sock"));
+    let config_file = flags.config;
+    let options = Options { source, engine, config_file, overrides, segment, serve };
+    let (control, outbox) = Control::start(options)?;
     let mut signals = Signals::new(TERM_SIGNALS)?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {

@@ -9,6 +9,7 @@ use std::fmt;
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, Pod, Service},
     discovery::v1::EndpointSlice,
+    networking::v1::ServiceCIDR,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -26,14 +27,17 @@ pub enum Kind {
     Namespace,
     /// `v1/Pod`
     Pod,
+    /// `networking.k8s.io/v1/ServiceCIDR`
+    ServiceCidr,
 }
+
+const KINDS: [Kind; 6] =
+    [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::Namespace, Kind::Pod, Kind::ServiceCidr];
 
 impl Kind {
     /// The kind of that name, whatever its API group: for `delete` lines, which carry no `apiVersion`.
     pub fn parse(name: &str) -> Option<Kind> {
-        [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::Namespace, Kind::Pod]
-            .into_iter()
-            .find(|kind| kind.name() == name)
+        KINDS.into_iter().find(|kind| kind.name() == name)
     }
 
     /// As in the object's `kind`.
@@ -44,19 +48,22 @@ impl Kind {
             Kind::Node => "Node",
             Kind::Namespace => "Namespace",
             Kind::Pod => "Pod",
+            Kind::ServiceCidr => "ServiceCIDR",
         }
     }
 
-    fn api_version(self) -> &'static str {
+    /// As in the object's `apiVersion`.
+    pub fn api_version(self) -> &'static str {
         match self {
             Kind::EndpointSlice => "discovery.k8s.io/v1",
+            Kind::ServiceCidr => "networking.k8s.io/v1",
             _ => "v1",
         }
     }
 
-    /// Nodes and namespaces live in no namespace.
+    /// Nodes, namespaces and ranges of Service addresses live in no namespace.
     pub fn is_namespaced(self) -> bool {
-        !matches!(self, Kind::Node | Kind::Namespace)
+        !matches!(self, Kind::Node | Kind::Namespace | Kind::ServiceCidr)
     }
 }
 
@@ -99,6 +106,8 @@ pub enum Object {
     Namespace(Box<Namespace>),
     /// A Pod.
     Pod(Box<Pod>),
+    /// A ServiceCIDR.
+    ServiceCidr(Box<ServiceCIDR>),
 }
 
 /// A part of an object, or all of it, that is not put into force. The rest of the object works.
@@ -235,6 +244,7 @@ fn decode_one(value: Value) -> Decoded {
         Kind::Node => typed(value).map(|object| Object::Node(Box::new(object))),
         Kind::Namespace => typed(value).map(|object| Object::Namespace(Box::new(object))),
         Kind::Pod => typed(value).map(|object| Object::Pod(Box::new(object))),
+        Kind::ServiceCidr => typed(value).map(|object| Object::ServiceCidr(Box::new(object))),
     };
     match object {
         Ok(object) => Decoded::Object(key, object),

@@ -70,6 +70,8 @@ struct Link {
     handed_over: bool,
     published: (u64, Instant),
     acknowledged: u64,
+    epochs: Epochs,
+    workers: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -137,7 +139,7 @@ impl Publisher {
         let failed = |source| PublishError::Session { path: self.path.clone(), source };
         let session = Session::connect(&self.path).map_err(failed)?;
         session.set_timeout(Some(SEND_LIMIT)).map_err(failed)?;
-        let Greeting { generation, interfaces, state, tables, .. } =
+        let Greeting { generation, interfaces, state, tables, workers, .. } =
             session.greet(Role::Control).map_err(failed)?;
         let config =
             SegmentConfig { generation: generation.saturating_add(1), ..self.segment.clone() };
@@ -152,7 +154,7 @@ impl Publisher {
             None => Writer::create(&config)?,
         };
         let epochs = Epochs::open(Arc::new(Segment::open(state)?))?;
-        writer.set_readers(Readers::Epochs(epochs));
+        writer.set_readers(Readers::Epochs(epochs.clone()));
         let published = (writer.generation(), Instant::now());
         let link = Link {
             session,
@@ -161,6 +163,8 @@ impl Publisher {
             handed_over: false,
             published,
             acknowledged: 0,
+            epochs,
+            workers: workers.into(),
         };
         Ok((link, interfaces.into_iter().map(interface).collect()))
     }
@@ -181,7 +185,12 @@ impl Publisher {
 
     /// Whether refused rows wait for another try.
     pub fn has_refused_rows(&self) -> bool {
-        self.link.as_ref().is_some_and(|link| !link.refused.is_empty())
+        self.refused_rows() > 0
+    }
+
+    /// How many.
+    pub fn refused_rows(&self) -> usize {
+        self.link.as_ref().map_or(0, |link| link.refused.len())
     }
 
     /// Takes what the engine says; to be called when the socket can be read. An end of the session is an error, and
@@ -208,6 +217,26 @@ impl Publisher {
     /// The generation that every worker uses; 0 when none does.
     pub fn acknowledged(&self) -> u64 {
         self.link.as_ref().map_or(0, |link| link.acknowledged)
+    }
+
+    /// The generation published last, and when; 0 when no engine is connected.
+    pub fn published(&self) -> (u64, Instant) {
+        self.link.as_ref().map_or((0, Instant::now()), |link| link.published)
+    }
+
+    /// Looks at the workers' epochs instead of waiting for the engine's word, which comes up to a turn of its housekeeping later.
+    /// True when that has brought something new.
+    pub fn look_at_workers(&mut self) -> bool {
+        let Some(link) = self.link.as_mut().filter(|link| link.handed_over) else { return false };
+        // Sleeping workers take the newest when they wake; when all sleep, only the engine knows.
+        let in_use = (0..link.workers).filter_map(|slot| link.epochs.generation(slot)).min();
+        let news = in_use.is_some_and(|in_use| {
+            in_use >= link.published.0 && link.acknowledged < link.published.0
+        });
+        if news {
+            link.acknowledge(link.published.0);
+        }
+        news
     }
 
     /// Bytes in use in the segment; `None` when no engine is connected.

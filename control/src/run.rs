@@ -4,27 +4,30 @@
 //! away what was there. One thread does all the work; watchers and the signal handler only say that something happened.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use millrace_tables::{InterfaceSpec, SegmentConfig, ServiceSpec};
 
 use crate::{
-    compile::{Compiler, Conflict, interfaces},
+    compile::{self, Compiler, Conflict, interfaces},
     config::{Config, Problem as ConfigProblem},
-    desired::Node,
+    desired::{Desired, Node},
     inbox::{Event, Inbox, Outbox, inbox},
+    object::{Key, Kind},
     publish::Publisher,
+    receipts::Receipts,
     reflect::{
         files::{self, Files, Outcome},
         kube::{self, Batch, Health, Intake},
         watch,
     },
-    store::Store,
+    serve::{self, Board, ServeOptions, Server, ServiceHealth},
+    store::{ServiceName, Store},
     world::World,
 };
 
@@ -36,6 +39,9 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// A Service that loses its last endpoint is given this long to get another: endpoints that move between slices may leave the one
 /// before they are in the other. Far below what a client waits for, and below the 100 ms in which a rejection must come.
 const SETTLE: Duration = Duration::from_millis(25);
+/// After a publication the workers' epochs are looked at so often, for so long; then the engine's word is waited for.
+const LOOK: Duration = Duration::from_micros(200);
+const LOOK_FOR: Duration = Duration::from_millis(20);
 
 /// What the process was asked to do, flags and file together.
 #[derive(Clone, Debug)]
@@ -50,6 +56,8 @@ pub struct Options {
     pub overrides: Overrides,
     /// Of the tables segment.
     pub segment: SegmentConfig,
+    /// Where to serve health, metrics and receipts.
+    pub serve: ServeOptions,
 }
 
 /// Where objects come from: one source at a time.
@@ -131,7 +139,11 @@ pub struct Control {
     unsettled: bool,
     /// Until when what was heard is kept back.
     settling: Option<Instant>,
+    board: Arc<Board>,
+    /// healthCheckNodePorts by Service; two Services may ask for one port, the first by name has it.
+    health_ports: BTreeMap<ServiceName, (u16, (usize, usize))>,
     inbox: Inbox,
+    _server: Server,
 }
 
 impl Control {
@@ -164,6 +176,13 @@ impl Control {
                 Source::Api(intake, health)
             }
         };
+        let health = match &source {
+            Source::Files(_) => None,
+            Source::Api(_, health) => Some(Arc::clone(health)),
+        };
+        let board = Board::new(health);
+        let server = serve::start(Arc::clone(&board), &options.serve)
+            .map_err(system("the thread that serves health"))?;
         let publisher = Publisher::new(&options.engine, options.segment.clone());
         let mut control = Control {
             source,
@@ -177,7 +196,10 @@ impl Control {
             publisher,
             unsettled: false,
             settling: None,
+            board,
+            health_ports: BTreeMap::new(),
             inbox,
+            _server: server,
             options,
         };
         if let Source::Files(files) = &mut control.source {
@@ -205,6 +227,11 @@ impl Control {
         if self.unsettled {
             limit = limit.min(UNSETTLED);
         }
+        if self.publisher.acknowledged() < self.publisher.published().0
+            && self.publisher.published().1.elapsed() < LOOK_FOR
+        {
+            limit = limit.min(LOOK);
+        }
         if let Some(until) = self.settling {
             limit = limit.min(until.saturating_duration_since(Instant::now()));
         }
@@ -217,6 +244,7 @@ impl Control {
         if readable && let Err(error) = self.publisher.receive() {
             tracing::warn!("{error}");
         }
+        self.publisher.look_at_workers();
         let quiet = events.is_empty();
         let (mut look, mut config, mut hint) = (self.unsettled, false, BTreeSet::new());
         let mut heard = false;
@@ -246,6 +274,7 @@ impl Control {
             self.publish();
         }
         self.publisher.reclaim();
+        self.note();
         Ok(true)
     }
 
@@ -260,7 +289,9 @@ impl Control {
                 // Compiled against its interfaces first, then all of it goes out as one generation.
                 self.compile();
                 let all = self.compiler.all();
-                self.hand_out(all);
+                if self.hand_out(all) {
+                    self.board.receipts().restarted(self.publisher.published().0);
+                }
             }
             Err(error) => tracing::debug!("{error}: trying again"),
         }
@@ -277,7 +308,12 @@ impl Control {
     fn hear(&mut self, batch: Batch) {
         let Source::Api(intake, _) = &mut self.source else { return };
         let was_complete = intake.is_complete();
+        let received = batch.received;
         let taken = intake.take(batch, &mut self.store);
+        {
+            let mut receipts = self.board.receipts();
+            taken.heard.iter().for_each(|key| receipts.heard(key.clone(), received));
+        }
         for refusal in &taken.new {
             tracing::warn!("{refusal}");
         }
@@ -333,26 +369,30 @@ impl Control {
             tracing::info!("{notice}");
         }
         self.unsettled = outcome.unsettled;
+        let (now, mut receipts) = (Instant::now(), self.board.receipts());
+        outcome.heard.into_iter().for_each(|key| receipts.heard(key, now));
     }
 
     fn compile(&mut self) -> Vec<crate::Change> {
         let node =
             self.config.config.node.as_deref().and_then(|name| self.store.node(name)).cloned();
-        if self.node != node {
+        if self.node != node || self.store.changed().ranges {
             (self.node, self.world) = (node, None);
         }
         let world = match &self.world {
             Some(world) => Arc::clone(world),
             None => {
-                let (world, problems) = interfaces::world(
+                let (mut world, problems) = interfaces::world(
                     self.interfaces.clone(),
                     &self.config.config,
                     self.node.as_ref(),
                 );
+                interfaces::add_service_ranges(&mut world, &self.store);
                 self.config.say(problems, ConfigProblem::is_about_interfaces);
                 Arc::clone(self.world.insert(Arc::new(world)))
             }
         };
+        self.note_health_ports();
         let changes = self.compiler.update(&mut self.store, &world);
         let conflicts: BTreeSet<Conflict> = self.compiler.conflicts().collect();
         for Conflict { frontend: (addr, port, protocol), owner, refused } in
@@ -374,21 +414,108 @@ impl Control {
         }
     }
 
-    fn hand_out(&mut self, changes: Vec<crate::Change>) {
+    /// True when the engine has them.
+    fn hand_out(&mut self, changes: Vec<crate::Change>) -> bool {
         let rows = changes.len();
         match self.publisher.publish(changes) {
-            None => {}
+            None => return false,
             Some(Ok(published)) => {
                 if rows > 0 {
                     tracing::info!(generation = published.generation, rows, "published");
                 }
+                let mut short: BTreeSet<ServiceName> = BTreeSet::new();
                 for row in &published.refused {
                     tracing::error!("{}: will be tried again", row.error);
+                    if let crate::Change::Service(key, _) = &row.change {
+                        short.extend(service_of(key));
+                    }
                 }
+                let refused = |key: &Key| match &self.store.row(key).map(|row| &row.desired) {
+                    Some(Desired::Service(_)) => short.contains(&name(key, &key.name)),
+                    Some(Desired::EndpointSlice(slice)) => {
+                        short.contains(&name(key, &slice.service))
+                    }
+                    _ => false,
+                };
+                let mut receipts = self.board.receipts();
+                receipts.compiled(published.generation, &self.store, refused);
             }
-            Some(Err(error)) => tracing::warn!("{error}"),
+            Some(Err(error)) => {
+                tracing::warn!("{error}");
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Writes down what others may ask for.
+    fn note(&mut self) {
+        let (published, acknowledged) = (self.publisher.published(), self.publisher.acknowledged());
+        if acknowledged > 0 {
+            let mut receipts: std::sync::MutexGuard<'_, Receipts> = self.board.receipts();
+            receipts.acknowledged(acknowledged, Instant::now(), SystemTime::now());
+        }
+        let complete = self.is_complete();
+        let refused = match &self.source {
+            Source::Files(files) => files.refused(),
+            Source::Api(intake, _) => intake.refused(),
+        };
+        let node = self.config.config.node.as_deref().and_then(|name| self.store.node(name));
+        let chosen = !self.config.config.nodeport_addresses.is_empty();
+        let addresses =
+            self.world.iter().filter(|_| chosen).flat_map(|world| &world.node.node_port_addresses);
+        self.board.write(|status| {
+            status.beat = Instant::now();
+            (status.complete, status.connected) = (complete, self.publisher.is_connected());
+            (status.published, status.acknowledged) = (published, acknowledged);
+            if complete && status.connected && acknowledged >= published.0 {
+                status.updated = SystemTime::now();
+            }
+            status.node_eligible = node.is_none_or(|node| !node.leaving);
+            for kind in [Kind::Service, Kind::EndpointSlice, Kind::Node] {
+                status.objects.insert(kind.name(), self.store.count(kind));
+            }
+            (status.refused, status.refused_rows) = (refused, self.publisher.refused_rows());
+            status.addresses = addresses.copied().map(Into::into).collect();
+            // Last to first, so that the first has the port.
+            status.services = self
+                .health_ports
+                .iter()
+                .rev()
+                .map(|(service, (port, local))| {
+                    let (namespace, name) = (service.namespace.clone(), service.name.clone());
+                    (*port, ServiceHealth { namespace, name, local: *local })
+                })
+                .collect();
+        });
+    }
+
+    /// Health check node ports of the Services that are about to be compiled.
+    fn note_health_ports(&mut self) {
+        for service in &self.store.changed().services {
+            let port = self.store.service(service).map_or(0, |row| row.health_check_node_port);
+            if port == 0 {
+                self.health_ports.remove(service);
+            } else {
+                let local = compile::service::local_ready(
+                    self.store.slices(service),
+                    self.config.config.node.as_deref().unwrap_or_default(),
+                );
+                self.health_ports.insert(service.clone(), (port, local));
+            }
         }
     }
+}
+
+fn name(key: &Key, name: &str) -> ServiceName {
+    ServiceName { namespace: key.namespace.clone(), name: name.into() }
+}
+
+/// The Service of a row's key, `namespace/name:port` or `namespace/name`, with `/v6` behind it in IPv6.
+fn service_of(key: &str) -> Option<ServiceName> {
+    let (namespace, rest) = key.split_once('/')?;
+    let name = rest.split([':', '/']).next()?;
+    Some(ServiceName { namespace: namespace.into(), name: name.into() })
 }
 
 /// The configuration in force, and what has been said about it.
@@ -438,7 +565,8 @@ pub fn once(
     let mut store = Store::new();
     let problems = files::read_dir(manifests, &mut store)?;
     let node = config.node.as_deref().and_then(|name| store.node(name));
-    let (world, config_problems) = interfaces::world(interfaces, config, node);
+    let (mut world, config_problems) = interfaces::world(interfaces, config, node);
+    interfaces::add_service_ranges(&mut world, &store);
     let world = Arc::new(world);
     let mut compiler = Compiler::new();
     compiler.update(&mut store, &world);

@@ -9,6 +9,7 @@ use std::{
     sync::Arc,
 };
 
+use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::{
@@ -32,6 +33,8 @@ pub struct Changed {
     pub services: BTreeSet<ServiceName>,
     /// A Node or Pod changed, or a slice did: what [`crate::compile::node`] looks at.
     pub world: bool,
+    /// A ServiceCIDR changed.
+    pub ranges: bool,
 }
 
 /// All rows in force.
@@ -39,6 +42,7 @@ pub struct Changed {
 pub struct Store {
     rows: BTreeMap<Key, Row>,
     slices: BTreeMap<ServiceName, BTreeSet<String>>,
+    counts: BTreeMap<Kind, usize>,
     changed: Changed,
 }
 
@@ -57,6 +61,9 @@ impl Store {
             return false;
         }
         let old = self.rows.insert(row.key.clone(), row.clone());
+        if old.is_none() {
+            *self.counts.entry(row.key.kind).or_default() += 1;
+        }
         self.note(&row.key, old.as_ref().map(|old| &old.desired), Some(&row.desired));
         true
     }
@@ -64,6 +71,9 @@ impl Store {
     /// Removes an object. Of one that is not there: nothing, and false.
     pub fn delete(&mut self, key: &Key) -> bool {
         let Some(old) = self.rows.remove(key) else { return false };
+        if let Some(count) = self.counts.get_mut(&key.kind) {
+            *count -= 1;
+        }
         self.note(key, Some(&old.desired), None);
         true
     }
@@ -167,6 +177,19 @@ impl Store {
         })
     }
 
+    /// The ranges that Service addresses come from, by all ServiceCIDRs.
+    pub fn service_ranges(&self) -> impl Iterator<Item = IpNet> {
+        self.of_kind(Kind::ServiceCidr).flat_map(|row| match &row.desired {
+            Desired::ServiceCidr(cidr) => cidr.ranges.clone(),
+            _ => Vec::new(),
+        })
+    }
+
+    /// How many objects of a kind there are.
+    pub fn count(&self, kind: Kind) -> usize {
+        self.counts.get(&kind).copied().unwrap_or(0)
+    }
+
     /// Everything that is refused now.
     pub fn refusals(&self) -> impl Iterator<Item = &Refusal> {
         self.rows.values().flat_map(|row| row.refusals.iter())
@@ -222,6 +245,7 @@ impl Store {
                 self.changed.world = true;
             }
             Kind::Node | Kind::Pod => self.changed.world = true,
+            Kind::ServiceCidr => self.changed.ranges = true,
             Kind::Namespace => {}
         }
     }

@@ -284,7 +284,8 @@ impl Files<'_> {
             None => (empty, Vec::new()),
         };
         let node = config.node.as_deref().and_then(|name| self.store.node(name));
-        let (world, more) = compile::interfaces::world(interfaces, &config, node);
+        let (mut world, more) = compile::interfaces::world(interfaces, &config, node);
+        compile::interfaces::add_service_ranges(&mut world, &self.store);
         for problem in problems.iter().chain(&more) {
             eprintln!("millrace: {problem}");
         }

@@ -8,6 +8,7 @@ mod counters;
 mod interfaces;
 mod ledger;
 mod neighbors;
+mod receipts;
 mod routes;
 pub mod services;
 mod workers;
@@ -17,7 +18,7 @@ mod fixture;
 
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use comfy_table::presets::NOTHING;
@@ -36,6 +37,12 @@ pub struct Options {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// With services: which version of each object is in which generation, and since when in every worker's hands
+    #[arg(long)]
+    receipts: bool,
+    /// The control process's socket, for receipts [default: control.sock beside the engine's]
+    #[arg(long, value_name = "PATH", requires = "receipts")]
+    control_socket: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -76,6 +83,16 @@ enum Part {
 
 /// Prints what was asked for.
 pub fn run(options: &Options, socket: &Path) -> Result<(), String> {
+    if options.receipts {
+        let What::Services = options.what else {
+            return Err("--receipts goes with services".into());
+        };
+        let path = options.control_socket.clone();
+        return print(
+            &receipts::view(&path.unwrap_or_else(|| socket.with_file_name("control.sock")))?,
+            options,
+        );
+    }
     let engine = Engine::open(socket)?;
     let view = match options.what {
         What::Services => services::view(&engine),
@@ -86,6 +103,10 @@ pub fn run(options: &Options, socket: &Path) -> Result<(), String> {
         What::Counters => counters::view(&engine),
         What::Conntrack => conntrack::view(&engine)?,
     };
+    print(&view, options)
+}
+
+fn print(view: &View, options: &Options) -> Result<(), String> {
     let text = if options.json {
         serde_json::to_string_pretty(&view.json).map_err(|e| e.to_string())?
     } else {

@@ -14,6 +14,7 @@ use super::{masquerade, node::NodePortAddresses};
 use crate::{
     config::{Action, Config, Hop, Problem},
     desired::Node,
+    store::Store,
     world::{NodeView, World},
 };
 
@@ -72,6 +73,13 @@ pub fn world(
     };
     world.row = masquerade::row(pods, world.interfaces.values());
     (world, problems)
+}
+
+/// Adds the ranges of ServiceCIDR objects to a world, as `service_cidr` of the configuration would.
+pub fn add_service_ranges(world: &mut World, store: &Store) {
+    for range in store.service_ranges() {
+        world.routes.entry(range.trunc()).or_insert(RouteSpec::Blackhole);
+    }
 }
 
 /// All addresses, or as `nodeport_addresses` says. Link-local ones don't tell which link they are meant on.

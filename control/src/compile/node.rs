@@ -125,7 +125,7 @@ pub fn world(
             builder.route(parsed(default), on_link(UPLINK));
         }
     }
-    for range in &options.service_cidr {
+    for range in options.service_cidr.iter().copied().chain(store.service_ranges()) {
         builder.route(range.trunc(), RouteSpec::Blackhole);
     }
     // Addresses of the node's own range that no pod has: there is nobody to ask.

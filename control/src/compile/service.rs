@@ -3,7 +3,7 @@
 //! Reference: Kubernetes 1.36, `pkg/proxy/{serviceport,topology,endpointslicecache}.go`. Each function is one of its
 //! decisions; a further one (source ranges) goes beside its neighbor here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use millrace_tables::{
     BackendSpec, FrontendKind, FrontendSpec, ServiceSpec, SetChoice, WhenEmpty, spec::MAX_BACKENDS,
@@ -50,6 +50,20 @@ pub fn compile<'a>(
         }
     }
     parts
+}
+
+/// Distinct addresses of ready endpoints on the node, IPv4 and IPv6 (`EndpointsMap.LocalReadyEndpoints`): what a
+/// healthCheckNodePort counts. Terminating ones don't: a load balancer should turn away before they are gone.
+pub fn local_ready<'a>(
+    slices: impl Iterator<Item = &'a EndpointSlice>,
+    node: &str,
+) -> (usize, usize) {
+    let here = |endpoint: &&Endpoint| endpoint.ready && !node.is_empty() && *endpoint.node == *node;
+    let endpoints =
+        slices.filter(|slice| !slice.ports.is_empty()).flat_map(|slice| &slice.endpoints);
+    let addresses: BTreeSet<Addr> = endpoints.filter(here).map(|endpoint| endpoint.addr).collect();
+    let v4 = addresses.iter().filter(|addr| addr.is_v4()).count();
+    (v4, addresses.len() - v4)
 }
 
 /// kube-proxy's `ServicePortName.String`.

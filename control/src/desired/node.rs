@@ -17,7 +17,12 @@ pub struct Node {
     pub pod_cidrs: Vec<IpNet>,
     /// Its label `topology.kubernetes.io/zone`; empty when it has none.
     pub zone: String,
+    /// It is being deleted, or about to be: load balancers should look for another.
+    pub leaving: bool,
 }
+
+/// As kube-proxy reads it (`healthcheck.ProxyHealthServer.SyncNode`).
+const LEAVING: &str = "ToBeDeletedByClusterAutoscaler";
 
 const ZONE: &str = "topology.kubernetes.io/zone";
 
@@ -53,7 +58,9 @@ pub(super) fn judge(object: &Object, check: &mut Checker<'_>) -> Node {
         list.extend(addr.filter(|addr| !list.contains(addr)));
     }
     row.external.retain(|addr| !row.internal.contains(addr));
+    row.leaving = object.metadata.deletion_timestamp.is_some();
     let Some(spec) = &object.spec else { return row };
+    row.leaving |= spec.taints.iter().flatten().any(|taint| taint.key == LEAVING);
     match spec.pod_cidrs.as_deref().unwrap_or_default() {
         [] => row.pod_cidrs.extend(
             spec.pod_cidr

@@ -40,6 +40,8 @@ pub struct Service {
     pub local: LocalPolicy,
     /// ClientIP affinity in seconds; 0 for none.
     pub affinity_seconds: u32,
+    /// Where load balancers ask whether this node has local endpoints; 0 for nowhere.
+    pub health_check_node_port: u16,
     /// When the API server made it, in seconds of Unix time; absent in files. Settles who owns a frontend that two claim.
     pub created: Option<i64>,
 }
@@ -126,6 +128,13 @@ pub(super) fn judge(
             check,
         ) && is_external(kind, spec),
     };
+    // `pkg/api/v1/service.NeedsHealthCheck`; elsewhere the field has no meaning.
+    if kind == "LoadBalancer" && row.local.external {
+        let number = spec.health_check_node_port.filter(|number| *number != 0);
+        row.health_check_node_port = number
+            .and_then(|number| check.port(|| "spec.healthCheckNodePort".into(), number))
+            .unwrap_or(0);
+    }
     // Only the EndpointSlice controller acts on it; proxies read the hints that it makes of it.
     if let Some(other) = spec.traffic_distribution.as_deref().filter(|text| !text.is_empty())
         && !["PreferClose", "PreferSameZone", "PreferSameNode"].contains(&other)

@@ -74,6 +74,8 @@ pub struct Outcome {
     pub notices: Vec<String>,
     /// A file is being written: look again soon.
     pub unsettled: bool,
+    /// Objects of the files that were read.
+    pub heard: Vec<Key>,
 }
 
 /// Reads the directory once. Objects go into `store`; what is not in force is answered.
@@ -139,6 +141,11 @@ impl Files {
         }
     }
 
+    /// Problems that were reported and are still there.
+    pub fn refused(&self) -> usize {
+        self.reported.len()
+    }
+
     /// Brings the store in step with the directory. `hint` names files that are read even when they look unchanged.
     pub fn look(&mut self, hint: &BTreeSet<PathBuf>, store: &mut Store) -> Result<Outcome, Error> {
         let listed = self.list()?;
@@ -191,6 +198,7 @@ impl Files {
         }
         for key in touched {
             self.settle(&key, store);
+            outcome.heard.push(key);
         }
         self.report(&mut outcome);
         Ok(outcome)

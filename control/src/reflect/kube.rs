@@ -119,22 +119,29 @@ pub enum Item {
 #[derive(Clone, Copy, Debug)]
 struct Resource {
     kind: Kind,
-    api_version: &'static str,
     path: &'static str,
     /// Label selector: other proxies' objects and headless Services' slices stay with the API server, as with kube-proxy.
     labels: &'static str,
+    /// Tables are good without it, and older servers don't have it.
+    optional: bool,
 }
 
 const OURS: &str = "!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless";
 
-const RESOURCES: [Resource; 3] = [
-    Resource { kind: Kind::Node, api_version: "v1", path: "/api/v1/nodes", labels: "" },
-    Resource { kind: Kind::Service, api_version: "v1", path: "/api/v1/services", labels: OURS },
+const RESOURCES: [Resource; 4] = [
+    Resource { kind: Kind::Node, path: "/api/v1/nodes", labels: "", optional: false },
+    Resource { kind: Kind::Service, path: "/api/v1/services", labels: OURS, optional: false },
     Resource {
         kind: Kind::EndpointSlice,
-        api_version: "discovery.k8s.io/v1",
         path: "/apis/discovery.k8s.io/v1/endpointslices",
         labels: OURS,
+        optional: false,
+    },
+    Resource {
+        kind: Kind::ServiceCidr,
+        path: "/apis/networking.k8s.io/v1/servicecidrs",
+        labels: "",
+        optional: true,
     },
 ];
 
@@ -165,7 +172,8 @@ pub struct KindHealth {
 }
 
 impl Health {
-    fn new(kinds: impl Iterator<Item = Kind>) -> Health {
+    /// Of a source that has heard nothing yet.
+    pub fn new(kinds: impl Iterator<Item = Kind>) -> Health {
         let kinds = kinds.map(|kind| (kind, KindHealth::default())).collect();
         Health { began: Instant::now(), kinds }
     }
@@ -206,7 +214,8 @@ pub fn start(options: Options, outbox: Outbox) -> io::Result<(Intake, Arc<Health
         tracing::warn!("no --node NAME: no endpoint is local, and no zone is known");
     }
     let health = Arc::new(Health::new(resources.iter().map(|resource| resource.kind)));
-    let intake = Intake::new(resources.iter().map(|resource| resource.kind));
+    let needed = resources.iter().filter(|resource| !resource.optional);
+    let intake = Intake::new(needed.map(|resource| resource.kind));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let theirs = Arc::clone(&health);
     thread::Builder::new().name("kube".into()).spawn(move || {

@@ -30,6 +30,7 @@ fn victims() -> Vec<Value> {
         json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-b", "labels": {"topology.kubernetes.io/zone": "a"}}, "spec": {"podCIDR": "10.0.2.0/24", "podCIDRs": ["10.0.2.0/24"]},
             "status": {"addresses": [{"type": "InternalIP", "address": "192.168.0.3"}, {"type": "ExternalIP", "address": "198.51.100.3"}]}}),
         json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"nodeName": "node-a", "hostNetwork": false}, "status": {"phase": "Running", "podIP": "10.0.1.9", "podIPs": [{"ip": "10.0.1.9"}]}}),
+        json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["172.30.0.0/16", "fd00:30::/112"]}}),
         json!({"apiVersion": "v1", "kind": "List", "items": [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "n"}}]}),
     ]
 }

@@ -10,6 +10,7 @@ use std::{
 use crate::common::TempDir;
 use crate::engine::{FakeEngine, socket, wait};
 use millrace_apiserver::ApiServer;
+use millrace_control::serve::ask::ask;
 use millrace_tables::{Route, Tables, session::Contract};
 use serde_json::json;
 
@@ -388,6 +389,130 @@ fn an_endpoint_that_moves_between_slices_is_never_gone() {
     api_objects(&server, "web-1", &[]);
     api_objects(&server, "web-2", &[]);
     engine.wait_for(&["172.30.0.1:80="]);
+}
+
+/// What the control process answers on its socket.
+fn asked(dir: &Path, path: &str) -> Option<String> {
+    ask(&socket(dir).with_file_name("control.sock"), path).ok()
+}
+
+#[test]
+fn receipts_name_the_version_the_generation_and_when_every_worker_had_it() {
+    let dir = dir();
+    let (server, kubeconfig) = api(dir.path());
+    let engine = FakeEngine::start(&socket(dir.path()), Contract::ours());
+    let control =
+        Process::start_with(dir.path(), &["--kubeconfig", &kubeconfig, "--node", "node-a"]);
+    engine.wait_for(&["172.30.0.1:80=10.0.0.1:8080"]);
+    let receipt = |version: u64| {
+        let text = asked(dir.path(), "/receipts").unwrap_or_default();
+        let all: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        let found = all.as_array()?.iter().find(|receipt| receipt["name"] == "web-1")?.clone();
+        let of = found["resource_version"].as_str()?.parse().ok();
+        (of == Some(version)).then_some(found)
+    };
+    let version = server.version();
+    wait(|| receipt(version).is_some(), || format!("{:?}", asked(dir.path(), "/receipts")));
+    wait(|| receipt(version).is_some_and(|receipt| receipt["applied"] == true), || control.log());
+    let before = receipt(version).unwrap();
+    api_objects(&server, "web-1", &["10.0.0.2"]);
+    let version = server.version();
+    wait(|| receipt(version).is_some_and(|receipt| receipt["applied"] == true), || control.log());
+    let after = receipt(version).unwrap();
+    assert!(after["generation"].as_u64() > before["generation"].as_u64(), "{before} {after}");
+    assert!(after["applied_after_us"].as_u64().is_some_and(|micros| micros > 0), "{after}");
+    let metrics = asked(dir.path(), "/metrics").unwrap();
+    assert!(
+        metrics.contains("millrace_control_propagation_recent_seconds{quantile=\"0.99\"} "),
+        "{metrics}"
+    );
+    assert!(metrics.contains("millrace_control_objects{kind=\"EndpointSlice\"} 1\n"), "{metrics}");
+    assert!(
+        metrics.contains("millrace_control_api_lists_total{kind=\"Service\"} 1\n"),
+        "{metrics}"
+    );
+    assert!(control.terminate().success());
+    assert!(!socket(dir.path()).with_file_name("control.sock").exists());
+}
+
+/// Status line, weight header and body of `GET /` at a port of this machine.
+fn get(port: u16) -> Option<(String, String, String)> {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    let weight =
+        head.lines().find_map(|line| line.strip_prefix("x-load-balancing-endpoint-weight: "));
+    Some((head.lines().next()?.into(), weight.unwrap_or_default().into(), body.into()))
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+#[test]
+fn load_balancers_are_told_of_local_endpoints_and_probes_of_the_node() {
+    let dir = dir();
+    let (server, kubeconfig) = api(dir.path());
+    let (port, healthz) = (free_port(), free_port());
+    let node = |taints: serde_json::Value| {
+        server.apply(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-a"}, "spec": {"taints": taints}}));
+    };
+    let endpoints = |ready: bool| {
+        server.apply(json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4", "ports": [{"port": 80}],
+            "metadata": {"name": "lb-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": "lb"}}, "endpoints": [
+                {"addresses": ["10.0.1.1"], "nodeName": "node-a", "conditions": {"ready": ready, "serving": true, "terminating": !ready}},
+                {"addresses": ["10.0.1.2"], "nodeName": "node-a"}, {"addresses": ["10.0.2.1"], "nodeName": "node-b"}]}));
+    };
+    node(json!([]));
+    endpoints(true);
+    server.apply(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "lb", "namespace": "shop"}, "spec": {
+        "type": "LoadBalancer", "clusterIP": "172.30.0.7", "externalTrafficPolicy": "Local", "healthCheckNodePort": port, "ports": [{"port": 80}]}}));
+    let engine = FakeEngine::start(&socket(dir.path()), Contract::ours());
+    let flags = [
+        "--kubeconfig",
+        &kubeconfig,
+        "--node",
+        "node-a",
+        "--healthz-bind-address",
+        &format!("127.0.0.1:{healthz}"),
+    ];
+    let control = Process::start_with(dir.path(), &flags);
+    let says = |port: u16, code: &str, weight: &str| {
+        wait(
+            || get(port).is_some_and(|(line, found, _)| line.contains(code) && found == weight),
+            || {
+                format!(
+                    "waited for {code} with weight {weight:?}, have {:?}\n{}",
+                    get(port),
+                    control.log()
+                )
+            },
+        );
+    };
+    says(port, "200", "2");
+    says(healthz, "200", "");
+    let (_, _, body) = get(port).unwrap();
+    assert!(
+        body.contains("\"namespace\": \"shop\"") && body.contains("\"localEndpoints\": 2"),
+        "{body}"
+    );
+    endpoints(false);
+    says(port, "200", "1");
+    server.delete("EndpointSlice", "shop", "lb-1");
+    says(port, "503", "0");
+    node(json!([{"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}]));
+    says(healthz, "503", "");
+    node(json!([]));
+    says(healthz, "200", "");
+    // Without an engine no packet gets anywhere.
+    drop(engine);
+    says(healthz, "503", "");
+    server.delete("Service", "shop", "lb");
+    wait(|| get(port).is_none_or(|(line, ..)| !line.contains("200")), || control.log());
 }
 
 #[test]

@@ -33,6 +33,8 @@ pub(super) enum Fault {
     Gone(String),
     /// The server doesn't know how to do that.
     Unsupported(String),
+    /// The server doesn't have the kind (404), or doesn't let us see it (403).
+    Absent(String),
     /// Anything else. Some servers say when to try again.
     Failed(String, Option<Duration>),
 }
@@ -225,6 +227,7 @@ pub(super) fn fault(code: u16, reason: &str, why: String, again: Option<Duration
         (410, _) | (_, "Expired" | "Gone") => Fault::Gone(why),
         // A server restored from a backup has never heard of the version.
         (504, _) if why.contains("Too large resource version") => Fault::Gone(why),
+        (403 | 404, _) => Fault::Absent(why),
         (400 | 422, _) => Fault::Unsupported(why),
         _ => Fault::Failed(why, again),
     }
@@ -321,6 +324,7 @@ mod tests {
         assert!(matches!(kind(500, "Expired", ""), Fault::Gone(_)));
         assert!(matches!(kind(504, "Timeout", "Too large resource version: 9"), Fault::Gone(_)));
         assert!(matches!(kind(422, "Invalid", ""), Fault::Unsupported(_)));
-        assert!(matches!(kind(403, "Forbidden", ""), Fault::Failed(..)));
+        assert!(matches!(kind(403, "Forbidden", ""), Fault::Absent(_)));
+        assert!(matches!(kind(401, "Unauthorized", ""), Fault::Failed(..)));
     }
 }

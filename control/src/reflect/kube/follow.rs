@@ -70,7 +70,18 @@ pub(super) async fn follow(
             End::Closed => return,
             End::Again => continue,
             End::Over => None,
-            End::Fault(Fault::Failed(why, again)) => {
+            End::Fault(Fault::Absent(why)) if follower.resource.optional => {
+                if failures <= 1 {
+                    tracing::info!("{} objects: {why}: going on without", follower.resource.kind);
+                }
+                // It may come with an upgrade, which ends the watches of other kinds, or with a role.
+                Some(Duration::from_secs(300))
+            }
+            End::Fault(fault @ (Fault::Failed(..) | Fault::Absent(_))) => {
+                let (why, again) = match fault {
+                    Fault::Failed(why, again) => (why, again),
+                    Fault::Gone(why) | Fault::Unsupported(why) | Fault::Absent(why) => (why, None),
+                };
                 let lasted = since.get_or_insert(began).elapsed().as_secs();
                 let kind = follower.resource.kind;
                 // Said at once, and then ever more rarely.
@@ -385,7 +396,7 @@ fn heard(resource: &Resource, mut value: Value, reporter: Option<&Reporter>) -> 
     if let Value::Object(object) = &mut value {
         // Items of a list leave out what the list says.
         object.entry("kind").or_insert_with(|| resource.kind.name().into());
-        object.entry("apiVersion").or_insert_with(|| resource.api_version.into());
+        object.entry("apiVersion").or_insert_with(|| resource.kind.api_version().into());
     }
     let version = text(&value, "/metadata/resourceVersion").to_owned();
     let uid = text(&value, "/metadata/uid").to_owned();

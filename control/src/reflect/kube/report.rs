@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::{Options, api::Api};
-use crate::object::{Key, Kind, Refusal};
+use crate::object::{Key, Refusal};
 
 /// At once.
 const BURST: f64 = 25.0;
@@ -164,14 +164,10 @@ fn event(report: &Report, host: &str) -> (String, Value) {
     let mut name: String = key.name.chars().take(200).collect();
     name += &format!(".{:016x}", fingerprint(report));
     let now = k8s_openapi::jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let api_version = match key.kind {
-        Kind::EndpointSlice => "discovery.k8s.io/v1",
-        _ => "v1",
-    };
     let field = refusals.first().map(|refusal| refusal.field.as_str()).unwrap_or_default();
     let event = json!({
         "apiVersion": "v1", "kind": "Event", "metadata": {"name": name, "namespace": namespace},
-        "involvedObject": {"kind": key.kind.name(), "apiVersion": api_version, "namespace": key.namespace, "name": key.name,
+        "involvedObject": {"kind": key.kind.name(), "apiVersion": key.kind.api_version(), "namespace": key.namespace, "name": key.name,
             "uid": uid, "resourceVersion": version, "fieldPath": field},
         "type": "Warning", "reason": "Refused", "message": message, "count": 1, "firstTimestamp": now, "lastTimestamp": now,
         "source": {"component": "millrace-control", "host": host},
@@ -183,6 +179,7 @@ fn event(report: &Report, host: &str) -> (String, Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::object::Kind;
 
     fn report(name: &str, why: &str) -> Report {
         let key = Key { kind: Kind::Service, namespace: "shop".into(), name: name.into() };
