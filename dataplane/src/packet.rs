@@ -87,6 +87,8 @@ pub struct Headers {
     pub hint: Hint,
     /// What the FIB knows of the tuple's destination, if somebody has asked already.
     pub destination: Option<Destination>,
+    /// Which of the worker's searches for a backend is this packet's.
+    pub search: Option<u8>,
     /// What would forbid to translate or answer this packet, though a router may carry it: an L4 header that is cut short or
     /// contradicts itself.
     pub fault: Option<DropReason>,
@@ -111,6 +113,7 @@ impl Headers {
         hash: 0,
         hint: Hint::UNKNOWN,
         destination: None,
+        search: None,
         l3: 0,
         l4: 0,
         end: 0,

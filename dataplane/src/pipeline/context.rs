@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use millrace_tables::{InterfaceId, Snapshot};
+use millrace_tables::{InterfaceId, Search, Snapshot};
 use millrace_wire::Addr;
 use millrace_xsk::{Frame, Pool};
 
@@ -80,6 +80,8 @@ pub struct Local {
     pub(crate) requests: Requests,
     /// What is known of the packets of the burst under way; of an earlier one what is not overwritten yet.
     pub(super) parsed: Box<[Headers]>,
+    /// Searches for the backends of flows that the burst under way may begin.
+    pub(super) searches: Vec<Search>,
     /// What this burst has staged, by interface.
     pub(crate) staged: Vec<Staged>,
     /// Verdicts of this burst that are not booked yet: so many of the one at this place.
@@ -116,6 +118,7 @@ impl Local {
             limiter: Limiter::new(settings.errors_per_second),
             snat_budget: Budget::new(settings.snat_searches),
             requests: Requests::new(),
+            searches: Vec::with_capacity(BURST),
             parsed: vec![Headers::BLANK; BURST].into_boxed_slice(),
             staged,
             unbooked: (0, 0),

@@ -4,7 +4,7 @@
 //! for services without endpoints (RST, ICMP port unreachable) or drops, as the service says. Leaves to `fib` a packet for
 //! a service address whose port is no frontend, and to `conntrack::commit` to remember the choice.
 
-use millrace_tables::{Frontend, Route, SetChoice, WhenEmpty};
+use millrace_tables::{Backend, Frontend, Route, SetChoice, WhenEmpty};
 use millrace_wire::{Addr, Protocol};
 
 use super::Context;
@@ -49,9 +49,13 @@ fn look_up<O: Observer>(
 ) -> Result<Option<Known>, Exit> {
     let headers = packet.headers();
     let tuple = &headers.tuple;
-    let Some(frontend) = context.tables.frontend(&tuple.dst, tuple.dport, tuple.protocol.0) else {
-        return Ok(None);
+    // What `ahead` has found, if it has looked.
+    let search = headers.search.and_then(|at| context.state.local.searches.get(usize::from(at)));
+    let (frontend, found) = match search {
+        Some(search) => (search.frontend, search.backend),
+        None => (context.tables.frontend(&tuple.dst, tuple.dport, tuple.protocol.0), None),
     };
+    let Some(frontend) = frontend else { return Ok(None) };
     context.observer.see(|| Step::Frontend { frontend });
     if headers.part != Part::Whole {
         return Err(DropReason::FragmentUnsupported.into());
@@ -59,17 +63,10 @@ fn look_up<O: Observer>(
     if let Some(fault) = headers.fault {
         return Err(fault.into());
     }
-    let service = context.tables.service(frontend.service).ok_or(DropReason::Inconsistent)?;
     let (choice, mut masquerade) = treatment(&frontend, &tuple.src, context);
-    let set = service.set(choice);
-    // The choice does not depend on this boot's secret: another node, or this one after a restart, that sees the middle
-    // of the flow sends it to the same backend.
-    let Some(backend) = context.tables.pick(set, Seed::FIXED.hash(tuple)) else {
-        context.observer.see(|| Step::NoBackend { service: frontend.service });
-        return Err(match set.when_empty {
-            WhenEmpty::Reject => reply::refuse(packet, DropReason::NoBackend, context),
-            WhenEmpty::Drop => DropReason::NoLocalBackend.into(),
-        });
+    let backend = match found {
+        Some(backend) if choice == frontend.set => backend,
+        _ => pick(packet, &frontend, choice, context)?,
     };
     context.observer.see(|| Step::Backend { service: frontend.service, backend });
     if headers.protocol == Protocol::TCP && !may_begin(headers.tcp) {
@@ -82,6 +79,28 @@ fn look_up<O: Observer>(
     masquerade |= backend.addr == tuple.src;
     let translated = Tuple { dst: backend.addr, dport: backend.port, ..*tuple };
     Ok(Some(Known::New { service: frontend.service, translated, masquerade }))
+}
+
+/// The backend of the set, or the answer that the service has when there is none.
+fn pick<O: Observer>(
+    packet: &mut Packet<'_, Parsed<'_>>,
+    frontend: &Frontend,
+    choice: SetChoice,
+    context: &mut Context<'_, O>,
+) -> Result<Backend, Exit> {
+    let service = context.tables.service(frontend.service).ok_or(DropReason::Inconsistent)?;
+    let set = service.set(choice);
+    // The choice does not depend on this boot's secret: another node, or this one after a restart, that sees the middle
+    // of the flow sends it to the same backend.
+    let hash = Seed::FIXED.hash(&packet.headers().tuple);
+    if let Some(backend) = context.tables.pick(set, hash) {
+        return Ok(backend);
+    }
+    context.observer.see(|| Step::NoBackend { service: frontend.service });
+    Err(match set.when_empty {
+        WhenEmpty::Reject => reply::refuse(packet, DropReason::NoBackend, context),
+        WhenEmpty::Drop => DropReason::NoLocalBackend.into(),
+    })
 }
 
 /// From which set a flow from `source` gets its backend, and whether its source becomes an address of ours

@@ -201,12 +201,23 @@ impl<M: Memory> Conntrack<M> {
 
     /// Tracks a new flow. Whatever else happens, no two entries are in force for one tuple.
     pub fn create(&mut self, new: &NewFlow, now: Nanos) -> Result<Entry, CreateError> {
+        self.create_hashed(new, self.writer.hash(&new.original), now)
+    }
+
+    /// The same for who has the hash of the original tuple at hand.
+    pub fn create_hashed(
+        &mut self,
+        new: &NewFlow,
+        hash: u64,
+        now: Nanos,
+    ) -> Result<Entry, CreateError> {
         let progress = Progress::first(new.original.protocol, new.tcp, &self.timeouts);
         if progress.is_half_open() && !self.may_half_open() {
             return Err(CreateError::HalfOpenFull);
         }
         let contents = Contents {
             original: new.original,
+            hash,
             reply: new.reply,
             service: new.service,
             masqueraded: new.masqueraded,

@@ -32,6 +32,8 @@ pub mod route;
 #[cfg(not(loom))]
 pub mod row;
 #[cfg(not(loom))]
+pub mod search;
+#[cfg(not(loom))]
 pub mod service;
 #[cfg(not(loom))]
 pub mod session;
@@ -60,6 +62,7 @@ pub use {
         Backend, BackendSet, Frontend, FrontendKind, FrontendRow, InterfaceId, InterfaceKind,
         InterfaceRow, NeighborRow, Service, ServiceId, SetChoice, WhenEmpty,
     },
+    search::Search,
     spec::{BackendSpec, FrontendSpec, InterfaceSpec, ServiceSpec},
     tables::{Snapshot, Tables},
     writer::{Readers, SegmentConfig, Writer},

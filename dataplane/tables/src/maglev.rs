@@ -204,6 +204,12 @@ pub fn pick(words: Words<'_>, at: Ref, backends: usize, m: usize, hash: u64) -> 
     within(entry.into(), backends)
 }
 
+/// The word of the table that [`pick`] reads.
+#[inline]
+pub fn word(backends: usize, m: usize, hash: u64) -> usize {
+    slot(hash, m) * slot_bits(backends) / 64
+}
+
 /// `entry` if it is below `backends`, or 0.
 #[inline]
 pub(crate) fn within(entry: usize, backends: usize) -> usize {

@@ -152,8 +152,20 @@ impl<'a> Snapshot<'a> {
     }
 
     #[inline]
-    fn slot(&self, slot: usize) -> u64 {
+    pub(crate) fn slot(&self, slot: usize) -> u64 {
         self.words.at(self.root, slot)
+    }
+
+    /// Its words.
+    #[inline]
+    pub(crate) fn view(&self) -> Words<'a> {
+        self.words
+    }
+
+    /// What the tries' hashes are keyed with.
+    #[inline]
+    pub(crate) fn seed(&self) -> u64 {
+        self.seed
     }
 
     /// The words, for tests that flip them.
@@ -361,7 +373,7 @@ pub(crate) fn neighbor_key(interface: InterfaceId, addr: &Addr) -> [u64; 3] {
 }
 
 #[inline]
-fn frontend_of(word: u64) -> Frontend {
+pub(crate) fn frontend_of(word: u64) -> Frontend {
     Frontend {
         service: ServiceId(word as u32),
         kind: FrontendKind((word >> 32) as u8),

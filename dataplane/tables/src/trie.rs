@@ -193,6 +193,22 @@ pub fn find<const K: usize, const V: usize>(
     None
 }
 
+/// Starts loading the line that [`find`] of a key with this hash compares. `PLACE`: words of key and value.
+#[inline]
+pub fn prefetch<const PLACE: usize>(words: Words<'_>, root: u64, hash: u64) {
+    let mut slot = Slot(root as u32);
+    for level in 0..=LEVELS {
+        if slot.is_empty() {
+            return;
+        }
+        if slot.tag() > 0 {
+            let first = slot.shape().pair(hash, level) * PAIR;
+            return words.prefetch(slot.at(), first * PLACE);
+        }
+        slot = Slot(words.u32_at(slot.at(), index_at(hash, level)));
+    }
+}
+
 /// All entries under a root slot. Ends on any memory: after `budget` slots and places at the latest.
 #[derive(Clone, Debug)]
 pub struct Iter<'a, const K: usize, const V: usize> {

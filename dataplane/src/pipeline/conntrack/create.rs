@@ -99,9 +99,14 @@ fn source<O: Observer>(
     source.map(Some).ok_or(DropReason::NoSnatAddress.into())
 }
 
-/// Tries to insert. `Err(None)`: its reply tuple is another flow's.
-fn try_this(flow: &NewFlow, state: &mut State, now: Nanos) -> Result<Option<Hit>, Option<Exit>> {
-    match state.conntrack.create(flow, now) {
+/// Tries to insert; `hash` is that of the original tuple. `Err(None)`: its reply tuple is another flow's.
+fn try_this(
+    flow: &NewFlow,
+    hash: u64,
+    state: &mut State,
+    now: Nanos,
+) -> Result<Option<Hit>, Option<Exit>> {
+    match state.conntrack.create_hashed(flow, hash, now) {
         Ok(entry) => Ok(Some(entry.hit())),
         Err(CreateError::Exists(_)) => Ok(None),
         Err(CreateError::ReplyTaken) => Err(None),
@@ -121,7 +126,7 @@ fn keep_source(
 ) -> Result<Option<Hit>, Exit> {
     let mut random = Random(hash);
     for _ in 0..TRIES {
-        match try_this(flow, state, now) {
+        match try_this(flow, hash, state, now) {
             Ok(created) => return Ok(created),
             Err(Some(exit)) => return Err(exit),
             Err(None) => {
@@ -148,13 +153,13 @@ fn masquerade(
         if chance > 0 && taken(flow, state, now).is_some() {
             continue;
         }
-        match try_this(flow, state, now) {
+        match try_this(flow, hash, state, now) {
             Ok(created) => return Ok(created),
             Err(Some(exit)) => return Err(exit),
             Err(None) => {}
         }
     }
-    go_through(flow, random.next(), state, now)
+    go_through(flow, hash, random.next(), state, now)
 }
 
 fn ports_of(flow: &NewFlow, state: &State) -> Ports {
@@ -177,6 +182,7 @@ fn set_port(flow: &mut NewFlow, port: u16) {
 #[cold]
 fn go_through(
     flow: &mut NewFlow,
+    hash: u64,
     start: u32,
     state: &mut State,
     now: Nanos,
@@ -197,7 +203,7 @@ fn go_through(
             }
             continue;
         }
-        match try_this(flow, state, now) {
+        match try_this(flow, hash, state, now) {
             Ok(created) => {
                 state.local.snat_budget.give(budget - u64::from(step) - 1);
                 return Ok(created);
@@ -210,7 +216,7 @@ fn go_through(
         && state.conntrack.remove(hit)
     {
         set_port(flow, port);
-        match try_this(flow, state, now) {
+        match try_this(flow, hash, state, now) {
             Ok(created) => return Ok(created),
             Err(Some(exit)) => return Err(exit),
             Err(None) => {}

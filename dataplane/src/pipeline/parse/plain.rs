@@ -162,6 +162,7 @@ fn fill(headers: &mut Headers, found: &Found, network: Network, l4: usize, seed:
         part: Part::Whole,
         hint: Hint::UNKNOWN,
         destination: None,
+        search: None,
         fault: None,
         to_group: false,
         routed_on: false,

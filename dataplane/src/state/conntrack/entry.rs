@@ -298,6 +298,8 @@ impl Activity {
 /// What an entry is made of.
 pub(super) struct Contents {
     pub(super) original: Tuple,
+    /// The original tuple's.
+    pub(super) hash: u64,
     pub(super) reply: Tuple,
     pub(super) service: Option<ServiceId>,
     pub(super) masqueraded: bool,

@@ -288,9 +288,24 @@ impl<M: Memory> Table<M> {
         &self,
         key: &Key,
         hash: u64,
+        check: impl FnMut(u32, Direction, Place<'_, M::Word>) -> Option<T>,
+    ) -> Option<T> {
+        self.matching_but(None, key, hash, check)
+    }
+
+    /// The same, but for the entry `own`.
+    #[inline]
+    pub(super) fn matching_but<T>(
+        &self,
+        own: Option<u32>,
+        key: &Key,
+        hash: u64,
         mut check: impl FnMut(u32, Direction, Place<'_, M::Word>) -> Option<T>,
     ) -> Option<T> {
         Index::new(self.index.words()).find(hash, |candidate| {
+            if own == Some(candidate.row) {
+                return None;
+            }
             let (id, direction, place) = self.confirmed(candidate, key)?;
             check(id, direction, place)
         })

@@ -78,15 +78,26 @@ struct Pair {
 }
 
 impl Pair {
-    fn of(original: &Tuple, reply: &Tuple, seed: &Seed) -> Self {
-        let tuples = [original, reply];
-        Self { keys: tuples.map(Key::of), hashes: tuples.map(|tuple| seed.hash(tuple)) }
+    fn of(contents: &Contents, seed: &Seed) -> Self {
+        let Contents { original, hash, reply, .. } = contents;
+        debug_assert_eq!(*hash, seed.hash(original));
+        Self { keys: [Key::of(original), Key::of(reply)], hashes: [*hash, seed.hash(reply)] }
+    }
+
+    /// The reply's key and hash alone.
+    fn reply(&self) -> (&Key, u64) {
+        (&self.keys[1], self.hashes[1])
     }
 }
 
 impl Writer {
     pub(super) fn new(capacity: u32, handle: usize, seed: Seed) -> Self {
         Self { seed, handle, reserve: Reserve::new(capacity), made: Made::default() }
+    }
+
+    /// A tuple's hash.
+    pub(super) fn hash(&self, tuple: &Tuple) -> u64 {
+        self.seed.hash(tuple)
     }
 
     /// Counts one in this handle's line: a load and a store, since nobody else writes it.
@@ -115,13 +126,18 @@ impl Writer {
         table: &Table<M>,
         contents: &Contents,
     ) -> Result<Entry, CreateError> {
-        let pair = Pair::of(&contents.original, &contents.reply, &self.seed);
+        let pair = Pair::of(contents, &self.seed);
         let mut stuck = None;
         for _ in 0..ATTEMPTS {
-            // Before anything is written: most refusals end here, at no cost to others.
-            let outcome = self
-                .rivals(table, &pair, None, contents.tick, None)
-                .and_then(|()| self.insert(table, contents, &pair, stuck));
+            // Before anything is written: most refusals end here, at no cost to others. The original tuple is new, or was a
+            // moment ago.
+            let outcome = match self.rival(table, pair.reply(), true, None, contents.tick, None) {
+                Ok(()) => self.insert(table, contents, &pair, stuck),
+                // Of this very flow, perhaps: another thread was quicker.
+                Err(taken) => {
+                    Err(self.rivals(table, &pair, None, contents.tick, None).err().unwrap_or(taken))
+                }
+            };
             match outcome {
                 Ok(entry) => {
                     pair.hashes.iter().for_each(|hash| self.made.note(*hash));
@@ -197,43 +213,47 @@ impl Writer {
         now: u32,
         stuck: Option<Rival>,
     ) -> Result<(), Obstacle> {
-        for (is_reply, (key, hash)) in
-            [false, true].into_iter().zip(pair.keys.iter().zip(pair.hashes))
-        {
-            let obstacle = table.matching(key, hash, |id, direction, place| {
-                if own == Some(id) {
-                    return None;
+        self.rival(table, (&pair.keys[0], pair.hashes[0]), false, own, now, stuck)?;
+        self.rival(table, pair.reply(), true, own, now, stuck)
+    }
+
+    /// The same for one tuple.
+    fn rival<M: Memory>(
+        &mut self,
+        table: &Table<M>,
+        (key, hash): (&Key, u64),
+        is_reply: bool,
+        own: Option<u32>,
+        now: u32,
+        stuck: Option<Rival>,
+    ) -> Result<(), Obstacle> {
+        let obstacle = table.matching_but(own, key, hash, |id, direction, place| {
+            let row = place.row;
+            let mut life = Life(row[LIFE].get());
+            if let (Phase::Pending, Some(own)) = (life.phase(), own) {
+                let rival = Some(Rival { row: id, life: life.0 });
+                if id < own && rival != stuck {
+                    return Some(Obstacle::Pending(rival));
                 }
-                let row = place.row;
-                let mut life = Life(row[LIFE].get());
-                if let (Phase::Pending, Some(own)) = (life.phase(), own) {
-                    let rival = Some(Rival { row: id, life: life.0 });
-                    if id < own && rival != stuck {
-                        return Some(Obstacle::Pending(rival));
-                    }
-                    match row[LIFE].exchange(life.0, life.to(Phase::Dead).0) {
-                        Ok(_) => return None,
-                        Err(now) => life = Life(now),
-                    }
+                match row[LIFE].exchange(life.0, life.to(Phase::Dead).0) {
+                    Ok(_) => return None,
+                    Err(now) => life = Life(now),
                 }
-                if life.phase() != Phase::Live {
-                    return None;
-                }
-                if is_expired(row, now) {
-                    self.expire(table, id, life);
-                    return None;
-                }
-                Some(Obstacle::Fatal(if is_reply {
-                    CreateError::ReplyTaken
-                } else {
-                    CreateError::Exists(table.read(id, direction, life, &place))
-                }))
-            });
-            if let Some(obstacle) = obstacle {
-                return Err(obstacle);
             }
-        }
-        Ok(())
+            if life.phase() != Phase::Live {
+                return None;
+            }
+            if is_expired(row, now) {
+                self.expire(table, id, life);
+                return None;
+            }
+            Some(Obstacle::Fatal(if is_reply {
+                CreateError::ReplyTaken
+            } else {
+                CreateError::Exists(table.read(id, direction, life, &place))
+            }))
+        });
+        obstacle.map_or(Ok(()), Err)
     }
 
     /// [`Writer::take_out`] of an entry that was idle for too long.
