@@ -121,6 +121,8 @@ impl Arena {
         let bytes = segment.words().len() * crate::shm::WORD;
         let block = BLOCK_GRAINS as usize * GRAIN_WORDS * crate::shm::WORD;
         let last = u32::try_from(bytes / block).unwrap_or(u32::MAX).min(u32::MAX / BLOCK_GRAINS);
+        // The last one stays unused, for readers that look at a whole block's words at once ([`Words::window`]).
+        let last = if cfg!(loom) { last } else { last.saturating_sub(1) };
         let first = u32::try_from(header.div_ceil(block)).unwrap_or(u32::MAX).max(1);
         Self {
             segment,

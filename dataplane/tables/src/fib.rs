@@ -3,16 +3,16 @@
 //! Decides: address → leaf (a number below 2^31; 0 is "no route"). Needs a root from [`Fib::root`]. Leaves to `route`
 //! what a leaf means.
 //!
-//! A compressed multibit trie, after poptrie (Asai & Ohara, SIGCOMM 2015). The first bits are direct: 9 + 9 for IPv4, 8 + 8 + 8 + 6 for
-//! IPv6. Then 6 bits a level: a node's 64 slots hold *runs* of equal entries, so it stores one entry a run and a bitmap of where runs
-//! begin; the entry of a slot is found by a population count. An IPv4 node that leads no further has entries of 16 bits, so that nearly
+//! A compressed multibit trie, after poptrie (Asai & Ohara, SIGCOMM 2015). The first bits are direct: 10 + 8 for IPv4, 10 + 10 + 10 for
+//! IPv6. Then 6 bits a level: a node's 64 slots hold *runs* of equal entries, so it stores one entry a run, the last run's first, and a bitmap of where
+//! runs end; the entry of a slot is found by a population count. An IPv4 node that leads no further has entries of 16 bits, so that nearly
 //! always a node is one cache line. Prefixes are pushed down to the leaves, so a lookup never goes back up. A stretch of levels with one
 //! way through is one *path* block that compares its bits at once: what keeps lonely host routes short.
 //!
 //! ```text
 //! entry (32 bits)   0: nothing   leaf: 1 … 2^31 - 1   block: 1 << 31 | path << 30 | half << 29 | Ref (29 bits)
 //! wide node         word 0: default leaf | routes below << 32 (both of the root alone)   1: hidden leaves   2…: entries   routes
-//! full node         word 0: bit i: slot i differs from slot i-1   1…: an entry for each run (32 bits)      routes
+//! full node         word 0: bit i: slot i differs from slot i+1   1…: an entry for each run, last first    routes
 //! half node         the same, all entries leaves, of 16 bits
 //! path              word 0: entry behind it | leaf otherwise << 32   1: bits compared   2, 3: what they have to be
 //! routes            which of the node's prefixes are routes, and the leaves that no entry shows: see `fib/node.rs`
@@ -106,8 +106,8 @@ impl Key for u32 {
     #[inline]
     fn slot(self, level: usize) -> usize {
         match level {
-            0 => (self >> 23) as usize,
-            _ => (self >> 14) as usize & 0x1ff,
+            0 => (self >> 22) as usize,
+            _ => (self >> 14) as usize & 0xff,
         }
     }
     #[inline]
@@ -137,10 +137,9 @@ impl Key for u128 {
     #[inline]
     fn slot(self, level: usize) -> usize {
         match level {
-            0 => (self >> 120) as usize,
-            1 => (self >> 112) as usize & 0xff,
-            2 => (self >> 104) as usize & 0xff,
-            _ => (self >> 98) as usize & 0x3f,
+            0 => (self >> 118) as usize,
+            1 => (self >> 108) as usize & 0x3ff,
+            _ => (self >> 98) as usize & 0x3ff,
         }
     }
     #[inline]
@@ -226,7 +225,7 @@ fn descend<K: Key>(words: Words<'_>, mut entry: u32, mut key: K, levels: usize) 
 /// Which run of a narrow node `slot` is in.
 #[inline]
 const fn run_of(bitmap: u64, slot: usize) -> usize {
-    (bitmap << (63 - (slot & 63))).count_ones() as usize
+    (bitmap >> (slot & 63)).count_ones() as usize
 }
 
 /// The entry of a full node.
@@ -366,7 +365,7 @@ impl Family {
     const fn wide_levels(self) -> usize {
         match self {
             Self::V4 => 2,
-            Self::V6 => 4,
+            Self::V6 => 3,
         }
     }
 
@@ -386,8 +385,9 @@ impl Family {
     /// Address bits of the node after `depth` bits.
     const fn width(self, depth: u32) -> u32 {
         match self {
-            Self::V4 if depth < 18 => 9,
-            Self::V6 if depth < 24 => 8,
+            Self::V4 if depth == 0 => 10,
+            Self::V4 if depth < 18 => 8,
+            Self::V6 if depth < 30 => 10,
             _ => NARROW_BITS,
         }
     }

@@ -30,7 +30,7 @@ use millrace_wire::Addr;
 pub const DESCRIPTION: &str = "\
     fib entry block1 path1 half1 ref29; wide default32|count32 hidden64 u32s routes; full runs64 u32s routes; \
     half runs64 u16s routes; path target32|else32 length64 bits128; routes list 1|count3|hidden4 u8x7 or bitmap128, hidden32; \
-    levels 9 9 wide, 8 8 8 6 wide, then 6; leaf frontends1 fixed 8+group; groups u32s of 16 rows; row interface16|gateway1|members8@24|weight16@32 addr2 ecmp; ecmp (interface16|gateway1|weight16@32 addr2)n bucket8; \
+    levels 10 8 wide, 10 10 10 wide, then 6; runs last first; leaf frontends1 fixed 8+group; groups u32s of 16 rows; row interface16|gateway1|members8@24|weight16@32 addr2 ecmp; ecmp (interface16|gateway1|weight16@32 addr2)n bucket8; \
     hash fold; ";
 
 /// What to do with a packet for an address.

@@ -73,6 +73,15 @@ impl<'a> Words<'a> {
         self.load(at.word().wrapping_add(offset))
     }
 
+    /// The `N` words from word `offset` of the block at `at` on, found at once; `None` when they are not all there. The arena uses no
+    /// block so near the end that what a block could have would not be.
+    #[cfg(not(loom))]
+    #[inline]
+    pub fn window<const N: usize>(self, at: Ref, offset: usize) -> Option<&'a [AtomicU64; N]> {
+        let first = at.word().wrapping_add(offset);
+        self.0.get(first..first.wrapping_add(N))?.try_into().ok()
+    }
+
     /// The `index`th u32 (little end first) of the block at `at`.
     #[inline]
     pub fn u32_at(self, at: Ref, index: usize) -> u32 {

@@ -20,7 +20,7 @@ use super::{
 use crate::words::{Ref, Words};
 
 /// Most slots a node has.
-const MAX_SLOTS: usize = 512;
+const MAX_SLOTS: usize = 1024;
 /// Routes a list holds.
 const LISTED: usize = 7;
 
@@ -55,7 +55,7 @@ impl<'a> Block<'a> {
     }
 
     fn runs(&self) -> usize {
-        (self.load(0) & !1).count_ones() as usize + 1
+        ends_of(self.load(0)).count_ones() as usize + 1
     }
 
     /// Words up to where the routes are.
@@ -140,6 +140,11 @@ impl<'a> Block<'a> {
     }
 }
 
+/// The slots of a narrow node that the next one differs from. The last has no next one.
+const fn ends_of(bitmap: u64) -> u64 {
+    bitmap & u64::MAX >> 1
+}
+
 /// Words of a node before its routes.
 fn entry_words(wide: u32, half: bool, runs: usize) -> usize {
     match (wide, half) {
@@ -204,15 +209,12 @@ impl Node {
             let pairs = (0..1 << (width - 1)).map(|pair| block.load(WIDE_ENTRIES / 2 + pair));
             self.slots.extend(pairs.flat_map(|pair| [pair as u32, (pair >> 32) as u32]));
         } else {
-            let mut starts = block.load(0) & !1;
-            for run in 0.. {
-                // 64 when there is no further one.
-                self.slots.resize(starts.trailing_zeros() as usize, block.of_run(run));
-                if starts == 0 {
-                    break;
-                }
-                starts &= starts - 1;
+            let mut ends = ends_of(block.load(0));
+            for run in (1..block.runs()).rev() {
+                self.slots.resize(ends.trailing_zeros() as usize + 1, block.of_run(run));
+                ends &= ends - 1;
             }
+            self.slots.resize(1 << width, block.of_run(0));
         }
         self.routes.clear();
         block.positions(&mut self.routes);
@@ -314,16 +316,16 @@ impl Node {
         let half = has_halves && self.is_half();
         block.words.push(0);
         let mut bitmap = 0;
-        let mut before = self.slots[0];
+        let mut next = self.slots[self.slots.len() - 1];
         if half {
-            block.half(before);
+            block.half(next);
         } else {
-            block.full(before);
+            block.full(next);
         }
-        for (slot, &entry) in self.slots.iter().enumerate().skip(1) {
-            if entry != before {
+        for (slot, &entry) in self.slots.iter().enumerate().rev().skip(1) {
+            if entry != next {
                 bitmap |= 1 << slot;
-                before = entry;
+                next = entry;
                 if half {
                     block.half(entry);
                 } else {
