@@ -33,6 +33,8 @@ pub struct NodeView {
     pub name: String,
     /// Addresses that node ports answer on, each once.
     pub node_port_addresses: Vec<Addr>,
+    /// The node's main address of each family.
+    pub primary: Vec<Addr>,
     /// Families in which pods can be told from others.
     pub pods_known: Families,
     /// Whether every flow to a cluster IP is masqueraded.

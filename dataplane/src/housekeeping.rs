@@ -12,9 +12,11 @@ use crate::clock::{self, MILLISECOND, Nanos, SECOND};
 use crate::config::Config;
 use crate::engine::EngineError;
 use crate::engine::state_settings;
+use crate::flow::Tuple;
 use crate::interface::Interfaces;
 use crate::live::{Handle, Live};
 use crate::netdev::Netdev;
+use crate::pipeline::service::is_stale;
 use crate::server::{Facts, Server};
 use crate::state::conntrack::Conntrack;
 use crate::state::neighbor::Neighbors;
@@ -29,6 +31,8 @@ const QUIET_TURN: Nanos = 20 * MILLISECOND;
 const BEAT: Nanos = 100 * MILLISECOND;
 /// Conntrack entries that a turn looks at: a table of a million in about ten seconds.
 const SWEEP: u32 = 2048;
+/// Entries that a turn looks at after a change, for those whose backend is gone: a million in four turns.
+const REVIEW: u32 = 1 << 18;
 
 /// What housekeeping keeps.
 pub struct Housekeeping {
@@ -43,6 +47,10 @@ pub struct Housekeeping {
     bursts: Vec<Option<u64>>,
     /// Generation whose static neighbors are in force.
     synced: Option<u64>,
+    /// Generation that the review is about, and how far it is: the next entry, and how many are left.
+    reviewed: Option<u64>,
+    review_at: u32,
+    review_left: u32,
     /// Of these, how many have no row.
     missed: usize,
     beaten: Nanos,
@@ -90,6 +98,9 @@ impl Housekeeping {
             epochs: shared.slots().epochs(),
             bursts: vec![None; workers],
             synced: None,
+            reviewed: None,
+            review_at: 0,
+            review_left: 0,
             missed: 0,
             beaten: 0,
             aged: 0,
@@ -104,12 +115,14 @@ impl Housekeeping {
 
     /// Serves the socket for a moment, and does what is due.
     pub fn turn(&mut self) {
-        let wait = if self.server.awaits_workers() { TURN } else { QUIET_TURN };
+        let busy = self.server.awaits_workers() || self.review_left > 0;
+        let wait = if busy { TURN } else { QUIET_TURN };
         self.server.turn(Timespec { tv_sec: 0, tv_nsec: wait as i64 });
         self.server.acknowledge();
         self.sync_neighbors();
         let now = clock::now();
         self.conntrack.sweep(SWEEP, now);
+        self.review();
         self.conntrack.idle();
         if now.saturating_sub(self.beaten) >= BEAT {
             self.beaten = now;
@@ -137,6 +150,33 @@ impl Housekeeping {
                 );
             }
             self.missed = missed;
+        }
+        self.epoch.idle();
+    }
+
+    /// Removes UDP flows whose backend is gone. Each change has all entries looked at once more from wherever the review is, so
+    /// that it gets round however often the tables change.
+    fn review(&mut self) {
+        let tables = self.epoch.enter(self.tables.tables());
+        let used = self.conntrack.table().used();
+        if self.reviewed != Some(tables.generation()) {
+            self.reviewed = Some(tables.generation());
+            self.review_left = used;
+        }
+        let mut budget = self.review_left.min(REVIEW);
+        while budget > 0 {
+            if self.review_at >= used {
+                self.review_at = 0;
+            }
+            let end = used.min(self.review_at + budget);
+            let stale = |service, original: &Tuple, translated: &Tuple| {
+                is_stale(&tables, service, original, translated)
+            };
+            self.conntrack.review(self.review_at..end, stale);
+            let seen = end - self.review_at;
+            self.review_at = end;
+            self.review_left = self.review_left.saturating_sub(seen);
+            budget = budget.saturating_sub(seen.max(1));
         }
         self.epoch.idle();
     }

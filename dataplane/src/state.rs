@@ -3,6 +3,7 @@
 //! | part | whose | file |
 //! |---|---|---|
 //! | conntrack | one table for all workers, a handle each | `state/conntrack.rs` |
+//! | affinity | one table for all workers | `state/affinity.rs` |
 //! | neighbors | one table for all workers | `state/neighbor.rs` |
 //! | counters | each worker's own block per interface | `state/counters.rs` |
 //! | frames, held frames, limits | each worker's own, in no shared memory | `pipeline/context.rs` |
@@ -11,6 +12,7 @@
 //! (`state/segment.rs`); a successor engine adopts it. Everything in it is atomic words, so this is all
 //! safe code, and any bytes in it are survived.
 
+pub mod affinity;
 pub mod conntrack;
 pub mod counters;
 pub mod index;
@@ -20,6 +22,7 @@ pub mod word;
 
 use crate::flow::Seed;
 use crate::pipeline::Local;
+use affinity::Affinity;
 use conntrack::Conntrack;
 use counters::Counters;
 use neighbor::Neighbors;
@@ -29,6 +32,8 @@ use segment::{Error, Segment, Settings, Sizes};
 pub struct State {
     /// Flows.
     pub conntrack: Conntrack,
+    /// Backends that clients keep.
+    pub affinity: Affinity,
     /// MACs.
     pub neighbors: Neighbors,
     /// This worker's counters.
@@ -50,6 +55,7 @@ impl State {
     ) -> Result<Self, Error> {
         Ok(Self {
             conntrack: segment.conntrack(worker, settings)?,
+            affinity: segment.affinity()?,
             neighbors: segment.neighbors(settings)?,
             counters: segment.counters(worker)?,
             seed: segment.seed(),

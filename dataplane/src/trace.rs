@@ -35,6 +35,11 @@ pub enum Step {
     },
     /// conntrack: no such flow, or none that could be.
     Untracked,
+    /// service: the flow's backend is gone, so it begins anew.
+    Stale {
+        /// As it left until now.
+        translated: Tuple,
+    },
     /// service: the destination is a frontend.
     Frontend {
         /// The row.

@@ -118,6 +118,7 @@ list! {
         NoFrontend = "no_frontend": "The service address has no such port, and no answer was due or allowed.";
         NoBackend = "no_backend": "The service has no endpoints, and no answer was due or allowed.";
         NoLocalBackend = "no_local_backend": "The traffic policy leaves no endpoint on this node and says to drop.";
+        SourceRange = "source_range": "The service's source ranges do not have the client's address.";
         // conntrack
         ConntrackInvalid = "conntrack_invalid": "A segment that can't start a connection, or an ICMP error about no known flow.";
         ConntrackFull = "conntrack_full": "No room for a new flow in its part of the conntrack table.";

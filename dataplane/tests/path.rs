@@ -25,6 +25,8 @@ mod local;
 mod services;
 #[path = "path/snat.rs"]
 mod snat;
+#[path = "path/follow.rs"]
+mod follow;
 #[path = "path/quotes.rs"]
 mod quotes;
 #[path = "path/checksums.rs"]

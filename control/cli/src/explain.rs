@@ -230,11 +230,11 @@ impl<'a> Source<'a> {
     }
 
     fn sandbox(&self, flows: u32) -> Result<Sandbox, String> {
-        let sandbox = match self {
+        let mut sandbox = match self {
             Self::Files(files) => Sandbox::new(files.world.interfaces.values(), flows)?,
             Self::Live { interfaces, .. } => Sandbox::new(interfaces.iter(), flows)?,
         };
-        sandbox.sync_neighbors(self.tables())?;
+        sandbox.sync(self.tables())?;
         Ok(sandbox)
     }
 
@@ -350,7 +350,7 @@ fn update(files: &mut Files<'_>, sandbox: &mut Sandbox, options: &Options) -> Re
     if files.world.interfaces != before {
         sandbox.set_interfaces(files.world.interfaces.values())?;
     }
-    sandbox.sync_neighbors(&files.tables)
+    sandbox.sync(&files.tables)
 }
 
 /// `{"frontends":[…]}`, sorted.

@@ -68,6 +68,7 @@ pub fn world(
     world.node = NodeView {
         name: config.node.clone().unwrap_or_default(),
         node_port_addresses: node_port_addresses(&world, config),
+        primary: primary(&world, node),
         pods_known: masquerade::families(&pods),
         masquerade_all: config.masquerade_all,
     };
@@ -102,6 +103,18 @@ fn node_port_addresses(world: &World, config: &Config) -> Vec<Addr> {
         }
     }
     addresses
+}
+
+/// The node's main address of each family: what its object says, else the first one that is ours.
+fn primary(world: &World, node: Option<&Node>) -> Vec<Addr> {
+    if let Some(node) = node {
+        return node.primary().collect();
+    }
+    let own = || {
+        let nets = world.interfaces.values().flat_map(|spec| &spec.addresses);
+        nets.map(|net| Addr::from(net.addr())).filter(|addr| !addr.is_link_local())
+    };
+    [true, false].into_iter().filter_map(|v4| own().find(|addr| addr.is_v4() == v4)).collect()
 }
 
 fn resolve(action: &Action, world: &World) -> Result<RouteSpec, (&'static str, String)> {

@@ -1,12 +1,17 @@
 //! A Service and its EndpointSlices → one row per port and family, as kube-proxy would serve them.
 //!
 //! Reference: Kubernetes 1.36, `pkg/proxy/{serviceport,topology,endpointslicecache}.go`. Each function is one of its
-//! decisions; a further one (source ranges) goes beside its neighbor here.
+//! decisions.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
+use ipnet::IpNet;
 use millrace_tables::{
-    BackendSpec, FrontendKind, FrontendSpec, ServiceSpec, SetChoice, WhenEmpty, spec::MAX_BACKENDS,
+    BackendSpec, Frontend, FrontendKind, FrontendSpec, ServiceSpec, SetChoice, WhenEmpty,
+    spec::{MAX_BACKENDS, MAX_RANGES},
 };
 use millrace_wire::Addr;
 
@@ -40,6 +45,7 @@ pub fn compile<'a>(
                 name: shown.clone(),
                 frontends: frontends(service, port, v4, node),
                 backends: backends(service, candidates),
+                source_ranges: source_ranges(service, v4, node),
                 affinity_seconds: service.affinity_seconds,
                 when_cluster_empty: WhenEmpty::Reject,
                 // Endpoints elsewhere that the policy forbids: silence, so that a load balancer looks for another node.
@@ -93,6 +99,8 @@ fn frontends(
         (&service.load_balancer_ips, port.port, FrontendKind::LOAD_BALANCER, external),
         (&service.external_ips, port.port, FrontendKind::EXTERNAL_IP, external),
     ];
+    let bit = |is: bool, flag: u8| if is { flag } else { 0 };
+    let restricted = if v4 { service.restricted.v4 } else { service.restricted.v6 };
     let mut frontends: Vec<FrontendSpec> = Vec::new();
     for (addrs, number, kind, set) in sources {
         for addr in addrs.iter().filter(|addr| addr.is_v4() == v4) {
@@ -103,12 +111,31 @@ fn frontends(
                     protocol: port.protocol.0,
                     kind,
                     set,
-                    flags: masquerade::flags(kind, service.local, v4, node),
+                    flags: masquerade::flags(kind, service.local, v4, node)
+                        | bit(
+                            kind == FrontendKind::LOAD_BALANCER && restricted,
+                            Frontend::SOURCE_RANGES,
+                        )
+                        | bit(service.affinity_seconds != 0, Frontend::AFFINITY),
                 });
             }
         }
     }
     frontends
+}
+
+/// Where flows to load balancer addresses may come from. When the node itself may, the load balancer's own addresses may too: a
+/// node that has one of them may speak from it.
+fn source_ranges(service: &Service, v4: bool, node: &NodeView) -> Vec<IpNet> {
+    let ranges = service.source_ranges.iter().filter(|range| range.addr().is_ipv4() == v4);
+    let mut ranges: Vec<IpNet> = ranges.copied().collect();
+    let has = |addr: &Addr| ranges.iter().any(|range| range.contains(&IpAddr::from(*addr)));
+    if node.primary.iter().any(has) {
+        let own = service.load_balancer_ips.iter().filter(|addr| addr.is_v4() == v4);
+        ranges.extend(own.map(|addr| IpNet::from(IpAddr::from(*addr))));
+        ranges.truncate(MAX_RANGES);
+    }
+    ranges
 }
 
 /// How good an endpoint is for new flows.
@@ -230,6 +257,8 @@ fn backends(
     };
     candidates
         .into_iter()
+        // Those in no set take no new flows, and keep those that they have.
+        .filter(|(_, candidate)| candidate.grade > Grade::Unusable)
         .map(|((addr, port), candidate)| BackendSpec {
             addr,
             port,
@@ -241,7 +270,6 @@ fn backends(
                 && (candidate.near || candidate.grade != Grade::Ready),
             in_local: uses_local && candidate.local && member(&candidate, local),
         })
-        .filter(|backend| backend.in_cluster || backend.in_local)
         // More than any cluster has; a row with more would be refused whole.
         .take(MAX_BACKENDS)
         .collect()

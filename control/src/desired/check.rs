@@ -81,18 +81,26 @@ impl<'a> Checker<'a> {
         }
     }
 
+    /// A prefix; bits beyond its length are cut off.
+    pub fn range(&mut self, field: impl Fn() -> String, text: &str) -> Option<IpNet> {
+        self.prefix(
+            field,
+            &network(text).map_or_else(|| text.to_owned(), |net| net.trunc().to_string()),
+        )
+    }
+
     /// A prefix whose host bits are zero.
     pub fn prefix(&mut self, field: impl Fn() -> String, text: &str) -> Option<IpNet> {
-        match text.parse::<IpNet>() {
-            Ok(net) if net.trunc() == net => Some(net),
-            Ok(net) => {
+        match network(text) {
+            Some(net) if net.trunc() == net => Some(net),
+            Some(net) => {
                 self.refuse(
                     field(),
                     format!("{text} has bits set beyond its length, did you mean {}?", net.trunc()),
                 );
                 None
             }
-            Err(_) => {
+            None => {
                 self.refuse(
                     field(),
                     format!("{text:?} is not a prefix such as 10.0.1.0/24{}", address_hint(text)),
@@ -142,6 +150,12 @@ impl<'a> Checker<'a> {
         );
         None
     }
+}
+
+/// `ipnet` alone takes leading zeros.
+fn network(text: &str) -> Option<IpNet> {
+    text.split('/').next()?.parse::<IpAddr>().ok()?;
+    text.parse().ok()
 }
 
 pub use millrace_wire::Protocol;

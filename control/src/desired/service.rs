@@ -4,7 +4,9 @@
 //! Cluster, affinity 10,800 s. Which Services have no frontends at all is decided as kube-proxy does
 //! (`pkg/proxy/util.ShouldSkipService` and the label selector of `cmd/kube-proxy/app.Run`).
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Service as Object, ServiceSpec};
+use millrace_tables::spec::MAX_RANGES;
 use millrace_wire::Addr;
 
 use super::{
@@ -36,6 +38,10 @@ pub struct Service {
     pub external_ips: Vec<Addr>,
     /// Ingress addresses of `status.loadBalancer` whose ipMode is VIP.
     pub load_balancer_ips: Vec<Addr>,
+    /// `spec.loadBalancerSourceRanges`.
+    pub source_ranges: Vec<IpNet>,
+    /// Families in which there are any, usable or not.
+    pub restricted: Families,
     /// Traffic policies.
     pub local: LocalPolicy,
     /// ClientIP affinity in seconds; 0 for none.
@@ -143,8 +149,14 @@ pub(super) fn judge(
         check.refuse("spec.trafficDistribution", why);
     }
     row.affinity_seconds = affinity(spec, check);
-    if spec.load_balancer_source_ranges.iter().flatten().next().is_some() {
-        notices.push("spec.loadBalancerSourceRanges is not yet enforced: its load balancer addresses are open to all".into());
+    (row.source_ranges, row.restricted) = source_ranges(spec, check);
+    for (v4, restricted) in [(true, row.restricted.v4), (false, row.restricted.v6)] {
+        if restricted && !row.source_ranges.iter().any(|range| range.addr().is_ipv4() == v4) {
+            let family = if v4 { "IPv4" } else { "IPv6" };
+            notices.push(format!(
+                "spec.loadBalancerSourceRanges has no usable {family} range: its load balancer addresses of that family are closed to all"
+            ));
+        }
     }
     row
 }
@@ -273,6 +285,27 @@ fn load_balancer_ips(object: &Object, families: Families, check: &mut Checker<'_
         row.extend(addr.filter(|addr| is_usable(addr, &row, families, &field("ip"), check)));
     }
     row
+}
+
+/// White space around a range is tolerated, and bits beyond its length are, as in kube-proxy. A range that can't be read leaves
+/// the others in force, and does not open what it was to close.
+fn source_ranges(spec: &ServiceSpec, check: &mut Checker<'_>) -> (Vec<IpNet>, Families) {
+    let (mut row, mut restricted) = (Vec::new(), Families::default());
+    for (at, text) in spec.load_balancer_source_ranges.iter().flatten().enumerate() {
+        let field = || format!("spec.loadBalancerSourceRanges[{at}]");
+        let text = text.trim();
+        *(if text.contains(':') { &mut restricted.v6 } else { &mut restricted.v4 }) = true;
+        let range = check.range(field, text);
+        row.extend(range.filter(|range| !row.contains(range)));
+    }
+    if row.len() > MAX_RANGES {
+        check.refuse(
+            "spec.loadBalancerSourceRanges",
+            format!("has {} ranges: the first {MAX_RANGES} are used", row.len()),
+        );
+        row.truncate(MAX_RANGES);
+    }
+    (row, restricted)
 }
 
 fn ports(spec: &ServiceSpec, check: &mut Checker<'_>) -> Vec<ServicePort> {

@@ -98,7 +98,8 @@ impl Follower {
 
     fn backends(&self, key: &str) -> Vec<String> {
         let spec = self.compiler.services().get(key);
-        let backends = spec.iter().flat_map(|spec| &spec.backends);
+        let used = spec.iter().flat_map(|spec| &spec.backends);
+        let backends = used.filter(|backend| backend.in_cluster || backend.in_local);
         backends.map(|backend| format!("{}:{}", backend.addr, backend.port)).collect()
     }
 }

@@ -132,8 +132,9 @@ impl Scenario {
             "interfaces" => compare(body, &interfaces(self.writer.tables().snapshot())),
             "routes" => compare(body, &routes(self.writer.tables().snapshot())),
             "masquerade" => compare(body, &masquerade(self.writer.tables().snapshot())),
+            "sources" => compare(body, &self.sources()),
             _ => Err(
-                "is no step: apply, delete, frontends, refused, conflicts, interfaces, routes or masquerade"
+                "is no step: apply, delete, frontends, refused, conflicts, interfaces, routes, masquerade or sources"
                     .into(),
             ),
         }
@@ -175,6 +176,29 @@ impl Scenario {
             return Err(format!("the tables refused a row: {}", row.error));
         }
         self.writer.publish().map(drop).map_err(|error| error.to_string())
+    }
+
+    /// Frontends that ask where a flow comes from, and the ranges that it may come from.
+    fn sources(&self) -> Vec<String> {
+        let tables = self.writer.tables();
+        let snapshot = tables.snapshot();
+        let asks = |row: &millrace_tables::FrontendRow| {
+            row.frontend.flags & millrace_tables::Frontend::SOURCE_RANGES != 0
+        };
+        let line = |row: millrace_tables::FrontendRow| {
+            let place = socket(row.addr.into(), row.port);
+            let spec = &self.compiler.services()[&snapshot.service_key(row.frontend.service)];
+            let service = snapshot.service(row.frontend.service).unwrap();
+            let mut ranges: Vec<String> =
+                spec.source_ranges.iter().map(ToString::to_string).collect();
+            for range in &spec.source_ranges {
+                assert!(snapshot.is_in_ranges(&service, &range.addr().into()), "{range}");
+            }
+            ranges.sort();
+            ranges.insert(0, format!("{place}/{} from", millrace_wire::Protocol(row.protocol)));
+            ranges.join(" ")
+        };
+        snapshot.frontends().filter(asks).map(line).collect()
     }
 
     fn conflicts(&self) -> Vec<String> {
@@ -245,7 +269,7 @@ fn frontends(snapshot: Snapshot<'_>) -> Vec<String> {
 fn masquerade(snapshot: Snapshot<'_>) -> Vec<String> {
     use millrace_tables::Frontend;
     let line = |row: millrace_tables::FrontendRow| {
-        let how = match row.frontend.flags {
+        let how = match row.frontend.flags & !(Frontend::SOURCE_RANGES | Frontend::AFFINITY) {
             0 => "none",
             Frontend::MASQUERADE => "all",
             Frontend::MASQUERADE_FOREIGN => "but-pods",

@@ -4,15 +4,21 @@
 //! for services without endpoints (RST, ICMP port unreachable) or drops, as the service says. Leaves to `fib` a packet for
 //! a service address whose port is no frontend, and to `conntrack::commit` to remember the choice.
 
+mod affinity;
+mod stale;
+
+pub use stale::is_stale;
+
 use millrace_tables::{Backend, Frontend, Route, SetChoice, WhenEmpty};
 use millrace_wire::{Addr, Protocol};
 
 use super::Context;
 use super::conntrack::{Flow, Known, may_begin};
 use crate::exit::Exit;
-use crate::flow::{Seed, Tuple};
+use crate::flow::{Direction, Seed, Tuple};
 use crate::packet::{Packet, Parsed, Part};
 use crate::reply;
+use crate::state::conntrack::Hit;
 use crate::trace::{Observer, Step};
 use crate::verdict::DropReason;
 
@@ -24,6 +30,11 @@ pub fn choose<O: Observer>(
     context: &mut Context<'_, O>,
 ) -> Result<(), Exit> {
     let headers = packet.headers();
+    if let Known::Found(hit) = flow.known
+        && headers.protocol == Protocol::UDP
+    {
+        forget_stale(hit, flow, context);
+    }
     if flow.is_translated() || headers.quote.is_some() || !headers.trackable {
         return Ok(());
     }
@@ -39,6 +50,24 @@ pub fn choose<O: Observer>(
         flow.destination = Some(destination);
     }
     Ok(())
+}
+
+/// Removes the entry of a flow whose backend is gone: then it begins anew. Late answers of such a backend still go back translated.
+#[cold]
+fn forget_stale<O: Observer>(hit: Hit, flow: &mut Flow, context: &mut Context<'_, O>) {
+    let table = context.state.conntrack.table();
+    if hit.direction() != Direction::Original {
+        return;
+    }
+    if let Some(entry) = table.entry(hit)
+        && let Some(service) = entry.service
+        && let Some(original) = table.original(hit)
+        && is_stale(&context.tables, service, &original, &entry.translated)
+    {
+        context.state.conntrack.remove(hit);
+        context.observer.see(|| Step::Stale { translated: entry.translated });
+        flow.known = Known::Untracked;
+    }
 }
 
 /// The backend, if the destination is a frontend.
@@ -63,9 +92,16 @@ fn look_up<O: Observer>(
     if let Some(fault) = headers.fault {
         return Err(fault.into());
     }
+    let asks = |flag: u8| frontend.flags & flag != 0;
+    if asks(Frontend::SOURCE_RANGES) {
+        let service = context.tables.service(frontend.service).ok_or(DropReason::Inconsistent)?;
+        if !context.tables.is_in_ranges(&service, &tuple.src) {
+            return Err(DropReason::SourceRange.into());
+        }
+    }
     let (choice, mut masquerade) = treatment(&frontend, &tuple.src, context);
     let backend = match found {
-        Some(backend) if choice == frontend.set => backend,
+        Some(backend) if choice == frontend.set && !asks(Frontend::AFFINITY) => backend,
         _ => pick(packet, &frontend, choice, context)?,
     };
     context.observer.see(|| Step::Backend { service: frontend.service, backend });
@@ -74,6 +110,10 @@ fn look_up<O: Observer>(
     }
     if backend.addr.is_v4() != tuple.dst.is_v4() {
         return Err(DropReason::Inconsistent.into());
+    }
+    if asks(Frontend::AFFINITY) {
+        let affinity = &context.state.affinity;
+        affinity.keep(frontend.service, &tuple.src, &backend.addr, backend.port, context.now);
     }
     // Who is sent to itself would answer itself, and not us.
     masquerade |= backend.addr == tuple.src;
@@ -92,8 +132,13 @@ fn pick<O: Observer>(
     let set = service.set(choice);
     // The choice does not depend on this boot's secret: another node, or this one after a restart, that sees the middle
     // of the flow sends it to the same backend.
-    let hash = Seed::FIXED.hash(&packet.headers().tuple);
-    if let Some(backend) = context.tables.pick(set, hash) {
+    let tuple = &packet.headers().tuple;
+    let backend = if frontend.flags & Frontend::AFFINITY == 0 {
+        context.tables.pick(set, Seed::FIXED.hash(tuple))
+    } else {
+        affinity::pick(&service, choice, &tuple.src, context)
+    };
+    if let Some(backend) = backend {
         return Ok(backend);
     }
     context.observer.see(|| Step::NoBackend { service: frontend.service });

@@ -50,10 +50,12 @@ pub use progress::{Progress, TICK, Timeouts, tick};
 pub use table::{CAPACITY, Entry, EntryId, Flow, Hint, Hit, Layout, Status, Table, Totals};
 pub use tcp::TcpState;
 
+use std::ops::Range;
+
 use crate::clock::Nanos;
-use crate::flow::{Seed, Tuple};
+use crate::flow::{Direction, Seed, Tuple};
 use crate::state::word::{Memory, Region, Word};
-use entry::{ACTIVITY, Activity, Contents, DECISION, LIFE, Life, Phase};
+use entry::{ACTIVITY, Activity, Contents, DECISION, KIND, LIFE, Life, Phase, service, tuple};
 use grace::Seat;
 use millrace_tables::ServiceId;
 use millrace_wire::Protocol;
@@ -258,6 +260,35 @@ impl<M: Memory> Conntrack<M> {
             let life = Life(row[LIFE].get());
             if life.phase() == Phase::Live && is_expired(row, now) && writer.expire(table, id, life)
             {
+                removed += 1;
+            }
+        }
+        self.quiesce();
+        removed
+    }
+
+    /// Shows `is_over` the UDP flows of services among the entries `range`, each with its service and its two tuples, and removes those
+    /// that are; between bursts, from any handle. Returns how many it removed.
+    pub fn review(
+        &mut self,
+        range: Range<u32>,
+        mut is_over: impl FnMut(ServiceId, &Tuple, &Tuple) -> bool,
+    ) -> u32 {
+        self.quiesce();
+        let Self { table, writer, .. } = self;
+        let mut removed = 0;
+        for id in range.start..range.end.min(table.used()) {
+            let Some(place) = table.place(id) else { break };
+            let kind = place.row[KIND].get();
+            let is_udp = matches!(Protocol(kind as u8), Protocol::UDP | Protocol::UDP_LITE);
+            let (true, Some(service)) = (is_udp, service(kind)) else { continue };
+            let life = Life(place.row[LIFE].get());
+            if life.phase() != Phase::Live {
+                continue;
+            }
+            let [original, reply] =
+                [Direction::Original, Direction::Reply].map(|direction| tuple(&place, direction));
+            if is_over(service, &original, &reply.reversed()) && writer.take_out(table, id, life) {
                 removed += 1;
             }
         }

@@ -6,6 +6,7 @@
 //! workers       a line per worker
 //! counters      per worker and interface COUNTERS words, rounded up to lines
 //! neighbors     head, index, rows
+//! affinity      places of clients: a quarter as many as connections
 //! conntrack     pool, index, entries, what else IPv6 entries need
 //! ```
 //!
@@ -15,6 +16,7 @@
 //! The layout hash in the epochs' header covers the sizes of all structures and the names of all
 //! counters, so that a command or an engine of another build is refused ([`Error::Layout`]) and never misreads.
 
+use super::affinity::{self, Affinity};
 use super::conntrack::{self, Conntrack, Limits, Table, Timeouts};
 use super::counters::{CounterBlock, Counters, WORKER_WORDS, WorkerInfo, WorkerLine};
 use super::neighbor::{self, Neighbor, Neighbors, Occupancy};
@@ -166,6 +168,7 @@ struct Plan {
     neighbor_head: Range<usize>,
     neighbor_index: Range<usize>,
     neighbor_rows: Range<usize>,
+    affinity: Range<usize>,
     conntrack_pool: Range<usize>,
     conntrack_index: Range<usize>,
     conntrack_rows: Range<usize>,
@@ -192,6 +195,7 @@ impl Plan {
             neighbor_head: next(neighbors.head),
             neighbor_index: next(neighbors.index),
             neighbor_rows: next(neighbors.rows),
+            affinity: next(affinity::words_for(sizes.conntrack_entries / 4)),
             conntrack_pool: next(conntrack.pool),
             conntrack_index: next(conntrack.index),
             conntrack_rows: next(conntrack.rows),
@@ -303,6 +307,11 @@ impl View {
             .ok_or_else(|| self.mismatch())
     }
 
+    fn affinity(&self) -> Result<Affinity, Error> {
+        let memory = self.region(&self.plan.affinity)?;
+        Affinity::new(memory, self.seed).ok_or_else(|| self.mismatch())
+    }
+
     fn mismatch(&self) -> Error {
         Error::Short { words: self.memory.words().len(), wanted: self.plan.words() }
     }
@@ -387,6 +396,7 @@ impl Segment {
         let slots = Slots::create(memory, readers(sizes), layout_hash())?;
         view.conntrack()?.adopt(&view.seed);
         view.neighbor_table(1)?.adopt();
+        view.affinity()?.adopt();
         Ok(Self { view, slots })
     }
 
@@ -417,6 +427,11 @@ impl Segment {
         }
         let table = self.view.conntrack()?;
         Ok(Conntrack::new(table, worker, self.view.seed, settings.timeouts, settings.limits))
+    }
+
+    /// Backends that clients keep.
+    pub fn affinity(&self) -> Result<Affinity, Error> {
+        self.view.affinity()
     }
 
     /// The neighbors.

@@ -79,7 +79,7 @@ pub const DESCRIPTION: &str = "\
     index node 64xu32, root ref32|height32; \
     trie slot ref29|tag3, node 64xu32, leaf 2^(tag-1) places in pairs by hash at 6 level + 13 choice, taken 1<<63, hash fold2; \
     frontend addr2 port16|protocol8 | service32|kind8|set8|flags8; vip addr2 0 | frontends; \
-    service id32|affinity32 flags16|backends32<<16 cluster2 local2 records32|names32 spare; \
+    service id32|affinity32 flags16|backends32<<16 cluster2 local2 records32|names32 ranges32|count32 spare; range first2 last2; \
     set count16|empty8|form8|slots32 table32, maglev 4|8|16 bits, \
       form 1: directory of u32 of 32 slots, directory of records32|names32 of 32 records; \
     backend addr2 port16|flags16|id32 weight16; \

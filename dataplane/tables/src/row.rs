@@ -3,7 +3,7 @@
 //! Nothing here is a Rust enum or bool in memory; each is decoded from integers in which every value means
 //! something, so that any bytes give a row.
 
-use crate::words::Ref;
+use crate::{service::Ranges, words::Ref};
 use millrace_wire::{Addr, Mac};
 
 /// An interface of the engine: its number in the engine's configuration.
@@ -81,6 +81,10 @@ impl Frontend {
     /// A flow from a pod, or from this node, uses the cluster set whatever [`Frontend::set`] says, as if it went out to a load balancer
     /// and came back; this node's own gets a source address of ours beside.
     pub const SHORT_CIRCUIT: u8 = 4;
+    /// Flows begin only from the service's source ranges ([`crate::Snapshot::is_in_ranges`]).
+    pub const SOURCE_RANGES: u8 = 8;
+    /// Clients keep their backend for [`Service::affinity_seconds`].
+    pub const AFFINITY: u8 = 16;
 }
 
 /// One frontend with its key, as iteration gives it.
@@ -141,6 +145,7 @@ pub struct Service {
     /// Bits that control and the service stop agree on; the tables only carry them.
     pub flags: u16,
     pub(crate) names: Ref,
+    pub(crate) ranges: Ranges,
 }
 
 impl Service {

@@ -9,7 +9,8 @@
 //!   3  cluster table Ref | records Ref << 32     Maglev table: record numbers, packed as
 //!   4  local set, as 2                           `maglev` does it (4, 8 or 16 bits each)
 //!   5  local table Ref
-//!   6,7  0, for source ranges
+//!   6  source ranges Ref | their number << 32
+//!   7  0
 //! ```
 //! Both sets' tables number the same records; a local set that equals the cluster set shares its table, and one that
 //! no frontend uses isn't made. A service of up to 256 backends (form 0) has its records in one block, in the order of their addresses,
@@ -20,6 +21,7 @@
 
 mod backends;
 mod large;
+pub mod ranges;
 
 use crate::{
     cold,
@@ -31,6 +33,7 @@ use crate::{
 use millrace_wire::Addr;
 
 pub use backends::{Backends, Before};
+pub use ranges::Ranges;
 
 /// Words of a service row.
 pub const ROW_WORDS: usize = 8;
@@ -55,7 +58,7 @@ fn read_set(word: u64, table: u64, records: Ref, total: u16, local: bool) -> Bac
 /// Reads the row at `at`.
 #[inline]
 pub fn read(words: Words<'_>, at: Ref) -> Service {
-    let [head, flags, cluster, cluster_refs, local, local_refs] =
+    let [head, flags, cluster, cluster_refs, local, local_refs, ranges] =
         std::array::from_fn(|i| words.at(at, i));
     let records = Ref::from_raw(high(cluster_refs));
     let total = (flags >> 16) as u16;
@@ -64,6 +67,7 @@ pub fn read(words: Words<'_>, at: Ref) -> Service {
         affinity_seconds: high(head),
         flags: flags as u16,
         names: Ref::from_raw(high(flags)),
+        ranges: Ranges { at: low(ranges), count: high(ranges) },
         cluster: read_set(cluster, cluster_refs, records, total, false),
         local: read_set(local, local_refs, records, total, true),
     }
@@ -102,6 +106,27 @@ pub fn pick(words: Words<'_>, set: &BackendSet, hash: u64) -> Option<Backend> {
         maglev::pick(words, set.table, total, slots, hash)
     };
     backend(words, set, index as u16)
+}
+
+/// The backend of the service that `set` is of at this address and port, whichever set it is in. By halves for a service of up to 256
+/// backends, one after the other in a larger one.
+pub fn find(words: Words<'_>, set: &BackendSet, addr: &Addr, port: u16) -> Option<Backend> {
+    if set.large {
+        return (0..set.total)
+            .filter_map(|index| backend(words, set, index))
+            .find(|backend| (backend.addr, backend.port) == (*addr, port));
+    }
+    let (mut low, mut high) = (0, set.total);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let here = backend(words, set, middle)?;
+        match (here.addr, here.port).cmp(&(*addr, port)) {
+            std::cmp::Ordering::Equal => return Some(here),
+            std::cmp::Ordering::Less => low = middle + 1,
+            std::cmp::Ordering::Greater => high = middle,
+        }
+    }
+    None
 }
 
 /// All backends of a set.

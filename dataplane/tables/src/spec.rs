@@ -23,6 +23,8 @@ pub struct ServiceSpec {
     pub when_cluster_empty: WhenEmpty,
     /// What happens when no backend is `in_local`.
     pub when_local_empty: WhenEmpty,
+    /// Where flows to frontends with [`crate::Frontend::SOURCE_RANGES`] may come from.
+    pub source_ranges: Vec<IpNet>,
     /// Carried to [`crate::Service::flags`].
     pub flags: u16,
 }
@@ -40,7 +42,7 @@ pub struct FrontendSpec {
     pub kind: FrontendKind,
     /// Which backends it uses.
     pub set: SetChoice,
-    /// Carried to [`crate::Frontend::flags`].
+    /// [`crate::Frontend::MASQUERADE`] and the others.
     pub flags: u8,
 }
 
@@ -86,6 +88,8 @@ pub struct InterfaceSpec {
 pub const MAX_NAME: usize = 1024;
 /// Most backends of one service.
 pub const MAX_BACKENDS: usize = 65_535;
+/// Most source ranges of one service.
+pub const MAX_RANGES: usize = 4096;
 /// Most addresses of one interface.
 pub const MAX_ADDRESSES: usize = 1024;
 
@@ -112,6 +116,12 @@ impl ServiceSpec {
             return Err(refused(
                 row(),
                 format!("{} backends; at most {MAX_BACKENDS}", self.backends.len()),
+            ));
+        }
+        if self.source_ranges.len() > MAX_RANGES {
+            return Err(refused(
+                row(),
+                format!("{} source ranges; at most {MAX_RANGES}", self.source_ranges.len()),
             ));
         }
         let mut seen = HashSet::new();

@@ -234,6 +234,21 @@ impl<'a> Snapshot<'a> {
         service::backends(self.words, set)
     }
 
+    /// The backend of a service at this address and port, whichever set it is in, if any.
+    pub fn find_backend(&self, service: &Service, addr: &Addr, port: u16) -> Option<Backend> {
+        service::find(self.words, &service.cluster, addr, port)
+    }
+
+    /// Whether `addr` is in the service's source ranges.
+    pub fn is_in_ranges(&self, service: &Service, addr: &Addr) -> bool {
+        service::ranges::contain(self.words, service.ranges, addr)
+    }
+
+    /// Whether there is any service.
+    pub fn has_services(&self) -> bool {
+        self.services().next().is_some()
+    }
+
     /// What a service is called: `namespace/name:port` (cold).
     pub fn service_name(&self, id: ServiceId) -> String {
         self.service(id)

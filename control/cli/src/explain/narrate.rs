@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use millrace_dataplane::flow::{Direction, Tuple};
 use millrace_dataplane::trace::Step;
-use millrace_dataplane::verdict::Verdict;
+use millrace_dataplane::verdict::{DropReason, Verdict};
 use millrace_tables::{InterfaceId, InterfaceKind, Route, ServiceId, Snapshot};
 use millrace_wire::{Addr, Protocol};
 
@@ -79,7 +79,7 @@ pub fn tale(steps: &[Step], tables: Snapshot<'_>) -> Tale {
 }
 
 fn judge(verdict: Verdict, outcome: &mut Outcome) {
-    (outcome.reply, outcome.reason) = (None, None);
+    (outcome.reply, outcome.reason, outcome.by) = (None, None, None);
     outcome.verdict = match verdict {
         Verdict::Transmit { .. } => "transmit",
         // The neighbor's answer is the sandbox's to give; what is held leaves.
@@ -91,6 +91,12 @@ fn judge(verdict: Verdict, outcome: &mut Outcome) {
         Verdict::Punt(_) => "punt",
         Verdict::Drop(reason) => {
             outcome.reason = Some(reason.name().to_owned());
+            outcome.by = (reason == DropReason::SourceRange)
+                .then(|| outcome.service.as_deref())
+                .flatten()
+                // Of `namespace/name:port`.
+                .map(|service| service.split(':').next().unwrap_or(service))
+                .map(|service| format!("Service {service} (loadBalancerSourceRanges)"));
             "drop"
         }
     };
@@ -125,6 +131,10 @@ fn say(step: &Step, asked: Option<Tuple>, tables: Snapshot<'_>) -> Option<Said> 
             )
         }
         Step::Untracked => ("conntrack", "no known flow".to_owned()),
+        Step::Stale { translated } => {
+            let backend = endpoint(&translated.dst, translated.dport, translated.protocol);
+            ("service", format!("backend {backend} is gone: the flow begins anew"))
+        }
         Step::Frontend { frontend } => {
             let at = asked.map_or(String::new(), |tuple| {
                 format!(

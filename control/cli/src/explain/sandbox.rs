@@ -11,6 +11,7 @@ use millrace_dataplane::clock::{Nanos, SECOND};
 use millrace_dataplane::driver::memory::MemoryQueue;
 use millrace_dataplane::flow::Tuple;
 use millrace_dataplane::interface::{Interface, Interfaces};
+use millrace_dataplane::pipeline::service::is_stale;
 use millrace_dataplane::pipeline::{self, Local, Settings};
 use millrace_dataplane::state::State;
 use millrace_dataplane::state::conntrack::Limits;
@@ -84,13 +85,17 @@ impl Sandbox {
         Ok(())
     }
 
-    /// The tables have changed: their static neighbors are in force.
-    pub fn sync_neighbors(&self, tables: &Tables) -> Result<(), String> {
+    /// The tables have changed: their static neighbors are in force, and UDP flows whose backend is gone are forgotten, as the engine's
+    /// housekeeping does within a turn.
+    pub fn sync(&mut self, tables: &Tables) -> Result<(), String> {
         let neighbors =
             self.segment.neighbors(&StateSettings::of(&self.sizes)).map_err(|e| e.to_string())?;
-        let wanted =
-            tables.snapshot().static_neighbors().map(|row| (row.interface, row.addr, row.mac));
+        let snapshot = tables.snapshot();
+        let wanted = snapshot.static_neighbors().map(|row| (row.interface, row.addr, row.mac));
         neighbors.sync_static(wanted, self.now);
+        self.state.conntrack.review(0..u32::MAX, |service, original, translated| {
+            is_stale(&snapshot, service, original, translated)
+        });
         Ok(())
     }
 

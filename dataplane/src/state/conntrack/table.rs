@@ -375,6 +375,16 @@ impl<M: Memory> Table<M> {
         })
     }
 
+    /// The flow's first tuple.
+    pub fn original(&self, hit: Hit) -> Option<Tuple> {
+        Some(tuple_of(&self.place(hit.row())?, Direction::Original))
+    }
+
+    /// Entries from here on were never used.
+    pub fn used(&self) -> u32 {
+        used(self.pool.words(), self.capacity)
+    }
+
     /// For how many seconds a TCP connection that is over has been idle: its tuple may be given to another. `None` for all others.
     pub fn closed_for(&self, hit: Hit, now: Nanos) -> Option<u32> {
         let activity = Activity(self.place(hit.row())?.row[ACTIVITY].get());

@@ -3,7 +3,7 @@
 //! Cost: a service of up to 256 backends is written anew with every change of its backends (10 backends: 1.9 KB), a larger one in the
 //! pieces that the change touches. Either way the tables are built anew, which is nearly all of the time.
 
-use super::{RECORD_WORDS, ROW_WORDS, large, read};
+use super::{RECORD_WORDS, ROW_WORDS, Ranges, large, read};
 use crate::{
     arena::{Arena, Table},
     error::Error,
@@ -225,6 +225,7 @@ impl Backends {
         id: ServiceId,
         spec: &ServiceSpec,
         names: Ref,
+        ranges: Ranges,
     ) -> Result<Ref, Error> {
         let set = |set: &BackendSet, when_empty: WhenEmpty| {
             let empty = u64::from(when_empty == WhenEmpty::Drop);
@@ -242,7 +243,7 @@ impl Backends {
             pack(self.cluster.table, self.cluster.records.raw()),
             set(&self.local, spec.when_local_empty),
             pack(self.local.table, 0),
-            0,
+            pack(ranges.at, ranges.count),
             0,
         ];
         let at = arena.alloc(Table::Services, ROW_WORDS)?;

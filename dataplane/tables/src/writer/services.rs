@@ -7,7 +7,7 @@ use crate::{
     error::Error,
     index::Index,
     row::{Frontend, ServiceId},
-    service::{self, Backends, Before, ROW_WORDS},
+    service::{self, Backends, Before, ROW_WORDS, ranges},
     spec::{BackendSpec, FrontendSpec, ServiceSpec},
     tables::{frontend_key, frontend_value},
     trie::Trie,
@@ -130,6 +130,7 @@ impl Writer {
                 + cold::bytes_of(Backends::names(key, spec, &backends))
                 + Index::WORST_CHANGE
                 + Arena::bytes_of(ROW_WORDS)
+                + ranges::bytes_of(&spec.source_ranges)
                 + touched * Trie::<3, 1>::WORST_CHANGE,
         )?;
 
@@ -160,8 +161,13 @@ impl Writer {
             self.free_names(old_names);
             cold::write(&mut self.arena, Backends::names(key, spec, &backends))?
         };
+        if !row.is_null() {
+            let old = service::read(self.arena.words(), row).ranges;
+            ranges::free(&mut self.arena, old);
+        }
         self.arena.free(Table::Services, row, ROW_WORDS);
-        let row = new_backends.write_row(&mut self.arena, id, spec, new_names)?;
+        let ranges = ranges::write(&mut self.arena, &spec.source_ranges)?;
+        let row = new_backends.write_row(&mut self.arena, id, spec, new_names, ranges)?;
         self.services.set(&mut self.arena, id.0, row)?;
         self.apply_frontends(id, &change)?;
         self.drop_vip_routes(&vanished)?;
@@ -181,7 +187,9 @@ impl Writer {
         self.drop_vip_routes(&vanished)?;
         let row = self.services.set(&mut self.arena, id.0, Ref::NULL)?;
         let words = self.arena.words();
-        let (backends, names) = (Backends::of(words, row), service::read(words, row).names);
+        let backends = Backends::of(words, row);
+        let crate::Service { names, ranges, .. } = service::read(words, row);
+        service::ranges::free(&mut self.arena, ranges);
         backends.free(&mut self.arena);
         self.free_names(names);
         self.arena.free(Table::Services, row, ROW_WORDS);
