@@ -92,7 +92,7 @@ fn judge(verdict: Verdict, outcome: &mut Outcome) {
         Verdict::Drop(reason) => {
             outcome.reason = Some(reason.name().to_owned());
             outcome.by = (reason == DropReason::SourceRange)
-                .then(|| outcome.service.as_deref())
+                .then_some(outcome.service.as_deref())
                 .flatten()
                 // Of `namespace/name:port`.
                 .map(|service| service.split(':').next().unwrap_or(service))
