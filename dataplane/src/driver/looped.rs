@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
 use millrace_xsk::{Frame, Pool, TxOffload, Umem};
 
 use super::{BURST, Burst, Queue};
@@ -101,7 +102,7 @@ pub struct LoopQueue {
     frames: Arc<Frames>,
     at: usize,
     left: usize,
-    staged: Vec<Frame>,
+    staged: ArrayVec<Frame, STAGED>,
     kept: Option<Frames>,
 }
 
@@ -113,7 +114,7 @@ impl LoopQueue {
             frames: Arc::new(Frames::default()),
             at: 0,
             left: 0,
-            staged: Vec::with_capacity(STAGED),
+            staged: ArrayVec::new(),
             kept: None,
         }
     }
@@ -189,11 +190,7 @@ impl Queue for LoopQueue {
 
     #[inline]
     fn transmit(&mut self, frame: Frame, _offload: TxOffload) -> Result<(), Frame> {
-        if self.staged.len() == STAGED {
-            return Err(frame);
-        }
-        self.staged.push(frame);
-        Ok(())
+        self.staged.try_push(frame).map_err(|full| full.element())
     }
 
     #[inline]

@@ -92,7 +92,7 @@ fn run<Q: Queue, O: Observer>(
     ahead::fetch(parsed.get_mut(..frames.len()).unwrap_or_default(), tables, state);
     let mut context =
         Context { tables, state, from, interfaces: &interfaces, now, observer, again: false };
-    for (at, mut frame) in frames.drain(..).enumerate() {
+    for (at, mut frame) in std::mem::take(frames).into_iter().enumerate() {
         let refusal = refused.last().filter(|(place, _)| *place == at).map(|(_, exit)| *exit);
         let packet = Packet::new(&umem, &mut frame);
         let exit = match (refusal, parsed.get(at)) {

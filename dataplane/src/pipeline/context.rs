@@ -68,7 +68,7 @@ pub struct Local {
     pub(crate) hold: Hold,
     /// Neighbors that this worker sent to lately.
     pub(crate) met: Met,
-    /// Hops of the routes that this worker used lately.
+    /// Adjacencies of the routes that this worker used lately.
     pub(crate) ways: Ways,
     /// Adjacencies that this worker used lately.
     pub(crate) recent: Recent,

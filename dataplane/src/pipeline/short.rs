@@ -60,37 +60,41 @@ fn routed<O: Observer>(
     if leaf.has_frontends() || context.state.conntrack.has_made(headers.hash) {
         return None;
     }
-    let hop = match context.state.local.ways.get(context.tables.generation(), leaf) {
-        Some(hop) => hop,
-        None => way(headers, leaf, context)?,
-    };
-    let adjacency = match context.state.local.recent.get(hop) {
+    let round = context.state.local.recent.round();
+    let kept = context.state.local.ways.get(context.tables.generation(), leaf, round);
+    let adjacency = match kept {
         Some(adjacency) => adjacency,
-        // A neighbor is not used for a packet that is too big for the way to it.
-        None if headers.ip_len() > context.interfaces.get(hop.interface)?.mtu => return None,
-        None => Adjacency::again(hop, context, packet)?,
+        None => way(packet, leaf, context)?,
     };
     fits(headers, &adjacency)?;
     rewrite::plain::routed(packet, &adjacency, context)
 }
 
-/// The hop to a neighbor that this worker knows. The next packet finds it at once, if it is the same for all addresses of the route.
+/// The adjacency of a neighbor that this worker knows. The next packet finds it at once, if it is the same for all addresses of the
+/// route.
 #[inline(never)]
 fn way<O: Observer>(
-    headers: &Headers,
+    packet: &Packet<'_, Parsed<'_>>,
     leaf: Destination,
     context: &mut Context<'_, O>,
-) -> Option<CachedHop> {
+) -> Option<Adjacency> {
+    let headers = packet.headers();
     let Some(Route::Forward(group)) = leaf.route() else { return None };
     let next = context.tables.next_hop(group, headers.hash)?;
     let (interface, addr) = (next.interface, next.gateway.unwrap_or(headers.tuple.dst));
     // One that was met was no broadcast address and nothing else that `fib` refuses.
     let neighbor = context.state.local.met.get(interface, &addr)?;
-    let hop = CachedHop { interface, neighbor };
-    if context.tables.only_gateway(group).is_some() {
-        context.state.local.ways.put(context.tables.generation(), leaf, hop);
+    // A neighbor is not used for a packet that is too big for the way to it.
+    if headers.ip_len() > context.interfaces.get(interface)?.mtu {
+        return None;
     }
-    Some(hop)
+    let adjacency = Adjacency::again(CachedHop { interface, neighbor }, context, packet)?;
+    if context.tables.only_gateway(group).is_some() {
+        let generation = context.tables.generation();
+        let round = context.state.local.recent.round();
+        context.state.local.ways.put(generation, leaf, round, adjacency);
+    }
+    Some(adjacency)
 }
 
 #[inline(always)]

@@ -7,8 +7,11 @@
 //! counters      per worker and interface COUNTERS words, rounded up to lines
 //! neighbors     head, index, rows
 //! affinity      places of clients: a quarter as many as connections
-//! conntrack     pool, index, entries, what else IPv6 entries need
+//! conntrack     pool, entries, what else IPv6 entries need
 //! ```
+//!
+//! Conntrack's index is not in it: it follows from the entries, whoever takes the segment over makes it anew, and nobody else needs
+//! it. In the engine's private memory it lies in huge pages (`shm::Scratch`), so that a packet's bucket is fetched without a page walk.
 //!
 //! Memory: the file is sparse; pages cost from their first store on. At full use conntrack takes 80 bytes an
 //! IPv4 flow and 128 an IPv6 one (1 Mi: 80 to 128 MiB), neighbors 72, a counter 8.
@@ -170,7 +173,6 @@ struct Plan {
     neighbor_rows: Range<usize>,
     affinity: Range<usize>,
     conntrack_pool: Range<usize>,
-    conntrack_index: Range<usize>,
     conntrack_rows: Range<usize>,
     conntrack_sides: Range<usize>,
 }
@@ -197,7 +199,6 @@ impl Plan {
             neighbor_rows: next(neighbors.rows),
             affinity: next(affinity::words_for(sizes.conntrack_entries / 4)),
             conntrack_pool: next(conntrack.pool),
-            conntrack_index: next(conntrack.index),
             conntrack_rows: next(conntrack.rows),
             conntrack_sides: next(conntrack.sides),
         }
@@ -224,7 +225,7 @@ fn layout_hash() -> u64 {
     let mut feed = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     // The number goes up when the meaning of a word changes and no size does.
     let one = Sizes { workers: 1, interfaces: 1, conntrack_entries: 1 << 10, neighbor_entries: 16 };
-    for number in [3, Plan::of(&one).words(), OTHER_READERS, COUNTERS, WORKER_WORDS] {
+    for number in [4, Plan::of(&one).words(), OTHER_READERS, COUNTERS, WORKER_WORDS] {
         number.to_le_bytes().into_iter().for_each(&mut feed);
     }
     for name in (0..COUNTERS).filter_map(describe).map(|counter| counter.name) {
@@ -240,6 +241,8 @@ pub struct View {
     sizes: Sizes,
     plan: Plan,
     seed: Seed,
+    /// Of conntrack: the engine's own, or empty.
+    index: Region,
 }
 
 impl View {
@@ -274,7 +277,8 @@ impl View {
             return Err(short(plan.words()));
         }
         let seed = Seed::from_words([word(0), word(1)]);
-        Ok(Self { memory, sizes, plan, seed })
+        let index = conntrack::Layout::of(sizes.conntrack_entries, handles(&sizes)).index;
+        Ok(Self { memory, sizes, plan, seed, index: Region::private(index)? })
     }
 
     fn region(&self, range: &Range<usize>) -> Result<Region, Error> {
@@ -287,9 +291,9 @@ impl View {
         self.sizes
     }
 
-    /// Flows, for finding and listing.
+    /// Flows: for listing, and in the engine itself for finding.
     pub fn conntrack(&self) -> Result<Table, Error> {
-        let index = self.region(&self.plan.conntrack_index)?;
+        let index = self.index.clone();
         let rows = self.region(&self.plan.conntrack_rows)?;
         let sides = self.region(&self.plan.conntrack_sides)?;
         let pool = self.region(&self.plan.conntrack_pool)?;

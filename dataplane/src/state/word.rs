@@ -8,7 +8,7 @@
 //! way; where order matters the code says [`Word::fence_acquire`] after the load. On x86-64 relaxed
 //! loads and both acquire fences and release stores are plain moves.
 
-use millrace_tables::shm::{self, Part, Segment};
+use millrace_tables::shm::{self, Part, Scratch, Segment};
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -84,7 +84,7 @@ pub trait Memory: Clone + Send + Sync {
     fn prefetch(&self, index: usize);
 }
 
-/// A range of the state segment, which stays mapped as long as one of its regions is held.
+/// A range of the state segment, or of memory of this process, which stays mapped as long as one of its regions is held.
 #[derive(Clone)]
 pub struct Region(Part);
 
@@ -94,9 +94,17 @@ impl Region {
         Part::new(segment, range).map(Self)
     }
 
+    /// `words` zeroed words of this process alone.
+    pub fn private(words: usize) -> Result<Self, millrace_tables::Error> {
+        let scratch = Arc::new(Scratch::new(words)?);
+        let want = (words * shm::WORD) as u64;
+        let part = Part::of_scratch(&scratch, words);
+        part.map(Self).ok_or(millrace_tables::Error::Size { bytes: 0, want })
+    }
+
     /// Whether stores into it are possible.
     pub fn is_writable(&self) -> bool {
-        self.0.segment().is_writable()
+        self.0.is_writable()
     }
 }
 

@@ -126,6 +126,9 @@ pub fn prefetch(words: Words<'_>, roots: &RouteRoots, addr: &Addr, step: Step) {
 pub struct Destination(u32);
 
 impl Destination {
+    /// Of an address that nothing is known of.
+    pub const NOTHING: Self = Self(0);
+
     /// As a number below 2¹⁶: the same for all addresses of which the same is known, in one generation.
     #[inline]
     pub fn number(self) -> usize {

@@ -1,4 +1,5 @@
-//! Shared memory: sealed memfds mapped as `&[AtomicU64]`.
+//! Shared memory: sealed memfds mapped as `&[AtomicU64]`; and memory of this process alone ([`Scratch`]), which the kernel gives
+//! huge pages more readily.
 //!
 //! The only module of this crate with `unsafe`. It decides one thing: that a [`Segment`] is a
 //! mapping whose pages can't go away while it lives (the file is sealed against shrinking, so a
@@ -11,7 +12,7 @@ use crate::{error::Error, sync::AtomicU64};
 pub const WORD: usize = 8;
 
 #[cfg(not(loom))]
-pub use mapped::{Part, Seals, Segment};
+pub use mapped::{Part, Scratch, Seals, Segment};
 
 #[cfg(not(loom))]
 mod mapped {
@@ -22,7 +23,7 @@ mod mapped {
         fs::{
             MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create,
         },
-        mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap},
+        mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap},
     };
     use std::{
         ffi::c_void,
@@ -44,19 +45,67 @@ mod mapped {
         Shared,
     }
 
+    /// A mapping, seen as words; unmapped when it is dropped.
+    #[derive(Debug)]
+    struct Mapping {
+        base: NonNull<AtomicU64>,
+        words: usize,
+    }
+
+    // SAFETY: the mapping is only reachable as `&[AtomicU64]`, which may be shared and sent.
+    unsafe impl Send for Mapping {}
+    // SAFETY: as above; the fields are never changed after construction.
+    unsafe impl Sync for Mapping {}
+
+    impl Mapping {
+        /// Of `bytes` at `base`, as `mmap` has just answered. The pages must stay there until `munmap`.
+        fn new(base: *mut c_void, bytes: usize) -> Result<Self, Error> {
+            let base = NonNull::new(base.cast::<AtomicU64>())
+                .ok_or(Error::Size { bytes: 0, want: WORD as u64 })?;
+            let mapping = Self { base, words: bytes / WORD };
+            mapping.prefer_huge_pages();
+            Ok(mapping)
+        }
+
+        #[inline]
+        fn words(&self) -> &[AtomicU64] {
+            // SAFETY: `base` is page-aligned and maps `words` words for as long as `self` lives; the pages can't go away (a file
+            // is sealed against shrinking: made here or checked in `checked_len`; other memory is ours alone); every bit
+            // pattern is a valid AtomicU64, and whoever else has the file mapped is outside this process or uses atomics.
+            unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.words) }
+        }
+
+        /// Asks for 2 MiB pages if it has that many bytes. A wish: for a file the kernel follows it where
+        /// `/sys/kernel/mm/transparent_hugepage/shmem_enabled` says `advise` (or more), for other memory where `…/enabled` says `madvise`
+        /// (or more), as it nearly always does. A big table is then found without a walk of page tables at each lookup.
+        fn prefer_huge_pages(&self) {
+            let bytes = self.words * WORD;
+            if bytes >= HUGE_PAGE {
+                // A kernel without huge pages refuses it, and nothing is lost.
+                // SAFETY: the range is our own mapping, and the advice changes no contents.
+                let _ = unsafe {
+                    madvise(self.base.as_ptr().cast::<c_void>(), bytes, Advice::LinuxHugepage)
+                };
+            }
+        }
+    }
+
+    impl Drop for Mapping {
+        fn drop(&mut self) {
+            // SAFETY: the mapping made by `mmap`, not reachable any more: `words` borrows `self`.
+            let unmapped =
+                unsafe { munmap(self.base.as_ptr().cast::<c_void>(), self.words * WORD) };
+            debug_assert!(unmapped.is_ok());
+        }
+    }
+
     /// A mapped memfd, seen as words.
     #[derive(Debug)]
     pub struct Segment {
         fd: OwnedFd,
-        base: NonNull<AtomicU64>,
-        words: usize,
+        mapping: Mapping,
         writable: bool,
     }
-
-    // SAFETY: the mapping is only reachable as `&[AtomicU64]`, which may be shared and sent.
-    unsafe impl Send for Segment {}
-    // SAFETY: as above; the other fields are never changed after construction.
-    unsafe impl Sync for Segment {}
 
     impl Segment {
         /// Makes a zeroed segment of `bytes` (rounded up to whole 4 KiB pages), mapped for writing.
@@ -116,11 +165,7 @@ mod mapped {
             let base =
                 unsafe { mmap(std::ptr::null_mut(), bytes, protection, MapFlags::SHARED, &fd, 0) }
                     .map_err(|source| Error::System { what: "mmap of a segment", source })?;
-            let base = NonNull::new(base.cast::<AtomicU64>())
-                .ok_or(Error::Size { bytes: 0, want: WORD as u64 })?;
-            let segment = Self { fd, base, words: bytes / WORD, writable };
-            segment.prefer_huge_pages();
-            Ok(segment)
+            Ok(Self { fd, mapping: Mapping::new(base, bytes)?, writable })
         }
 
         /// The segment's words. Stores are for the holder of a writable mapping alone: see
@@ -128,10 +173,7 @@ mod mapped {
         /// standard library promises to be a plain load), followed by a fence where more is needed.
         #[inline]
         pub fn words(&self) -> &[AtomicU64] {
-            // SAFETY: `base` is page-aligned and maps `words` words for as long as `self` lives; the
-            // file can't shrink (made here or checked in `checked_len`); every bit pattern is a valid
-            // AtomicU64, and whoever else has the file mapped is outside this process or uses atomics.
-            unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.words) }
+            self.mapping.words()
         }
 
         /// Whether stores into [`Segment::words`] are possible (they would fault otherwise).
@@ -143,31 +185,48 @@ mod mapped {
         pub fn fd(&self) -> BorrowedFd<'_> {
             self.fd.as_fd()
         }
+    }
 
-        /// Asks for 2 MiB pages if it has that many bytes. A wish: the kernel follows it where
-        /// `/sys/kernel/mm/transparent_hugepage/shmem_enabled` says `advise` (or more), and a big table is then found
-        /// without a walk of page tables at each lookup.
-        fn prefer_huge_pages(&self) {
-            let bytes = self.words * WORD;
-            if bytes >= HUGE_PAGE {
-                // A kernel without huge pages refuses it, and nothing is lost.
-                // SAFETY: the range is our own mapping, and the advice changes no contents.
-                let _ = unsafe {
-                    madvise(self.base.as_ptr().cast::<c_void>(), bytes, Advice::LinuxHugepage)
-                };
+    /// Zeroed words of this process alone, for what can be made anew from a segment. Pages cost memory from their first store on.
+    #[derive(Debug)]
+    pub struct Scratch(Mapping);
+
+    impl Scratch {
+        /// `words` words.
+        pub fn new(words: usize) -> Result<Self, Error> {
+            // Whole huge pages, so that the last one can be one.
+            let bytes = (words.max(1) * WORD).next_multiple_of(HUGE_PAGE);
+            let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+            // SAFETY: a new mapping at an address the kernel chooses aliases nothing of ours.
+            let base = unsafe {
+                mmap_anonymous(
+                    std::ptr::null_mut(),
+                    bytes,
+                    ProtFlags::READ | ProtFlags::WRITE,
+                    flags,
+                )
             }
+            .map_err(|source| Error::System { what: "mmap of private memory", source })?;
+            Mapping::new(base, bytes).map(Self)
         }
     }
 
-    /// A range of a segment's words, found without asking the segment. It keeps the segment mapped.
+    /// Who keeps a part's words mapped.
+    #[derive(Clone)]
+    enum Keeper {
+        Segment(Arc<Segment>),
+        Scratch { _scratch: Arc<Scratch> },
+    }
+
+    /// A range of words, found without asking what they are part of. It keeps that mapped.
     #[derive(Clone)]
     pub struct Part {
-        segment: Arc<Segment>,
+        keeper: Keeper,
         first: NonNull<AtomicU64>,
         words: usize,
     }
 
-    // SAFETY: as for `Segment`: the words are only reachable as `&[AtomicU64]`.
+    // SAFETY: as for `Mapping`: the words are only reachable as `&[AtomicU64]`.
     unsafe impl Send for Part {}
     // SAFETY: as above; no field is changed after construction.
     unsafe impl Sync for Part {}
@@ -176,30 +235,35 @@ mod mapped {
         /// The words `range` of `segment`; `None` when it has no such words.
         pub fn new(segment: &Arc<Segment>, range: Range<usize>) -> Option<Self> {
             let words = segment.words().get(range)?;
+            Some(Self::of(words, Keeper::Segment(Arc::clone(segment))))
+        }
+
+        /// The first `count` words of `scratch`; `None` when it has not so many.
+        pub fn of_scratch(scratch: &Arc<Scratch>, count: usize) -> Option<Self> {
+            let words = scratch.0.words().get(..count)?;
+            Some(Self::of(words, Keeper::Scratch { _scratch: Arc::clone(scratch) }))
+        }
+
+        /// `words` are the keeper's.
+        fn of(words: &[AtomicU64], keeper: Keeper) -> Self {
             let first = NonNull::from(words).cast::<AtomicU64>();
-            Some(Self { segment: Arc::clone(segment), first, words: words.len() })
+            Self { keeper, first, words: words.len() }
         }
 
         /// The words.
         #[inline]
         pub fn words(&self) -> &[AtomicU64] {
-            // SAFETY: these are words of the segment, taken from its slice in `new`; it stays mapped where it is for as long as
-            // `self.segment` holds it.
+            // SAFETY: these are words of the keeper's, taken from its slice in `of`; it stays mapped where it is for as long as
+            // `self.keeper` holds it.
             unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.words) }
         }
 
-        /// The segment that they are part of.
-        pub fn segment(&self) -> &Arc<Segment> {
-            &self.segment
-        }
-    }
-
-    impl Drop for Segment {
-        fn drop(&mut self) {
-            // SAFETY: the mapping made in `map`, not reachable any more: `words` borrows `self`.
-            let unmapped =
-                unsafe { munmap(self.base.as_ptr().cast::<c_void>(), self.words * WORD) };
-            debug_assert!(unmapped.is_ok());
+        /// Whether stores into them are possible.
+        pub fn is_writable(&self) -> bool {
+            match &self.keeper {
+                Keeper::Segment(segment) => segment.is_writable(),
+                Keeper::Scratch { .. } => true,
+            }
         }
     }
 

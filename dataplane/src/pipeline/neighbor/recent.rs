@@ -46,6 +46,12 @@ impl Recent {
         }
     }
 
+    /// Number of the round: what was looked at in it is good until its end. From 1 on.
+    #[inline]
+    pub(crate) fn round(&self) -> u64 {
+        self.round
+    }
+
     /// A neighbor has changed.
     pub(crate) fn forget(&mut self) {
         self.round += 1;
