@@ -129,7 +129,7 @@ impl Destination {
     /// Of an address that nothing is known of.
     pub const NOTHING: Self = Self(0);
 
-    /// As a number below 2¹⁶: the same for all addresses of which the same is known, in one generation.
+    /// As a number, below 2¹⁶ up to 32,760 groups: the same for all addresses of which the same is known, in one generation.
     #[inline]
     pub fn number(self) -> usize {
         self.0 as usize

@@ -1,15 +1,12 @@
-use super::{
-    Family, Fib, Key, Prefix, Step, best, lookup, lookup_many, lookup4, lookup6, prefetch, routes,
-};
+use super::{Family, Fib, Prefix, best, lookup, lookup_many, lookup4, lookup6, routes};
 use crate::{
     arena::{Arena, Table},
     shm::{Seals, Segment},
     sync::Ordering,
     synthetic,
-    words::{Words, touched},
+    words::Words,
 };
-use ipnet::{IpNet, Ipv6Net};
-use prefix_trie::PrefixMap;
+use ipnet::IpNet;
 use proptest::prelude::*;
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -416,109 +413,4 @@ fn a_walk_over_corrupt_blocks_yields_no_more_than_the_root_counts() {
     assert_eq!(routes(arena.words(), root, Family::V6).count(), 64);
 }
 
-/// Compares `lookups`, single and in bulk, in `count` BGP-like prefixes with prefix-trie, before and after a tenth of the routes change; at
-/// `most` bytes a route.
-fn against_prefix_trie<K: Key>(count: usize, lookups: usize, most: f64, to_key: fn(u128) -> K) {
-    let family = K::FAMILY;
-    let table = synthetic::routes(family, count, 42);
-    let mut arena = arena(1 << 30);
-    let mut fib = Fib::new(family);
-    // Its keys are left-aligned like ours, so one type serves both families.
-    let key = |bits: u128, len| Ipv6Net::new_assert(bits.into(), len);
-    let mut oracle = PrefixMap::<Ipv6Net, u32>::new();
-    for route in &table {
-        assert_eq!(
-            fib.insert(&mut arena, &route.net(family), route.leaf).unwrap(),
-            oracle.insert(key(route.bits, route.len), route.leaf)
-        );
-    }
-    let ends = u128::MAX << (128 - u32::from(family.bits()));
-    for round in 0..2 {
-        let root = fib.root();
-        arena.commit(round);
-        arena.reclaim(round);
-        let random = &mut synthetic::Random(round);
-        let mut addresses = synthetic::destinations(&table, lookups / 2, round);
-        // A quarter of the addresses anywhere: mostly unrouted, or caught by short prefixes.
-        for bits in addresses.iter_mut().step_by(4) {
-            *bits ^= u128::from(random.next_u64()) << random.below(100);
-        }
-        let mut leaves = [0; 100];
-        for addresses in addresses.chunks(leaves.len()) {
-            let keys: Vec<K> = addresses.iter().map(|bits| to_key(bits & ends)).collect();
-            lookup_many(arena.words(), root, &keys, &mut leaves);
-            for ((bits, key_of), many) in addresses.iter().zip(keys).zip(leaves) {
-                let best = oracle.get_lpm(&key(bits & ends, family.bits()));
-                let want = best.map_or(0, |(_, &leaf)| leaf);
-                let one = lookup(arena.words(), root, key_of);
-                assert_eq!((one, many), (want, want), "{bits:#x} in round {round}");
-            }
-        }
-        for route in table.iter().skip(round as usize).step_by(10) {
-            let (net, key) = (route.net(family), key(route.bits, route.len));
-            if route.leaf % 2 == 0 {
-                assert_eq!(fib.remove(&mut arena, &net).unwrap(), oracle.remove(&key));
-            } else {
-                let leaf = route.leaf + 100;
-                assert_eq!(fib.insert(&mut arena, &net, leaf).unwrap(), oracle.insert(key, leaf));
-            }
-        }
-    }
-    let usage = arena.usage().of(fib.table());
-    let per_route = usage as f64 / table.len() as f64;
-    assert!(per_route <= most, "{per_route:.1} bytes a route");
-}
-
-/// Of `addresses`, the share whose lookup touches no line that [`prefetch`]'s steps don't fetch, but for the levels near; and
-/// the lines that a lookup touches, on average, all levels counted.
-fn fetched_ahead<K: Key>(count: usize, to_key: fn(u128) -> K) -> (f64, f64) {
-    let family = K::FAMILY;
-    let table = synthetic::routes(family, count, 7);
-    let mut arena = arena(1 << 30);
-    let mut fib = Fib::new(family);
-    for route in &table {
-        fib.insert(&mut arena, &route.net(family), route.leaf).unwrap();
-    }
-    let (words, root) = (arena.words(), fib.root());
-    let keys: Vec<K> = synthetic::destinations(&table, 10_000, 3).into_iter().map(to_key).collect();
-    let (mut whole, mut lines) = (0, 0);
-    for &key in &keys {
-        let mut known = Vec::new();
-        for step in [Step::Far, Step::Near, Step::Last] {
-            // What a step reads, the steps before fetched, or the direct levels above have it.
-            let (fetched, read) =
-                touched::by(|| touched::ahead(|| prefetch(words, root, key, step)));
-            let unfetched = read.iter().filter(|line| !known.contains(*line)).count();
-            assert!(unfetched < family.wide_levels(), "{step:?} reads {unfetched} lines unfetched");
-            assert!(fetched.len() <= 1, "{step:?} fetches {fetched:?}");
-            known.extend(fetched);
-        }
-        let (leaf, touched) = touched::by(|| lookup(words, root, key));
-        assert!(leaf > 0);
-        let unfetched = touched.iter().filter(|line| !known.contains(*line)).count();
-        whole += usize::from(unfetched < family.wide_levels());
-        lines += touched.len();
-    }
-    (whole as f64 / keys.len() as f64, lines as f64 / keys.len() as f64)
-}
-
-#[test]
-fn the_steps_fetch_what_a_lookup_will_touch() {
-    let (whole, lines) = fetched_ahead(200_000, |bits| (bits >> 96) as u32);
-    assert!(whole > 0.999, "IPv4: {whole:.3} of the lookups fetched whole, {lines:.2} lines each");
-    let (whole, lines) = fetched_ahead(50_000, |bits| bits);
-    assert!(whole > 0.35, "IPv6: {whole:.3} of the lookups fetched whole, {lines:.2} lines each");
-}
-
-#[test]
-fn a_million_lookups_agree_with_prefix_trie() {
-    against_prefix_trie(100_000, 500_000, 20.0, |bits| (bits >> 96) as u32);
-    against_prefix_trie(100_000, 500_000, 25.0, |bits| bits);
-}
-
-#[test]
-#[ignore = "10 s: cargo test -p millrace-tables -- --ignored prefix_trie"]
-fn ten_million_lookups_on_full_tables_agree_with_prefix_trie() {
-    against_prefix_trie(1_000_000, 10_000_000, 8.0, |bits| (bits >> 96) as u32);
-    against_prefix_trie(200_000, 10_000_000, 24.0, |bits| bits);
-}
+mod full;

@@ -8,12 +8,16 @@
 //! The shape depends on the routes alone, not on their history: one way through several levels is a path, and through one
 //! level a node. So what was set and removed again has left nothing behind.
 //!
-//! Cost of a change: two copies of a direct node of 2.2 KiB (IPv6: three of 1.1 KiB, one of 0.3) and a block of a cache line or two taken apart and
-//! put together: 2 µs at full size, a good part of it cache misses. Many changes in one transaction share the copies.
+//! Cost of a change at full size, published by itself: IPv4 copies the root (4.3 KiB, near) and a direct node of 1.1 KiB, IPv6 three direct
+//! nodes of 4.3 KiB, and a block of a cache line or two is taken apart and put together: 1.8 µs (IPv4) and 2.2 µs (IPv6), a good part of it cache
+//! misses. Many changes in one transaction share the copies: 1.2 and 1.7 µs each to load the whole table.
 //! A change is made whole or not at all: what could be refused (there is no room) comes before what readers or this writer could see.
 
+mod paint;
+mod write;
+
 use super::{
-    Family, HALF, MAX_LEAF, NARROW_BITS, NODE, PATH, PATH_WORDS, Prefix, REF,
+    Family, HALF, MAX_LEAF, NARROW_BITS, NODE, PATH, Prefix,
     node::{Block, Node, Packed, Path},
     slot_of, target, top_bits,
 };
@@ -322,229 +326,6 @@ impl Change<'_> {
             shape => Ok(shape),
         }
     }
-
-    /// Sets or removes the route in its own node; false when that changes nothing.
-    fn set_route(&mut self, node: &mut Node, depth: u32) -> Result<bool, Error> {
-        let len = self.len - depth;
-        let position = if len == 0 { 1 } else { 1 << len | slot_of(self.bits, depth, len) as u16 };
-        let found = node.routes.binary_search_by_key(&position, |route| route.0);
-        self.old = found.ok().map(|index| node.routes[index].1);
-        if self.old.unwrap_or(0) == self.leaf {
-            return Ok(false);
-        }
-        let (first, count) = node.range(position);
-        let slots = if position > 1 { first..first + count } else { 0..0 };
-        let to = match (found, self.leaf) {
-            (Ok(_), 0) => self.leaf_without(node, position, depth),
-            (_, leaf) => leaf,
-        };
-        let below = depth + node.width;
-        for slot in slots {
-            let owner = usize::from(node.owners[slot]).checked_sub(1);
-            let is_its_own = match (owner, found) {
-                (Some(owner), Ok(index)) => owner == index,
-                // A longer one keeps its slots.
-                (Some(owner), Err(_)) => node.routes[owner].0 < position,
-                (None, _) => true,
-            };
-            if !is_its_own {
-                continue;
-            }
-            if node.slots[slot] & NODE == 0 {
-                node.slots[slot] = to;
-            } else {
-                node.slots[slot] = self.repaint(node.slots[slot], below, to)?;
-            }
-        }
-        match (found, self.leaf) {
-            (Ok(index), 0) => _ = node.routes.remove(index),
-            (Ok(index), leaf) => node.routes[index].1 = leaf,
-            (Err(index), leaf) => node.routes.insert(index, (position, leaf)),
-        }
-        node.paint();
-        Ok(true)
-    }
-
-    /// What the slots of the route at `position` say once it is gone.
-    fn leaf_without(&mut self, node: &Node, position: u16, depth: u32) -> u32 {
-        let mut shorter = position >> 1;
-        while shorter > 1 {
-            if let Ok(found) = node.routes.binary_search_by_key(&shorter, |route| route.0) {
-                return node.routes[found].1;
-            }
-            shorter >>= 1;
-        }
-        node.inherited().unwrap_or_else(|| self.covering(depth))
-    }
-
-    /// The leaf that the node after `depth` bits inherits: asked when none of its slots shows it.
-    fn covering(&mut self, depth: u32) -> u32 {
-        let (mut entry, mut at, mut leaf) = (self.fib.root, 0, 0);
-        while at < depth && entry & NODE != 0 {
-            if self.block(entry, at).is_path() {
-                let (path, _) = Path::read(self.arena.words(), entry);
-                (entry, at) = (path.target, at + path.len);
-            } else {
-                let node = self.read(entry, at);
-                let slot = self.slot(at);
-                leaf = node.painted(slot).unwrap_or(leaf);
-                (entry, at) = (node.slots[slot], at + node.width);
-                self.fib.spare.push(node);
-            }
-        }
-        leaf
-    }
-
-    /// Makes everything below `entry` that showed the leaf from above show `leaf`.
-    fn repaint(&mut self, entry: u32, depth: u32, leaf: u32) -> Result<u32, Error> {
-        if self.block(entry, depth).is_path() {
-            let (path, _) = Path::read(self.arena.words(), entry);
-            let target = self.repaint(path.target, depth + path.len, leaf)?;
-            self.drop_block(entry, depth);
-            return self.way(Path { target, ..path }, depth, leaf);
-        }
-        let mut node = self.read(entry, depth);
-        for slot in 0..node.slots.len() {
-            if node.owners[slot] == 0 {
-                let below = node.slots[slot];
-                node.slots[slot] = if below & NODE == 0 {
-                    leaf
-                } else {
-                    self.repaint(below, depth + node.width, leaf)?
-                };
-            }
-        }
-        self.drop_block(entry, depth);
-        let shape = self.write(node, 0, depth)?;
-        self.entry(shape, depth, leaf)
-    }
-
-    /// The entry that leads to a shape.
-    fn entry(&mut self, shape: Shape, depth: u32, leaf: u32) -> Result<u32, Error> {
-        match shape {
-            Shape::Block(entry) => Ok(entry),
-            Shape::Way(path) => self.way(path, depth, leaf),
-            Shape::Same | Shape::Empty => Ok(leaf),
-        }
-    }
-
-    /// Writes a way: no block, a node, or a path.
-    fn way(&mut self, path: Path, depth: u32, beside: u32) -> Result<u32, Error> {
-        match path.len {
-            0 => Ok(path.target),
-            NARROW_BITS => {
-                let mut node = self.clear(depth, beside);
-                node.slots[slot_of(path.bits, 0, NARROW_BITS)] = path.target;
-                let shape = self.write(node, 0, depth)?;
-                self.entry(shape, depth, beside)
-            }
-            _ => {
-                let at = self.alloc(PATH_WORDS)?;
-                self.arena.write(at, &path.to_words(beside));
-                Ok(NODE | PATH | at.raw())
-            }
-        }
-    }
-
-    /// What has become of the node at `entry`, given its routes and entries.
-    fn put(&mut self, node: Node, entry: u32, depth: u32) -> Result<Shape, Error> {
-        if node.routes.is_empty()
-            && !self.fib.family.is_wide(depth)
-            && let Some((slot, below)) = node.only_way()
-        {
-            self.drop_block(entry, depth);
-            self.fib.spare.push(node);
-            let way = self.as_way(below, depth + NARROW_BITS);
-            return Ok(Shape::Way(behind(slot, way)));
-        }
-        if node.routes.is_empty() && node.blocks().next().is_none() {
-            self.drop_block(entry, depth);
-            self.fib.spare.push(node);
-            return Ok(Shape::Empty);
-        }
-        self.write(node, entry, depth)
-    }
-
-    /// A block as the way it may be: it is dropped then.
-    fn as_way(&mut self, entry: u32, depth: u32) -> Path {
-        if entry & PATH != 0 {
-            self.drop_block(entry, depth);
-            return Path::read(self.arena.words(), entry).0;
-        }
-        let node = self.read(entry, depth);
-        let way = match node.only_way() {
-            Some((slot, target)) => {
-                self.drop_block(entry, depth);
-                behind(slot, Path { bits: 0, len: 0, target })
-            }
-            None => Path { bits: 0, len: 0, target: entry },
-        };
-        self.fib.spare.push(node);
-        way
-    }
-
-    /// Writes a node, in place of the block at `entry` (0: of none).
-    fn write(&mut self, node: Node, entry: u32, depth: u32) -> Result<Shape, Error> {
-        let family = self.fib.family;
-        let mut packed = std::mem::take(&mut self.fib.packed);
-        let kind = node.pack(family.is_wide(depth), family.has_halves(), &mut packed);
-        self.fib.spare.push(node);
-        let result = self.write_packed(kind, &packed.words, entry, depth);
-        self.fib.packed = packed;
-        result
-    }
-
-    fn write_packed(
-        &mut self,
-        kind: u32,
-        words: &[u64],
-        entry: u32,
-        depth: u32,
-    ) -> Result<Shape, Error> {
-        let old = target(entry);
-        if entry != 0 && self.arena.is_fresh(old) {
-            let had = self.block(entry, depth).words();
-            if Arena::bytes_of(had) == Arena::bytes_of(words.len()) {
-                self.arena.write(old, words);
-                let new = kind | old.raw();
-                return Ok(if new == entry { Shape::Same } else { Shape::Block(new) });
-            }
-        }
-        let at = self.alloc(words.len())?;
-        self.arena.write(at, words);
-        if entry != 0 {
-            self.drop_block(entry, depth);
-        }
-        Ok(Shape::Block(kind | at.raw()))
-    }
-
-    /// The same node with one entry changed from a block to another.
-    fn patch(&mut self, entry: u32, depth: u32, slot: usize, new: u32) -> Result<Shape, Error> {
-        let block = self.block(entry, depth);
-        let (index, words, old) = (block.index(slot), block.words(), target(entry));
-        let fresh = self.arena.is_fresh(old);
-        let at = if fresh { old } else { self.alloc(words)? };
-        if !fresh {
-            self.arena.copy(old, at, words);
-            self.drop_block(entry, depth);
-        }
-        let shift = index % 2 * 32;
-        let pair = self.arena.load(at, index / 2) & !(u64::from(u32::MAX) << shift);
-        self.arena.store(at, index / 2, pair | u64::from(new) << shift);
-        Ok(if fresh { Shape::Same } else { Shape::Block(entry & !REF | at.raw()) })
-    }
-
-    fn alloc(&mut self, words: usize) -> Result<Ref, Error> {
-        let at = self.arena.alloc(self.fib.table(), words)?;
-        debug_assert!(at.raw() & !REF == 0);
-        self.fib.made.push((at, words));
-        Ok(at)
-    }
-
-    fn drop_block(&mut self, entry: u32, depth: u32) {
-        let words = self.block(entry, depth).words();
-        self.fib.gone.push((target(entry), words));
-    }
 }
 
 /// The way through `slot`, then `path`.
@@ -574,9 +355,10 @@ impl Fib {
                 }
                 (entry, depth) = (path.target, depth + path.len);
             } else if len > depth + width {
-                let mut node = Node::default();
-                node.read(&block, width);
-                (entry, depth) = (node.slots[slot_of(bits, depth, width)], depth + width);
+                if !self.family.is_wide(depth) && entry & HALF != 0 {
+                    return None;
+                }
+                (entry, depth) = (block.entry(slot_of(bits, depth, width)), depth + width);
             } else {
                 let mut node = Node::default();
                 node.read(&block, width);
