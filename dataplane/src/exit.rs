@@ -67,6 +67,12 @@ impl Exit {
         Some((self.interface(), offload))
     }
 
+    /// The way out of a packet that leaves rewritten, with nothing left to do to it.
+    #[inline]
+    pub(crate) fn ready(self) -> Option<InterfaceId> {
+        (self.0 & !0xffff_0000 == TRANSMIT).then(|| self.interface())
+    }
+
     /// The same for people. `address` finds a neighbor's address; one that is gone meanwhile is not waited for.
     pub fn verdict(self, address: impl FnOnce(NeighborId) -> Option<Addr>) -> Verdict {
         if let Some((interface, offload)) = self.transmitted() {

@@ -26,8 +26,8 @@ pub(super) fn stage<Q: Queue>(
     state: &mut State,
     now: Nanos,
 ) {
-    let refused = match exit.transmitted() {
-        Some((interface, offload)) => send(interface, queues, frame, offload, state).err(),
+    let refused = match exit.ready() {
+        Some(interface) => send(interface, queues, frame, TxOffload::None, state).err(),
         None => end(from, queues, frame, exit, state, now).err(),
     };
     let place = match refused {
@@ -44,7 +44,7 @@ pub(super) fn stage<Q: Queue>(
     state.local.unbooked.1 += 1;
 }
 
-/// Does with a frame that is not sent on what its exit says.
+/// Does with a frame that isn't just sent on what its exit says.
 fn end<Q: Queue>(
     from: InterfaceId,
     queues: &mut [Q],
@@ -54,9 +54,8 @@ fn end<Q: Queue>(
     now: Nanos,
 ) -> Result<(), (Frame, Exit)> {
     match exit.verdict(|neighbor| state.neighbors.addr(neighbor)) {
-        Verdict::Transmit { .. } | Verdict::Reply(_) => {
-            send(from, queues, frame, TxOffload::None, state)
-        }
+        Verdict::Transmit { interface, offload } => send(interface, queues, frame, offload, state),
+        Verdict::Reply(_) => send(from, queues, frame, TxOffload::None, state),
         Verdict::Hold { interface, neighbor } => {
             let pushed = state.local.hold.push(interface, neighbor, from, frame, now);
             pushed.map_err(|frame| (frame, DropReason::Unresolved.into()))

@@ -69,7 +69,7 @@ impl<'a> Snapshot<'a> {
         if let Some(frontend) = search.frontend
             && !search.row.is_null()
         {
-            let set = *service::read(self.view(), search.row).set(frontend.set);
+            let set = service::read_set_of(self.view(), search.row, frontend.set);
             search.set = Some(set);
             if set.slots != 0 && !set.large {
                 let word = maglev::word(usize::from(set.total), set.slots as usize, search.choice);

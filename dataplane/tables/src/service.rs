@@ -27,7 +27,7 @@ use crate::{
     cold,
     layout::{high, low},
     maglev,
-    row::{Backend, BackendSet, Service, ServiceId, WhenEmpty},
+    row::{Backend, BackendSet, Service, ServiceId, SetChoice, WhenEmpty},
     words::{Ref, Words},
 };
 use millrace_wire::Addr;
@@ -71,6 +71,18 @@ pub fn read(words: Words<'_>, at: Ref) -> Service {
         cluster: read_set(cluster, cluster_refs, records, total, false),
         local: read_set(local, local_refs, records, total, true),
     }
+}
+
+/// Reads the set that a choice of the row at `at` picks from.
+#[inline]
+pub fn read_set_of(words: Words<'_>, at: Ref, choice: SetChoice) -> BackendSet {
+    let (first, local) = match choice {
+        SetChoice::Cluster => (2, false),
+        SetChoice::Local => (4, true),
+    };
+    let records = Ref::from_raw(high(words.at(at, 3)));
+    let total = (words.at(at, 1) >> 16) as u16;
+    read_set(words.at(at, first), words.at(at, first + 1), records, total, local)
 }
 
 /// Reads record `index` of a set's service; `None` also for a number that no backend has.

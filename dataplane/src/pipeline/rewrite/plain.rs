@@ -75,17 +75,17 @@ pub(in crate::pipeline) fn translated<O: Observer>(
         Protocol::TCP => {
             let (segment, _) = tcp::Header::view_mut(rest).ok()?;
             segment.checksum = U16::new(both.apply(segment.checksum.get()));
-            (segment.src_port, segment.dst_port) = ports(known.ports);
         }
         Protocol::UDP => {
             let (datagram, _) = udp::Header::view_mut(rest).ok()?;
             datagram.checksum = U16::new(both.apply_udp(datagram.checksum.get()));
-            (datagram.src_port, datagram.dst_port) = ports(known.ports);
         }
         _ => return None,
     }
-    ip.checksum = U16::new(addresses.apply(ip.checksum.get()));
-    hop(ip);
+    // Both ports: they stand first in either header.
+    *rest.first_chunk_mut()? = known.ports.to_ne_bytes();
+    ip.ttl = ip.ttl.wrapping_sub(1);
+    ip.checksum = U16::new(addresses.and(ipv4::HOP).apply(ip.checksum.get()));
     [ip.src, ip.dst] = known.addrs.map(u32::to_ne_bytes);
     link.set_addresses(adjacency.dst, adjacency.src);
     Some(packet.reborrow().rewritten(adjacency.interface, millrace_xsk::TxOffload::None).transmit())
@@ -101,10 +101,4 @@ fn hop(ip: &mut ipv4::Header) {
 #[inline(always)]
 fn joined([low, high]: [u32; 2]) -> u64 {
     u64::from(low) | u64::from(high) << 32
-}
-
-/// Both ports, of a word as it lies in memory.
-#[inline(always)]
-fn ports(word: u32) -> (U16, U16) {
-    (U16::new(u16::from_be(word as u16)), U16::new(u16::from_be((word >> 16) as u16)))
 }

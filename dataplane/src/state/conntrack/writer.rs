@@ -46,7 +46,7 @@ impl Made {
     #[inline]
     pub(super) fn may_have(&self, hash: u64) -> bool {
         let (word, bit) = Self::place(hash);
-        self.bits[word] & bit != 0
+        self.any && self.bits[word] & bit != 0
     }
 
     #[inline]
