@@ -1,6 +1,7 @@
 //! `millrace-perf`: measures the engine beside what it is compared with, in one run.
 
 mod bare;
+mod cluster;
 mod folder;
 mod offer;
 mod peers;
@@ -32,6 +33,8 @@ enum Command {
     Core(rings::Options),
     /// Full loads and single changes from control to the workers, at full size, in one process
     Publish(publish::Options),
+    /// The control process itself on an API server of ours: start, changes, memory, at full size
+    Cluster(cluster::Options),
     /// The engine and what others do (DPDK's testpmd, l3fwd, rte_fib) in turns in one run: ratios with their spread
     Peers(peers::Options),
     /// Run the bare layer-2 forwarder between two interfaces of this namespace until it is stopped
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Command::Peers(options) => peers::run(&options),
         Command::Core(options) => rings::run(&options),
         Command::Publish(options) => publish::run(&options),
+        Command::Cluster(options) => cluster::run(&options),
         Command::Bare { from, to, cpu } => {
             pin(cpu);
             bare::forward(&from, &to, &until_stopped()).map(drop).map_err(|e| e.to_string())

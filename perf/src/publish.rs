@@ -4,8 +4,8 @@
 //! housekeeping in others, packets over queues in memory. A change's time runs from control's decision, when the judged object is
 //! put into the store, to the beginning of the first burst that uses it in the worker that is last.
 
-mod engine;
-mod objects;
+pub mod engine;
+pub mod objects;
 
 use clap::Args;
 use engine::Engine;
@@ -354,7 +354,7 @@ fn published(
 }
 
 /// The smallest value that at least `share` of the sorted values don't exceed.
-fn quantile<T: Copy + Default>(sorted: &[T], share: f64) -> T {
+pub fn quantile<T: Copy + Default>(sorted: &[T], share: f64) -> T {
     let rank = (sorted.len() as f64 * share).ceil() as usize;
     sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
 }
@@ -480,10 +480,11 @@ impl Drop for Socket {
 }
 
 /// SplitMix64: the same changes in every run.
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn below(&mut self, bound: u32) -> u32 {
+    /// A number below `bound`.
+    pub fn below(&mut self, bound: u32) -> u32 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -19,6 +19,11 @@ impl Running {
         Ok(Self { child: child.map_err(|e| format!("{:?}: {e}", command.get_program()))?, log })
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Fails with what it printed if it has ended.
     pub fn check(&mut self) -> Result<(), String> {
         match self.child.try_wait() {

@@ -25,20 +25,28 @@ pub(crate) fn request(from: &mut impl BufRead) -> io::Result<Option<Request>> {
     let mut words = line.split_whitespace();
     let method = words.next().unwrap_or_default().to_owned();
     let target = words.next().unwrap_or_default().to_owned();
-    let mut length = 0;
+    let (mut length, mut chunked) = (0, false);
     loop {
         let mut header = String::new();
         if from.read_line(&mut header)? == 0 || header.trim().is_empty() {
             break;
         }
-        if let Some((name, value)) = header.split_once(':')
-            && name.eq_ignore_ascii_case("content-length")
-        {
-            length = value.trim().parse().unwrap_or(0);
+        let (name, value) = header.split_once(':').unwrap_or_default();
+        match name.to_ascii_lowercase().as_str() {
+            "content-length" => length = value.trim().parse().unwrap_or(0),
+            "transfer-encoding" => chunked = value.trim().eq_ignore_ascii_case("chunked"),
+            _ => {}
         }
     }
-    let mut body = vec![0; length.min(LARGEST_BODY)];
-    from.read_exact(&mut body)?;
+    let mut body = Vec::new();
+    if chunked {
+        while let Some(chunk) = next_chunk(from)? {
+            body.extend(chunk);
+        }
+    } else {
+        body.resize(length.min(LARGEST_BODY), 0);
+        from.read_exact(&mut body)?;
+    }
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
     let pairs = query.split('&').filter(|pair| !pair.is_empty());
     let query = pairs
@@ -46,6 +54,17 @@ pub(crate) fn request(from: &mut impl BufRead) -> io::Result<Option<Request>> {
         .map(|(name, value)| (decoded(name), decoded(value)))
         .collect();
     Ok(Some(Request { method, path: path.into(), query, body }))
+}
+
+/// A chunk of a body with its line's end; `None` after the last one.
+fn next_chunk(from: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
+    let mut size = String::new();
+    from.read_line(&mut size)?;
+    let size = usize::from_str_radix(size.trim(), 16).unwrap_or(0).min(LARGEST_BODY);
+    let mut chunk = vec![0; size + 2];
+    from.read_exact(&mut chunk)?;
+    chunk.truncate(size);
+    Ok((size > 0).then_some(chunk))
 }
 
 fn decoded(text: &str) -> String {

@@ -1,5 +1,5 @@
 //! As much of a Kubernetes API server as control asks for, over plain HTTP on loopback: lists by pages, watches with bookmarks,
-//! streamed lists, label and field selectors, creation of Events. And faults on demand ([`Faults`]).
+//! streamed lists, label and field selectors, single objects. And faults on demand ([`Faults`]).
 //!
 //! Keeps the API's promises where no fault is asked for: one resource version for all kinds, every change after a version exactly
 //! once and in order, 410 for versions that are compacted. For tests and measurements; nothing is checked that comes in.
@@ -8,6 +8,7 @@
 
 mod faults;
 mod http;
+mod objects;
 mod serve;
 mod store;
 

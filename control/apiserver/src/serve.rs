@@ -1,4 +1,4 @@
-//! One connection: lists, watches and created Events, with the faults that are asked for.
+//! One connection: lists, watches, single objects, with the faults that are asked for.
 
 use std::{
     io::{self, BufReader, BufWriter, Write},
@@ -13,6 +13,7 @@ use crate::{
     Faults, Streams,
     faults::Luck,
     http::{self, Request},
+    objects::{self, Target},
     store::{Change, Shared, Stored},
 };
 
@@ -50,14 +51,17 @@ fn serve(shared: &Shared, stream: TcpStream) -> io::Result<()> {
             }
             continue;
         }
-        match (request.method.as_str(), kind_of(&request.path)) {
-            ("POST", _) => create(shared, &mut to, &request)?,
-            ("GET", Some(kind))
+        let target = Target::of(&request.path);
+        match (request.method.as_str(), &target) {
+            ("GET", Some(Target { kind, name: None, .. }))
                 if request.query.get("watch").is_some_and(|value| value == "true") =>
             {
                 return watch(shared, &mut to, &request, kind, &mut luck);
             }
-            ("GET", Some(kind)) => list(shared, &mut to, &request, kind)?,
+            ("GET", Some(Target { kind, name: None, namespace })) => {
+                list(shared, &mut to, &request, kind, namespace.as_deref())?;
+            }
+            (_, Some(target)) => objects::answer(shared, &mut to, &request, target)?,
             _ => status(
                 &mut to,
                 404,
@@ -69,20 +73,7 @@ fn serve(shared: &Shared, stream: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-fn kind_of(path: &str) -> Option<&'static str> {
-    Some(match path.rsplit('/').next()? {
-        "services" => "Service",
-        "endpointslices" => "EndpointSlice",
-        "nodes" => "Node",
-        "namespaces" => "Namespace",
-        "pods" => "Pod",
-        "events" => "Event",
-        "servicecidrs" => "ServiceCIDR",
-        _ => return None,
-    })
-}
-
-fn api_version(kind: &str) -> &'static str {
+pub(crate) fn api_version(kind: &str) -> &'static str {
     match kind {
         "EndpointSlice" => "discovery.k8s.io/v1",
         "ServiceCIDR" => "networking.k8s.io/v1",
@@ -90,24 +81,18 @@ fn api_version(kind: &str) -> &'static str {
     }
 }
 
-fn status(to: &mut impl Write, code: u16, reason: &str, message: &str) -> io::Result<()> {
+pub(crate) fn status(
+    to: &mut impl Write,
+    code: u16,
+    reason: &str,
+    message: &str,
+) -> io::Result<()> {
     http::answer(to, &format!("{code} {reason}"), &status_object(code, reason, message).to_string())
 }
 
 fn status_object(code: u16, reason: &str, message: &str) -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
         "message": message, "reason": reason, "code": code})
-}
-
-fn create(shared: &Shared, to: &mut impl Write, request: &Request) -> io::Result<()> {
-    let Ok(object) = serde_json::from_slice::<Value>(&request.body) else {
-        return status(to, 400, "BadRequest", "the body is no JSON");
-    };
-    let text = object.to_string();
-    match shared.change(|store| store.create(object)) {
-        true => http::answer(to, "201 Created", &text),
-        false => status(to, 409, "AlreadyExists", "already exists"),
-    }
 }
 
 /// Label and field selectors, in the forms that control uses.
@@ -141,7 +126,13 @@ impl<'a> Selector<'a> {
     }
 }
 
-fn list(shared: &Shared, to: &mut impl Write, request: &Request, kind: &str) -> io::Result<()> {
+fn list(
+    shared: &Shared,
+    to: &mut impl Write,
+    request: &Request,
+    kind: &str,
+    namespace: Option<&str>,
+) -> io::Result<()> {
     shared.counts.pages.fetch_add(1, Ordering::Relaxed);
     let selector = Selector::of(request);
     let number = |name: &str| request.query.get(name).and_then(|text| text.parse::<usize>().ok());
@@ -153,10 +144,10 @@ fn list(shared: &Shared, to: &mut impl Write, request: &Request, kind: &str) -> 
     });
     let (objects, version) = {
         let store = shared.lock();
-        (
-            store.of(kind).filter(|object| selector.takes(object)).cloned().collect::<Vec<_>>(),
-            store.version(),
-        )
+        let here =
+            |object: &&Arc<Stored>| namespace.is_none_or(|namespace| namespace == object.namespace);
+        let objects = store.of(kind).filter(here).filter(|object| selector.takes(object));
+        (objects.cloned().collect::<Vec<_>>(), store.version())
     };
     if next.is_some_and(|(of, _)| of != version) {
         return status(to, 410, "Expired", "The provided continue parameter is too old");

@@ -44,6 +44,7 @@ impl Shared {
 #[derive(Debug)]
 pub(crate) struct Stored {
     pub(crate) kind: String,
+    pub(crate) namespace: String,
     pub(crate) name: String,
     pub(crate) labels: Map<String, Value>,
     pub(crate) version: u64,
@@ -73,6 +74,7 @@ pub(crate) struct Store {
     pub(crate) bookmarks: Duration,
     /// So that each connection has luck of its own.
     pub(crate) connections: u64,
+    given: u64,
 }
 
 impl Default for Store {
@@ -87,6 +89,7 @@ impl Default for Store {
             streams: Streams::default(),
             bookmarks: Duration::from_secs(1),
             connections: 0,
+            given: 0,
         }
     }
 }
@@ -121,15 +124,6 @@ impl Store {
         self.version
     }
 
-    /// Creates an object unless there is one of that name.
-    pub(crate) fn create(&mut self, object: Value) -> bool {
-        let is_new = !self.objects.contains_key(&key(&object));
-        if is_new {
-            self.apply(object);
-        }
-        is_new
-    }
-
     pub(crate) fn delete(&mut self, kind: &str, namespace: &str, name: &str) {
         let key = (kind.to_owned(), namespace.to_owned(), name.to_owned());
         let Some(old) = self.objects.remove(&key) else { return };
@@ -138,6 +132,26 @@ impl Store {
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
         let gone = Arc::new(stored(&key, &object, self.version));
         self.changes.insert(self.version, Change { old: Some(old), new: None, gone: Some(gone) });
+    }
+
+    pub(crate) fn delete_namespace(&mut self, name: &str) {
+        let inside: Vec<Key> = self.objects.keys().filter(|key| key.1 == name).cloned().collect();
+        for (kind, namespace, name) in inside {
+            self.delete(&kind, &namespace, &name);
+        }
+        self.delete("Namespace", "", name);
+    }
+
+    /// An object as it is sent.
+    pub(crate) fn text(&self, kind: &str, namespace: &str, name: &str) -> Option<String> {
+        let key = (kind.to_owned(), namespace.to_owned(), name.to_owned());
+        self.objects.get(&key).map(|stored| stored.text.clone())
+    }
+
+    /// A number that nothing else has been given.
+    pub(crate) fn next_number(&mut self) -> u64 {
+        self.given += 1;
+        self.given
     }
 
     pub(crate) fn objects(&self, kind: &str) -> Vec<Value> {
@@ -179,6 +193,7 @@ fn stored(key: &Key, object: &Value, version: u64) -> Stored {
     let labels = object.pointer("/metadata/labels").and_then(Value::as_object);
     Stored {
         kind: key.0.clone(),
+        namespace: key.1.clone(),
         name: key.2.clone(),
         labels: labels.cloned().unwrap_or_default(),
         version,

@@ -188,6 +188,12 @@ impl Engine {
         times.collect::<Option<Vec<_>>>()?.into_iter().max()
     }
 
+    /// The newest generation that any worker has used.
+    pub fn generation(&self) -> u64 {
+        let newest = |witness: &Arc<Witness>| witness.generation.load(Ordering::Acquire);
+        self.witnesses.iter().map(newest).max().unwrap_or(0)
+    }
+
     /// What became of the packets so far, of all workers.
     pub fn ledger(&self) -> Ledger {
         let of = |worker| {
