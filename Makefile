@@ -6,16 +6,18 @@ BINARIES = -p millrace-dataplane -p millrace-control -p millrace
 PERF = $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)/release/millrace-perf
 
 # The demo and the privileged tests make network namespaces; nothing else runs as root.
-SUDO = $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PATH)
+SUDO = $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PATH,KUBECONFIG)
 
-.PHONY: help build test demo bench bench-core bench-publish bench-peers clean
+.PHONY: help build test demo e2e bench bench-core bench-publish bench-cluster bench-peers clean
 
 help:
 	@echo "make demo           curl, UDP, ping, traceroute, live changes and a killed control, on real packets"
 	@echo "make test           everything that CI runs"
+	@echo "make e2e            Services of the cluster that KUBECONFIG names, or of an API server of ours, as they are served"
 	@echo "make bench          the engine beside a bare AF_XDP forwarder, in one run"
 	@echo "make bench-core     the engine alone, in memory: nanoseconds, cycles and instructions per packet, by scenario"
 	@echo "make bench-publish  full loads and single changes from control to the workers, at full size"
+	@echo "make bench-cluster  the control process on an API server of ours: start, changes and memory, at full size"
 	@echo "make bench-peers    the engine beside DPDK's programs in memory, and beside Linux's rules on veth: some 25 minutes"
 	@echo "make build          the release binaries, in target/release"
 	@echo "make clean          removes what was built, and namespaces that a killed run left"
@@ -30,6 +32,11 @@ test:
 demo: build
 	@deploy/install-deps.sh run
 	@$(SUDO) deploy/demo.sh
+
+e2e: build
+	@deploy/install-deps.sh run
+	$(CARGO) build --locked --release -p millrace-apiserver
+	@$(SUDO) deploy/e2e/run.sh $(if $(KUBECONFIG),,--own)
 
 bench: build
 	@deploy/install-deps.sh run
@@ -47,6 +54,11 @@ bench-publish:
 	@deploy/install-deps.sh build
 	$(CARGO) build --locked --release -p millrace-perf
 	$(PERF) publish --check
+
+bench-cluster:
+	@deploy/install-deps.sh build
+	$(CARGO) build --locked --release -p millrace-perf -p millrace-control
+	$(PERF) cluster --check
 
 # DPDK's packages are unpacked into the user's cache folder, not installed.
 bench-peers: build

@@ -60,7 +60,12 @@ fi
 
 run format "$cargo" fmt --all --check
 run clippy "$cargo" clippy --locked --workspace --all-targets -- -D warnings
-run release "$cargo" build --locked --release -p millrace-dataplane -p millrace-control -p millrace
+run release "$cargo" build --locked --release -p millrace-dataplane -p millrace-control -p millrace -p millrace-apiserver
 run tests "$cargo" test --locked --workspace
+if command -v kubectl >/dev/null; then
+    run e2e as_root deploy/e2e/run.sh --own
+else
+    echo "e2e: skipped: no kubectl here"
+fi
 run instructions instructions
 run models env RUSTFLAGS="--cfg loom" "$cargo" test --locked --release -p millrace-tables --test loom --target-dir "$target/loom"

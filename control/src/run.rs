@@ -40,7 +40,7 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// before they are in the other. Far below what a client waits for, and below the 100 ms in which a rejection must come.
 const SETTLE: Duration = Duration::from_millis(25);
 /// After a publication the workers' epochs are looked at so often, for so long; then the engine's word is waited for.
-const LOOK: Duration = Duration::from_micros(200);
+const LOOK: Duration = Duration::from_micros(100);
 const LOOK_FOR: Duration = Duration::from_millis(20);
 
 /// What the process was asked to do, flags and file together.

@@ -10,7 +10,7 @@ use crate::publish::objects::{self, Cluster};
 use crate::publish::{Random, quantile};
 use crate::running::Running;
 use clap::Args;
-use millrace_apiserver::ApiServer;
+use millrace_apiserver::{ApiServer, Streams};
 use millrace_control::serve::ask::ask;
 use millrace_dataplane::clock;
 use serde::Serialize;
@@ -35,6 +35,9 @@ pub struct Options {
     /// Starts of the control process
     #[arg(long, default_value_t = 3)]
     starts: usize,
+    /// The API server refuses to stream lists: control asks for pages
+    #[arg(long)]
+    pages: bool,
     /// Changes of one endpoint
     #[arg(long, default_value_t = 2_000)]
     changes: u32,
@@ -92,6 +95,9 @@ pub fn run(options: &Options) -> Result<(), String> {
     let cluster = Cluster { services: options.services, endpoints: options.endpoints };
     let server = ApiServer::start().map_err(|e| format!("API server: {e}"))?;
     server.apply(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-1"}}));
+    if options.pages {
+        server.set_streams(Streams::Refused);
+    }
     cluster.values().for_each(|object| _ = server.apply(managed(object)));
     let kubeconfig = folder.0.join("kubeconfig");
     fs::write(&kubeconfig, server.kubeconfig()).map_err(|e| e.to_string())?;

@@ -248,6 +248,7 @@ impl Follower {
             };
             let Some(bytes) = frame.data_ref() else { continue };
             self.progress = true;
+            let received = Instant::now();
             self.health.heard(self.resource.kind);
             let (resource, reporter) = (self.resource, self.reporter.clone());
             let mut words = Vec::new();
@@ -257,7 +258,7 @@ impl Follower {
             for word in words {
                 match (&mut gathered, word) {
                     (_, Word::Fault(fault)) => {
-                        self.send(false, std::mem::take(&mut items))?;
+                        self.send(false, std::mem::take(&mut items), received)?;
                         return Err(fault.into());
                     }
                     (Some(_), Word::Bookmark { version, closes_list: true }) => {
@@ -269,7 +270,7 @@ impl Follower {
                     (None, word) => items.extend(self.item(word)),
                 }
             }
-            self.send(false, items)?;
+            self.send(false, items, received)?;
             if taken.is_err() {
                 return Err(Fault::failed("an object without end").into());
             }
@@ -320,7 +321,7 @@ impl Follower {
         self.due = Instant::now() + jittered(self.options.relist);
         let nameless = gathered.nameless.into_iter().map(|refusal| Item::Malformed(None, refusal));
         let items = gathered.items.into_values().map(|(_, item)| item).chain(nameless).collect();
-        self.send(true, items)?;
+        self.send(true, items, Instant::now())?;
         let kind = self.resource.kind;
         self.health.count(kind, |health| &health.lists, 1);
         if let Some(health) = self.health.of(kind) {
@@ -329,13 +330,13 @@ impl Follower {
         Ok(())
     }
 
-    fn send(&self, whole: bool, items: Vec<Item>) -> Result<(), End> {
+    fn send(&self, whole: bool, items: Vec<Item>, received: Instant) -> Result<(), End> {
         if items.is_empty() && !whole {
             return Ok(());
         }
         let kind = self.resource.kind;
         self.health.count(kind, |health| &health.objects, items.len() as u64);
-        let batch = Batch { kind, whole, items, received: Instant::now() };
+        let batch = Batch { kind, whole, items, received };
         if self.outbox.send(Event::Objects(batch)) { Ok(()) } else { Err(End::Closed) }
     }
 }
