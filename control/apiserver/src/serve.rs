@@ -244,8 +244,16 @@ fn watch(
         return http::chunk(to, gone().as_bytes());
     }
     http::chunked(to)?;
-    let mut sender =
-        Sender { to, luck, bytes: Vec::new(), held: None, again: Vec::new(), lost: 0, failed: 0 };
+    let mut sender = Sender {
+        shared,
+        to,
+        luck,
+        bytes: Vec::new(),
+        held: None,
+        again: Vec::new(),
+        lost: 0,
+        failed: 0,
+    };
     for object in initial {
         sender.bytes.extend_from_slice(line("ADDED", &object.text).as_bytes());
         sender.flush_if_large()?;
@@ -311,6 +319,7 @@ fn watch(
 
 /// Lines on their way out, and what goes wrong with them.
 struct Sender<'a, W: Write> {
+    shared: &'a Shared,
     to: &'a mut W,
     luck: &'a mut Luck,
     bytes: Vec<u8>,
@@ -321,6 +330,15 @@ struct Sender<'a, W: Write> {
     /// Changes since one was kept back.
     lost: u32,
     failed: u64,
+}
+
+/// However a watch ends on which something was kept back: taking it up later must not hide that.
+impl<W: Write> Drop for Sender<'_, W> {
+    fn drop(&mut self) {
+        if self.lost > 0 {
+            self.shared.change(|store| store.compact());
+        }
+    }
 }
 
 impl<W: Write> Sender<'_, W> {

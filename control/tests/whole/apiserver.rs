@@ -308,11 +308,7 @@ fn a_malformed_object_refuses_itself_alone_and_becomes_an_event_once() {
         let many = follower.said.len();
         follower.wait("the refusal", |follower| follower.said.len() > many);
         assert_eq!(follower.compiler.services().len(), 3);
-    }
-    let deadline = Instant::now() + PATIENCE;
-    while server.objects("Event").len() < 2 {
-        assert!(Instant::now() < deadline, "{:#?}", server.objects("Event"));
-        std::thread::sleep(Duration::from_millis(10));
+        follower.wait("the Events", |_| server.objects("Event").len() == 2);
     }
     let events = server.objects("Event");
     assert_eq!(events.len(), 2, "{events:#?}");

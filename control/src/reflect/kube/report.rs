@@ -13,7 +13,11 @@ use std::{
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::{Options, api::Api};
+use super::{
+    Options,
+    api::{Api, Fault},
+    wait_after,
+};
 use crate::object::{Key, Refusal};
 
 /// At once.
@@ -24,6 +28,8 @@ const PER_SECOND: f64 = 0.5;
 const LONGEST_MESSAGE: usize = 1024;
 /// Events waiting to be sent, and objects remembered.
 const MOST_WAITING: usize = 256;
+/// An Event that can't be sent is tried again so often; then it is in the log alone.
+const TRIES: u32 = 5;
 const MOST_REMEMBERED: usize = 10_000;
 
 /// Where refusals are brought. Never waits.
@@ -64,18 +70,30 @@ async fn send(options: Options, mut reports: mpsc::Receiver<Report>) {
     let mut said = Said::default();
     let mut bucket = Bucket { tokens: BURST, filled: Instant::now() };
     let host = options.node.clone().unwrap_or_default();
+    let mut api: Option<Api> = None;
     while let Some(report) = reports.recv().await {
         if !said.is_news(&report) || !bucket.take(Instant::now()) {
             continue;
         }
         let (path, event) = event(&report, &host);
-        let sent = match Api::open(&options.access).await {
-            Ok(api) => api.create(&path, &event).await,
-            Err(fault) => Err(fault),
-        };
-        if let Err(fault) = sent {
+        for attempt in 1..=TRIES {
+            let sent = match &api {
+                Some(api) => api.create(&path, &event).await,
+                None => match Api::open(&options.access).await {
+                    Ok(opened) => api.insert(opened).create(&path, &event).await,
+                    Err(fault) => Err(fault),
+                },
+            };
+            let Err(fault) = sent else { break };
             tracing::debug!("Event about {}: {fault:?}", report.key);
-            said.forget(&report);
+            // Tokens and certificates are read anew with the next one.
+            api = None;
+            // Turned down is turned down.
+            if attempt == TRIES || !matches!(fault, Fault::Failed(..)) {
+                said.forget(&report);
+                break;
+            }
+            tokio::time::sleep(wait_after(attempt, &options)).await;
         }
     }
 }
