@@ -14,7 +14,7 @@ crate::verdict::list! {
         Rx = "rx_packets": "Frames received.";
         RxBytes = "rx_bytes": "Bytes received, from the Ethernet header to the end of the frame.";
         Tx = "tx_packets": "Frames received here and sent on, out of whichever interface.";
-        Held = "held_packets": "Frames received here that wait for a neighbor right now.";
+        Held = "held_packets": "Frames received here that wait for a neighbor, or for the first fragment of their packet, right now.";
         Originated = "originated_packets": "ARP requests and neighbor solicitations sent out of here.";
         Out = "out_packets": "Frames sent out of here: forwarded, answered or originated.";
         OutBytes = "out_bytes": "Bytes sent out of here.";

@@ -11,6 +11,7 @@ mod ahead;
 mod short;
 pub mod rx;
 pub mod parse;
+mod fragment;
 pub mod neighbor;
 pub mod conntrack;
 pub mod service;

@@ -20,11 +20,11 @@ pub enum Verdict {
     },
     /// The frame now holds our answer; it leaves by the interface that it came in on.
     Reply(ReplyKind),
-    /// The frame waits, unchanged, until the neighbor is known.
+    /// The frame waits, unchanged, until the neighbor is known; or, a fragment, until the first of its packet comes.
     Hold {
-        /// The interface that the neighbor is on.
+        /// The interface that the neighbor is on; of a fragment the one that it came in on.
         interface: InterfaceId,
-        /// The neighbor's address.
+        /// The neighbor's address; of a fragment its destination.
         neighbor: Addr,
     },
     /// Not ours to forward: for the kernel, or used up by the neighbor table.
@@ -114,7 +114,10 @@ list! {
         NdHopLimit = "nd_hop_limit": "A neighbor discovery message with a hop limit other than 255: it came through a router.";
         AddressConflict = "address_conflict": "Another station claims an address of ours.";
         // service
-        FragmentUnsupported = "fragment_unsupported": "A fragment of a packet to a service, to us, or of a translated flow.";
+        FragmentUnsupported = "fragment_unsupported": "A fragment to us, or of a translated flow of a protocol that does not allow to translate fragments (SCTP).";
+        FragmentInvalid = "fragment_invalid": "A fragment that contradicts the first of its packet, or is of a packet that another contradicted.";
+        FragmentFull = "fragment_full": "A fragment came before the first of its packet, and no place to wait was left.";
+        FragmentTimeout = "fragment_timeout": "A fragment waited for the first of its packet, which never came.";
         NoFrontend = "no_frontend": "The service address has no such port, and no answer was due or allowed.";
         NoBackend = "no_backend": "The service has no endpoints, and no answer was due or allowed.";
         NoLocalBackend = "no_local_backend": "The traffic policy leaves no endpoint on this node and says to drop.";

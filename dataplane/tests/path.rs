@@ -27,6 +27,8 @@ mod services;
 mod snat;
 #[path = "path/follow.rs"]
 mod follow;
+#[path = "path/fragments.rs"]
+mod fragments;
 #[path = "path/quotes.rs"]
 mod quotes;
 #[path = "path/checksums.rs"]

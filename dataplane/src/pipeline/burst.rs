@@ -4,15 +4,17 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use millrace_tables::{InterfaceId, Snapshot};
+use millrace_xsk::{Frame, Umem};
 
-use super::{Context, ahead, forward, neighbor, rx, short, tx};
+use super::{Context, ahead, forward, fragment, neighbor, rx, short, tx};
 use crate::clock::Nanos;
+use crate::counters::{Counter, Place};
 use crate::driver::{BURST, Burst, Queue};
 use crate::exit::Exit;
-use crate::packet::Packet;
+use crate::packet::{Headers, Packet};
 use crate::state::State;
 use crate::trace::{Observer, Step};
-use crate::verdict::DropReason;
+use crate::verdict::{DropReason, Verdict};
 
 /// Moves one burst from the rx ring of interface `from` to wherever each packet belongs.
 ///
@@ -53,6 +55,20 @@ pub fn tick<Q: Queue, O: Observer>(
         && let Some((from, mut frames)) = neighbor::release(state, now)
     {
         released += frames.len();
+        run(from, &mut frames, queues, tables, state, now, observer);
+    }
+    let seed = state.seed;
+    while let Some((from, frame)) = state.local.fragments.give_up(&seed, now) {
+        released += 1;
+        neighbor::unbook(state, from, 1);
+        let exit = DropReason::FragmentTimeout.into();
+        observer.see(|| Step::Verdict(DropReason::FragmentTimeout.into()));
+        tx::stage(from, queues, frame, exit, state, now);
+        tx::book(from, state);
+    }
+    while let Some((from, mut frames)) = state.local.fragments.release(&seed, now) {
+        released += frames.len();
+        neighbor::unbook(state, from, frames.len());
         run(from, &mut frames, queues, tables, state, now, observer);
     }
     released += neighbor::give_up(queues, tables, state, now, observer);
@@ -110,6 +126,39 @@ fn run<Q: Queue, O: Observer>(
                     }
                 }
             }
+            (Some(exit), Some(headers)) if exit == Exit::from(fragment::MARK) => {
+                refused.pop();
+                let (next, ports) = fragment::admit(packet.parsed(headers), &mut context);
+                match next {
+                    fragment::Next::End(exit) => exit,
+                    fragment::Next::Line => {
+                        if let (Some(ports), Some(headers)) = (ports, parsed.get_mut(at)) {
+                            fragment::of_flow(headers, ports, &context.state.seed);
+                        }
+                        whole_line(&umem, &mut frame, &parsed, at, &mut context)
+                    }
+                    fragment::Next::Wait { ours } => {
+                        match fragment::wait(headers, &umem, frame, ours, &mut context) {
+                            Ok(()) => {
+                                let neighbor = headers.tuple.dst;
+                                let verdict = Verdict::Hold { interface: from, neighbor };
+                                context.observer.see(|| Step::Verdict(verdict));
+                                let counters = context.state.counters.interface(from);
+                                counters.add(Counter::Held.place(), 1);
+                                continue;
+                            }
+                            Err(back) if ours => {
+                                frame = back;
+                                DropReason::FragmentFull.into()
+                            }
+                            Err(back) => {
+                                frame = back;
+                                whole_line(&umem, &mut frame, &parsed, at, &mut context)
+                            }
+                        }
+                    }
+                }
+            }
             (Some(exit), _) => {
                 refused.pop();
                 exit
@@ -121,4 +170,21 @@ fn run<Q: Queue, O: Observer>(
     }
     tx::book(from, state);
     state.local.parsed = parsed;
+}
+
+/// The line for a fragment whose flow is known by now.
+#[cold]
+fn whole_line<O: Observer>(
+    umem: &Umem,
+    frame: &mut Frame,
+    parsed: &[Headers],
+    at: usize,
+    context: &mut Context<'_, O>,
+) -> Exit {
+    let Some(headers) = parsed.get(at) else { return DropReason::Inconsistent.into() };
+    context
+        .observer
+        .see(|| Step::Parsed { tuple: headers.tuple, related: headers.quote.is_some() });
+    context.again = false;
+    forward(Packet::new(umem, frame).parsed(headers), context)
 }

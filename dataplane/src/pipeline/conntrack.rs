@@ -14,6 +14,7 @@ use millrace_tables::{Destination, ServiceId};
 use millrace_wire::{Addr, Protocol, tcp};
 
 use super::Context;
+use super::fragment;
 use super::neighbor::Adjacency;
 use crate::exit::Exit;
 use crate::flow::Tuple;
@@ -108,7 +109,7 @@ pub fn find<O: Observer>(
         context.observer.see(|| Step::Untracked);
         return Ok(None);
     };
-    if headers.part != Part::Whole {
+    if !fragment::is_translatable(headers) {
         return Err(DropReason::FragmentUnsupported.into());
     }
     if let Some(fault) = headers.fault {
@@ -116,7 +117,8 @@ pub fn find<O: Observer>(
     }
     // An ICMP error says nothing about whether the flow still lives.
     if headers.quote.is_none() {
-        let flags = (headers.protocol == Protocol::TCP).then_some(headers.tcp);
+        let has_flags = headers.protocol == Protocol::TCP && headers.part != Part::Later;
+        let flags = has_flags.then_some(headers.tcp);
         if let Touch::Reopened = conntrack.touch(hit, headers.protocol, flags, context.now) {
             conntrack.remove(hit);
             context.observer.see(|| Step::Untracked);

@@ -8,6 +8,7 @@ use millrace_wire::Addr;
 use millrace_xsk::{Frame, Pool};
 
 use super::fib::ways::Ways;
+use super::fragment::Fragments;
 use super::neighbor::hold::Hold;
 use super::neighbor::met::Met;
 use super::neighbor::recent::Recent;
@@ -66,6 +67,8 @@ pub struct Local {
     pub settings: Settings,
     /// Frames that wait for a neighbor.
     pub(crate) hold: Hold,
+    /// Packets of which fragments are under way.
+    pub(crate) fragments: Fragments,
     /// Neighbors that this worker sent to lately.
     pub(crate) met: Met,
     /// Adjacencies of the routes that this worker used lately.
@@ -112,6 +115,7 @@ impl Local {
             interfaces,
             settings,
             hold: Hold::new(settings.hold_neighbors, settings.hold_per_neighbor, hold_total),
+            fragments: Fragments::new(),
             met: Met::new(),
             ways: Ways::new(),
             recent: Recent::new(),
@@ -125,17 +129,18 @@ impl Local {
         }
     }
 
-    /// Frames that wait for a neighbor right now.
+    /// Frames that wait right now, for a neighbor or for the first fragment of their packet.
     pub fn held(&self) -> usize {
-        self.hold.len()
+        self.hold.len() + self.fragments.len()
     }
 }
 
 impl Drop for Local {
     /// What waits goes back to the pool, so that no frame is lost with the worker.
     fn drop(&mut self) {
-        let Local { pool, hold, requests, .. } = self;
+        let Local { pool, hold, fragments, requests, .. } = self;
         hold.drain()
+            .chain(fragments.drain())
             .chain(requests.drain(..).map(|(_, frame)| frame))
             .for_each(|frame| pool.put(frame));
     }

@@ -293,6 +293,6 @@ fn unreachable<O: Observer>(
 }
 
 /// Frames leave the waiting room: the gauge goes down, and their verdict is booked instead.
-fn unbook(state: &mut State, from: InterfaceId, frames: usize) {
+pub(super) fn unbook(state: &mut State, from: InterfaceId, frames: usize) {
     state.counters.interface(from).add(Counter::Held.place(), (frames as u64).wrapping_neg());
 }

@@ -163,7 +163,7 @@ fn v6(
 fn finish(headers: &mut Headers, seed: &Seed) {
     let Tuple { sport, dport, protocol, .. } = headers.tuple;
     headers.hash = seed.hash(&headers.tuple);
-    headers.trackable = protocol.has_ports() && headers.part != Part::Later && (sport | dport) != 0;
+    headers.trackable = protocol.has_ports() && headers.part == Part::Whole && (sport | dport) != 0;
 }
 
 fn reason(error: Error) -> DropReason {

@@ -4,12 +4,12 @@
 
 use millrace_tables::InterfaceId;
 
-use super::parse;
+use super::{fragment, parse};
 use crate::counters::{Counter, Place};
 use crate::driver::{Burst, Queue};
 use crate::exit::Exit;
 use crate::interface::Interface;
-use crate::packet::{Headers, Packet, Raw};
+use crate::packet::{Headers, Packet, Part, Raw};
 use crate::state::State;
 
 /// Receives from the queue of interface `from` and books what came.
@@ -46,6 +46,8 @@ pub(super) fn look(
     parse::parse(packet, interface, &state.seed, headers)?;
     if headers.trackable {
         state.conntrack.table().prefetch(headers.hash);
+    } else if headers.part != Part::Whole {
+        return Err(fragment::MARK.into());
     }
     Ok(())
 }

@@ -14,6 +14,7 @@ use millrace_wire::{Addr, Protocol};
 
 use super::Context;
 use super::conntrack::{Flow, Known, may_begin};
+use super::fragment;
 use crate::exit::Exit;
 use crate::flow::{Direction, Seed, Tuple};
 use crate::packet::{Packet, Parsed, Part};
@@ -86,7 +87,8 @@ fn look_up<O: Observer>(
     };
     let Some(frontend) = frontend else { return Ok(None) };
     context.observer.see(|| Step::Frontend { frontend });
-    if headers.part != Part::Whole {
+    // What follows a first fragment that began no flow has nothing to follow.
+    if headers.part == Part::Later || !fragment::is_translatable(headers) {
         return Err(DropReason::FragmentUnsupported.into());
     }
     if let Some(fault) = headers.fault {

@@ -305,34 +305,6 @@ fn segments_that_cannot_begin_a_connection_are_dropped() {
 }
 
 #[test]
-fn fragments_of_a_translated_flow_never_leak_untranslated() {
-    let mut world = World::new();
-    let drop = ["up0 rx_packets", "up0 fragment_unsupported"];
-    let mut there = between("10.0.1.2", VIP);
-    for (offset, more) in [(0, true), (64, true), (128, false)] {
-        there.fragment = Some((offset, more));
-        world.expect(
-            UP,
-            &on(&client_link(), there.udp(4000, 53, &[0; 56])),
-            DropReason::FragmentUnsupported.into(),
-            &[],
-            &drop,
-        );
-    }
-    world.send(UP, &on(&client_link(), between("10.0.1.2", VIP).udp(4000, 53, b"x")));
-    let mut back = between("10.0.2.10", "10.0.1.2");
-    back.fragment = Some((0, true));
-    let first = on(&backend_link(), back.udp(8080, 4000, &[0; 56]));
-    world.expect(
-        DOWN,
-        &first,
-        DropReason::FragmentUnsupported.into(),
-        &[],
-        &["down0 rx_packets", "down0 fragment_unsupported"],
-    );
-}
-
-#[test]
 fn what_cannot_be_translated_is_dropped_and_not_guessed() {
     let mut world = World::new();
     let vip = between("10.0.1.2", VIP);

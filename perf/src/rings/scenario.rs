@@ -43,7 +43,7 @@ pub enum Scenario {
     NatReplyFull,
     /// To services, every packet a flow never seen
     NatNew,
-    /// Not yet: there is no masquerade in the engine
+    /// To services that masquerade, established: 10,000 services, 64 k flows in random order
     Snat,
     /// Not yet: there are no policies in the engine
     Policy,
@@ -77,7 +77,6 @@ impl Scenario {
     /// Why it can't be run yet.
     pub fn missing(self) -> Option<&'static str> {
         match self {
-            Scenario::Snat => Some("not yet: no masquerade in the engine"),
             Scenario::Policy => Some("not yet: no policies in the engine"),
             _ => None,
         }
@@ -157,6 +156,8 @@ pub enum Fate {
     Routed(u8),
     /// Translated to a backend of this service.
     ToBackend(u16),
+    /// The same, from our address and one of its ports for that.
+    Masqueraded(u16),
     /// Translated back to this service's address.
     FromBackend(u16),
     /// Dropped as a blackhole route says.
@@ -231,8 +232,12 @@ pub fn build(
     let full = matches!(scenario, Scenario::NatEstablishedFull | Scenario::NatReplyFull);
     let flows = if full { scale.flows.1 } else { scale.flows.0 };
     let random = &mut Random(3);
-    let mut knowledge =
-        Knowledge { services: 0, routes: Routes::none(), conntrack: scale.conntrack };
+    let mut knowledge = Knowledge {
+        services: 0,
+        routes: Routes::none(),
+        conntrack: scale.conntrack,
+        masquerade: false,
+    };
     let mut way = (net::UP, net::DOWN);
     let (world, mut coming) = match scenario {
         Scenario::L2 => {
@@ -269,6 +274,7 @@ pub fn build(
         }
         _ => {
             knowledge.services = scale.services;
+            knowledge.masquerade = scenario == Scenario::Snat;
             if full {
                 knowledge.routes = Routes::internet(scale.routes.0, Family::V4);
             }
@@ -283,6 +289,13 @@ pub fn build(
                     replies.into_iter().zip(services).map(reply).collect()
                 }
                 Scenario::Mix => mix(scale, &services, random),
+                Scenario::Snat => {
+                    let masqueraded = |(index, &service): (usize, &usize)| {
+                        let fate = Fate::Masqueraded(service as u16);
+                        Coming { fate, ..to_service(index, service) }
+                    };
+                    services.iter().enumerate().map(masqueraded).collect()
+                }
                 _ => {
                     services.iter().enumerate().map(|(index, &it)| to_service(index, it)).collect()
                 }

@@ -4,7 +4,8 @@ use super::bare;
 use super::net::{self, Datagram};
 use super::scenario::{Bench, Fate};
 use super::world::Ledger;
-use std::net::IpAddr;
+use millrace_dataplane::snat::NODE_PORTS;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// Packets between two looks at what was sent.
@@ -111,14 +112,18 @@ fn check(fate: Fate, came: &[u8], left: &[u8]) -> Result<(), String> {
             let macs = (net::OURS[1], net::node_mac(usize::from(node)));
             Datagram { macs, ttl, ..it }.frame(came.len())
         }
-        Fate::ToBackend(service) => {
+        Fate::ToBackend(service) | Fate::Masqueraded(service) => {
             let of = |k| net::backend(usize::from(service), k);
             let IpAddr::V4(address) = out.dst.ip() else { return Err("not IPv4".to_owned()) };
             if !(0..net::BACKENDS).any(|k| of(k) == out.dst) {
                 return Err(format!("sent to {}, no backend of service {service}", out.dst));
             }
             let macs = (net::OURS[1], net::node_mac(net::node_of(address)));
-            Datagram { macs, ttl, dst: out.dst, ..it }.frame(came.len())
+            let src = match fate {
+                Fate::Masqueraded(_) => masqueraded(out.src)?,
+                _ => it.src,
+            };
+            Datagram { macs, ttl, src, dst: out.dst }.frame(came.len())
         }
         Fate::FromBackend(service) => {
             let macs = (net::OURS[0], net::CLIENT_ROUTER.1);
@@ -130,6 +135,15 @@ fn check(fate: Fate, came: &[u8], left: &[u8]) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("sent was\n  {}\nbut it should be\n  {}", hex(left), hex(&wanted)))
+}
+
+/// A source that a masqueraded packet may have.
+fn masqueraded(src: SocketAddr) -> Result<SocketAddr, String> {
+    let port = src.port();
+    if src.ip() != IpAddr::from([10, 0, 2, 1]) || port < 1024 || NODE_PORTS.contains(&port) {
+        return Err(format!("sent from {src}"));
+    }
+    Ok(src)
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -15,8 +15,8 @@ use millrace_dataplane::state::State;
 use millrace_dataplane::state::segment::{Segment, Settings as StateSettings, Sizes};
 use millrace_dataplane::worker::Worker;
 use millrace_tables::{
-    BackendSpec, FrontendKind, FrontendSpec, InterfaceId, InterfaceKind, NextHop, Readers,
-    RouteSpec, SegmentConfig, ServiceSpec, SetChoice, Writer,
+    BackendSpec, Frontend, FrontendKind, FrontendSpec, InterfaceId, InterfaceKind, NextHop,
+    Readers, RouteSpec, SegmentConfig, ServiceSpec, SetChoice, Writer,
 };
 use millrace_wire::{Mac, Protocol};
 use millrace_xsk::{Pool, Umem, UmemConfig};
@@ -37,6 +37,8 @@ pub struct Knowledge {
     pub routes: Routes,
     /// Room for flows.
     pub conntrack: u32,
+    /// Whether the services masquerade.
+    pub masquerade: bool,
 }
 
 /// One worker: the engine's, or the bare forwarder that it is compared with.
@@ -253,7 +255,8 @@ fn tables(knowledge: &Knowledge) -> Result<Writer, Box<dyn Error>> {
     }
     for service in 0..knowledge.services {
         let name = format!("default/service-{service}:http");
-        writer.set_service(&name, &spec(service, &name))?;
+        let flags = if knowledge.masquerade { Frontend::MASQUERADE } else { 0 };
+        writer.set_service(&name, &spec(service, &name, flags))?;
     }
     writer.publish()?;
     writer.set_readers(Readers::Unknown);
@@ -264,7 +267,7 @@ fn forward(hop: NextHop) -> RouteSpec {
     RouteSpec::Forward(vec![(hop, 1)])
 }
 
-fn spec(service: usize, name: &str) -> ServiceSpec {
+fn spec(service: usize, name: &str, flags: u8) -> ServiceSpec {
     let vip = net::vip(service);
     let frontend = FrontendSpec {
         addr: vip.ip().into(),
@@ -272,7 +275,7 @@ fn spec(service: usize, name: &str) -> ServiceSpec {
         protocol: Protocol::UDP.0,
         kind: FrontendKind::CLUSTER_IP,
         set: SetChoice::Cluster,
-        flags: 0,
+        flags,
     };
     let backend = |k| {
         let at = net::backend(service, k);

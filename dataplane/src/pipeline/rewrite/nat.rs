@@ -4,7 +4,7 @@ use millrace_wire::{Delta, Protocol, U16, crc32c, ipv4, ipv6, sctp, tcp, udp};
 
 use crate::exit::Exit;
 use crate::flow::Tuple;
-use crate::packet::{Headers, Network, view_mut};
+use crate::packet::{Headers, Network, Part, view_mut};
 
 /// The edit of a translation, as the checksums see it.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +55,10 @@ pub(super) fn translate(
 ) -> Result<(), Exit> {
     let old = &headers.tuple;
     let edit = Edit::between(headers.network, old, new);
-    transport(bytes, headers, new, &edit, partial)?;
+    // Of a later fragment what stands there is payload.
+    if headers.part != Part::Later {
+        transport(bytes, headers, new, &edit, partial)?;
+    }
     match headers.network {
         Network::Ipv4 => {
             let ip = view_mut::<ipv4::Header>(bytes, headers.l3)?;
