@@ -18,7 +18,7 @@ use crate::live::{Handle, Live};
 use crate::netdev::Netdev;
 use crate::pipeline::service::is_stale;
 use crate::server::{Facts, Server};
-use crate::state::conntrack::Conntrack;
+use crate::state::conntrack::{Conntrack, SnatSet, SnatUse};
 use crate::state::neighbor::Neighbors;
 use crate::state::segment::Segment;
 use crate::steer::Steering;
@@ -33,6 +33,9 @@ const BEAT: Nanos = 100 * MILLISECOND;
 const SWEEP: u32 = 2048;
 /// Entries that a turn looks at after a change, for those whose backend is gone: a million in four turns.
 const REVIEW: u32 = 1 << 18;
+
+/// A set of source ports that is so full, in percent, is spoken of before it is exhausted.
+const SNAT_ALARM: u64 = 80;
 
 /// What housekeeping keeps.
 pub struct Housekeeping {
@@ -51,6 +54,10 @@ pub struct Housekeeping {
     reviewed: Option<u64>,
     review_at: u32,
     review_left: u32,
+    /// Source ports in use, as far as they are counted; how many there are of each set; sets that were spoken of.
+    snat: (u32, SnatUse),
+    snat_ports: u32,
+    snat_full: Vec<SnatSet>,
     /// Of these, how many have no row.
     missed: usize,
     beaten: Nanos,
@@ -98,6 +105,9 @@ impl Housekeeping {
             epochs: shared.slots().epochs(),
             bursts: vec![None; workers],
             synced: None,
+            snat: (0, SnatUse::new()),
+            snat_ports: config.snat_ports.count(),
+            snat_full: Vec::new(),
             reviewed: None,
             review_at: 0,
             review_left: 0,
@@ -123,6 +133,7 @@ impl Housekeeping {
         let now = clock::now();
         self.conntrack.sweep(SWEEP, now);
         self.review();
+        self.count_snat();
         self.conntrack.idle();
         if now.saturating_sub(self.beaten) >= BEAT {
             self.beaten = now;
@@ -179,6 +190,26 @@ impl Housekeeping {
             budget = budget.saturating_sub(seen.max(1));
         }
         self.epoch.idle();
+    }
+
+    /// Counts source ports in use, a part of the table a turn, and says once which sets come near their end.
+    fn count_snat(&mut self) {
+        let (from, used) = &mut self.snat;
+        if let Some(next) = self.conntrack.table().count_snat(*from, SWEEP, used) {
+            *from = next;
+            return;
+        }
+        let full = |ports: u32| u64::from(ports) * 100 >= u64::from(self.snat_ports) * SNAT_ALARM;
+        let all = std::mem::take(&mut self.snat).1;
+        let now: Vec<(SnatSet, u32)> = all.into_iter().filter(|(_, ports)| full(*ports)).collect();
+        for (set, ports) in now.iter().filter(|(set, _)| !self.snat_full.contains(set)) {
+            warn!(
+                source = %set.source, backend = %set.backend, port = set.port, protocol = set.protocol, used = ports,
+                of = self.snat_ports,
+                "source ports for masqueraded flows run out: another address, more backends, or externalTrafficPolicy: Local"
+            );
+        }
+        self.snat_full = now.into_iter().map(|(set, _)| set).collect();
     }
 
     /// Tells the programs that the workers are alive: each has turned since the last beat, or sleeps.

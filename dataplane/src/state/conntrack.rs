@@ -33,6 +33,7 @@ mod grace;
 mod known;
 mod progress;
 mod reserve;
+mod snat;
 mod table;
 mod tcp;
 mod writer;
@@ -47,6 +48,7 @@ mod tests;
 pub use entry::{CachedHop, Decision};
 pub use known::Known;
 pub use progress::{Progress, TICK, Timeouts, tick};
+pub use snat::{SnatSet, SnatUse};
 pub use table::{CAPACITY, Entry, EntryId, Flow, Hint, Hit, Layout, Status, Table, Totals};
 pub use tcp::TcpState;
 

@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 use super::{NONE, Part, View, endpoint, or_none, seconds};
 use crate::live::Engine;
 
+/// Sets of source ports that are listed, the fullest first.
+const FULLEST: usize = 10;
+
 /// A flow for programs: `src`, `dst` and `backend` as address:port, `backend` null without DNAT, `snat` null
 /// without SNAT, otherwise the source's new address, or address:port if only the port is new.
 pub fn row(flow: &Flow) -> Value {
@@ -90,8 +93,19 @@ pub(super) fn view(engine: &Engine) -> Result<View, String> {
         totals.expired,
         totals.full,
     );
+    let sets: Vec<Value> = table
+        .fullest_snat(FULLEST)
+        .into_iter()
+        .map(|(set, ports)| {
+            json!({
+                "source": set.source.to_string(), "backend": endpoint(set.backend, set.port),
+                "protocol": protocol(Protocol(set.protocol)), "ports": ports,
+            })
+        })
+        .collect();
     let json = json!({
         "conntrack": values,
+        "snat": sets,
         "totals": {
             "capacity": table.capacity(), "live": totals.live, "half_open": totals.half_open,
             "created": totals.created, "expired": totals.expired, "full": totals.full, "raced": totals.raced,
@@ -207,6 +221,8 @@ mod tests {
             (&rows[1]["service"], &rows[1]["snat_port"]),
             (&json!("default/web:http"), &json!(40001))
         );
+        let sets = json!([{"source": "192.168.0.2", "backend": "10.0.2.9:8080", "protocol": "TCP", "ports": 2}]);
+        assert_eq!(view.json["snat"], sets);
         assert_eq!(view.json["totals"]["live"], 2);
         assert_eq!(view.json["totals"]["half_open"], 1);
         let text = view.text();

@@ -500,3 +500,28 @@ fn with_backend(asked: &NewFlow, backend: u32) -> NewFlow {
     new.reply.src = Addr::from_v4([10, 1, 0, backend as u8]);
     new
 }
+
+#[test]
+fn source_ports_in_use_are_counted_by_set_in_pieces_or_at_once() {
+    let mut conntrack = handle(&table(1024, 1), 0);
+    for n in 0..30 {
+        let original = tuple((1, 1000 + n), (100, 80), Protocol::TCP);
+        let reply = tuple((if n < 20 { 7 } else { 8 }, 8080), (200, 2000 + n), Protocol::TCP);
+        let masqueraded = n % 10 != 0;
+        let new = NewFlow { original, reply, service: None, tcp: None, masqueraded };
+        let entry = conntrack.create(&new, 0).unwrap();
+        if n == 1 {
+            conntrack.remove(entry.hit());
+        }
+    }
+    let sets = conntrack.table().fullest_snat(9);
+    let seen: Vec<(u8, u32)> =
+        sets.iter().map(|(set, ports)| (set.backend.v4().unwrap()[3], *ports)).collect();
+    assert_eq!(seen, [(7, 17), (8, 9)]);
+    assert_eq!(conntrack.table().fullest_snat(1).len(), 1);
+    let (mut used, mut from) = (SnatUse::new(), Some(0));
+    while let Some(at) = from {
+        from = conntrack.table().count_snat(at, 7, &mut used);
+    }
+    assert_eq!(used.into_values().collect::<Vec<_>>(), [17, 9]);
+}
