@@ -45,13 +45,24 @@ pub(super) fn fetch(parsed: &mut [Headers], tables: Snapshot<'_>, state: &mut St
 #[inline(always)]
 fn routes(parsed: &mut [Headers], strangers: Places, tables: Snapshot<'_>) -> Places {
     if tables.routes_are_far() {
-        for step in [Step::Far, Step::Near, Step::Last] {
-            for_each(strangers, |at| {
-                if let Some(headers) = parsed.get(at) {
-                    tables.prefetch_route(&headers.tuple.dst, step);
-                }
-            });
-        }
+        let mut wide = 0;
+        for_each(strangers, |at| {
+            if let Some(headers) = parsed.get(at) {
+                tables.prefetch_route(&headers.tuple.dst, Step::Far);
+                wide |= Places::from(headers.network == Network::Ipv6) << at;
+            }
+        });
+        for_each(strangers, |at| {
+            if let Some(headers) = parsed.get(at) {
+                tables.prefetch_route(&headers.tuple.dst, Step::Near);
+            }
+        });
+        // Nothing for IPv4.
+        for_each(wide, |at| {
+            if let Some(headers) = parsed.get(at) {
+                tables.prefetch_route(&headers.tuple.dst, Step::Last);
+            }
+        });
     }
     let mut begin = 0;
     for_each(strangers, |at| {

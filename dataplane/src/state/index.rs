@@ -149,6 +149,14 @@ impl<'a, W: Word> Index<'a, W> {
         (if found == 0 { None } else { matching(rows, found, more, Some) }, further)
     }
 
+    /// How many keys there are with the tag of `hash`; `None` when some may lie beyond the first bucket. Rows are not looked at.
+    #[inline]
+    pub fn alike(&self, hash: u64) -> Option<u32> {
+        let (tag, _) = tags(hash);
+        let (found, further) = Self::look(self.bucket(hash, 0).0, tag);
+        (!further).then(|| found.count_ones())
+    }
+
     /// Shows `check` the rows that may hold the key until it takes one.
     #[inline]
     pub fn find<T>(&self, hash: u64, mut check: impl FnMut(Candidate) -> Option<T>) -> Option<T> {
@@ -379,6 +387,22 @@ mod tests {
         let wrong: usize =
             (0..keys as u64).map(|key| rows(&index, hash(key + keys as u64)).len()).sum();
         assert!(wrong < keys / 2000, "{wrong} rows named for nothing");
+    }
+
+    #[test]
+    fn keys_of_one_tag_are_counted_until_a_bucket_is_full() {
+        let words = words(100);
+        let index = Index::new(&words);
+        assert_eq!(index.alike(hash(7)), Some(0));
+        for row in 0..12 {
+            assert!(index.publish(hash(7), row, false));
+            assert_eq!(index.alike(hash(7)), Some(row + 1));
+        }
+        assert!(index.publish(hash(7), 12, false));
+        assert_eq!(index.alike(hash(7)), None, "one went elsewhere");
+        index.withdraw(hash(7), 12, false);
+        index.withdraw(hash(7), 3, false);
+        assert_eq!(index.alike(hash(7)), Some(11));
     }
 
     #[test]
