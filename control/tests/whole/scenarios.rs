@@ -19,7 +19,7 @@ fn every_scenario_holds() {
     let mut paths: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "txt"));
     paths.sort();
-    assert!(paths.len() >= 25, "only {} scenarios found", paths.len());
+    assert!(paths.len() >= 60, "only {} scenarios found", paths.len());
     let mut failed = String::new();
     for path in &paths {
         let text = fs::read_to_string(path).unwrap();
