@@ -344,3 +344,39 @@ fn a_streamed_list_and_lists_by_pages_bring_the_same() {
     use std::sync::atomic::Ordering::Relaxed;
     assert!(counts.streamed.load(Relaxed) >= 3 && counts.pages.load(Relaxed) >= 2 * 2 * 9);
 }
+
+/// Words that came too late, as counted.
+fn stale(follower: &Follower) -> u64 {
+    let counts = follower.health.kinds().map(|(_, health)| &health.stale);
+    counts.map(|count| count.load(std::sync::atomic::Ordering::Relaxed)).sum()
+}
+
+#[test]
+fn what_comes_late_does_not_undo_what_came_since_nor_raise_the_dead() {
+    let server = ApiServer::start().unwrap();
+    server.set_bookmarks(Duration::from_millis(200));
+    server.apply(node("a"));
+    server.apply(service("web", 1));
+    let mut follower = Follower::start(&server, |_| {});
+    follower.wait("the first list", |follower| follower.compiler.services().len() == 1);
+    // Each pair of changes comes the other way round.
+    server.set_faults(Faults { late: 1000, ..Faults::default() });
+    for round in 0..10 {
+        let before = stale(&follower);
+        server.apply(service("web", 10 + round));
+        server.apply(service("web", 100 + round));
+        follower.wait("what comes late", |follower| stale(follower) > before);
+        follower.converge(&server);
+    }
+    // Each change comes once more, mostly some time after it was overtaken by the deletion.
+    server.set_faults(Faults { twice: 1000, ..Faults::default() });
+    let before = stale(&follower);
+    for round in 0..30 {
+        let name = format!("s{round}");
+        server.apply(service(&name, round));
+        server.delete("Service", "default", &name);
+    }
+    follower.wait("what comes twice", |follower| stale(follower) > before + 5);
+    follower.turn(Duration::from_millis(300));
+    follower.converge(&server);
+}
