@@ -4,7 +4,7 @@
 //! is the form of a real segment without its holes, so the corpus are real segments, and mutations move, lose and change lines.
 
 use millrace_tables::{
-    InterfaceId, Route, ServiceId, Snapshot, Step, Tables,
+    InterfaceId, Route, ServiceId, Snapshot, Tables,
     layout::{ABI, HASH, MAGIC, header},
     shm::{Seals, Segment},
 };
@@ -107,9 +107,9 @@ pub fn ask(snapshot: Snapshot<'_>, addr: &Addr, port: u16, random: u64) -> usize
     let mut told = usize::from(frontend.is_some()) + usize::from(snapshot.is_vip(addr));
     let id = frontend.map_or(ServiceId(random as u32 % 64), |frontend| frontend.service);
     told += ask_service(snapshot, id, random.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    for step in [Step::Far, Step::Near, Step::Last] {
-        snapshot.prefetch_route(addr, step);
-    }
+    let near = snapshot.route_near(addr, snapshot.route_begin(addr));
+    snapshot.route_nearer(addr, near);
+    assert_eq!(snapshot.route_arrive(addr, near), snapshot.destination(addr));
     if let Some(Route::Forward(group)) = snapshot.route(addr) {
         told += usize::from(snapshot.next_hop(group, random).is_some());
         told += snapshot.next_hops(group).len();

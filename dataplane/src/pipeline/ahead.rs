@@ -10,7 +10,7 @@
 //! Cost: (1) 50 to 70 instructions a packet, (2) 20 to 110 and (3) some 400 where it is needed, which the line is spared. No miss is
 //! waited for but those that the step before has asked for.
 
-use millrace_tables::{Snapshot, Step};
+use millrace_tables::{Begun, Destination, Near, Snapshot};
 
 use crate::driver::BURST;
 use crate::flow::{Seed, Tuple};
@@ -44,32 +44,42 @@ pub(super) fn fetch(parsed: &mut [Headers], tables: Snapshot<'_>, state: &mut St
 /// (2). Answers which go to a service's address.
 #[inline(always)]
 fn routes(parsed: &mut [Headers], strangers: Places, tables: Snapshot<'_>) -> Places {
-    if tables.routes_are_far() {
-        let mut wide = 0;
-        for_each(strangers, |at| {
-            if let Some(headers) = parsed.get(at) {
-                tables.prefetch_route(&headers.tuple.dst, Step::Far);
-                wide |= Places::from(headers.network == Network::Ipv6) << at;
-            }
-        });
-        for_each(strangers, |at| {
-            if let Some(headers) = parsed.get(at) {
-                tables.prefetch_route(&headers.tuple.dst, Step::Near);
-            }
-        });
-        // Nothing for IPv4.
-        for_each(wide, |at| {
-            if let Some(headers) = parsed.get(at) {
-                tables.prefetch_route(&headers.tuple.dst, Step::Last);
-            }
-        });
-    }
     let mut begin = 0;
+    let mut note = |at: usize, headers: &mut Headers, destination: Destination| {
+        headers.destination = Some(destination);
+        begin |= Places::from(destination.has_frontends()) << at;
+    };
+    if !tables.routes_are_far() {
+        for_each(strangers, |at| {
+            if let Some(headers) = parsed.get_mut(at) {
+                note(at, headers, tables.destination(&headers.tuple.dst));
+            }
+        });
+        return begin;
+    }
+    let (mut begun, mut near) = ([Begun::default(); BURST], [Near::default(); BURST]);
+    let mut wide = 0;
     for_each(strangers, |at| {
-        if let Some(headers) = parsed.get_mut(at) {
-            let destination = tables.destination(&headers.tuple.dst);
-            headers.destination = Some(destination);
-            begin |= Places::from(destination.has_frontends()) << at;
+        if let (Some(headers), Some(begun)) = (parsed.get(at), begun.get_mut(at)) {
+            *begun = tables.route_begin(&headers.tuple.dst);
+            wide |= Places::from(headers.network == Network::Ipv6) << at;
+        }
+    });
+    for_each(strangers, |at| {
+        if let (Some(headers), Some(begun), Some(near)) =
+            (parsed.get(at), begun.get(at), near.get_mut(at))
+        {
+            *near = tables.route_near(&headers.tuple.dst, *begun);
+        }
+    });
+    for_each(wide, |at| {
+        if let (Some(headers), Some(near)) = (parsed.get(at), near.get(at)) {
+            tables.route_nearer(&headers.tuple.dst, *near);
+        }
+    });
+    for_each(strangers, |at| {
+        if let (Some(headers), Some(near)) = (parsed.get_mut(at), near.get(at)) {
+            note(at, headers, tables.route_arrive(&headers.tuple.dst, *near));
         }
     });
     begin

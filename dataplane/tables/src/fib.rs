@@ -160,16 +160,7 @@ impl Key for u128 {
 /// The leaf of the longest prefix that covers `key`, 0 when none does. `root` is what [`Fib::root`] said.
 #[inline]
 pub fn lookup<K: Key>(words: Words<'_>, root: u32, key: K) -> u32 {
-    let entry = direct(words, root, key, K::FAMILY.wide_levels());
-    if entry & (NODE | PATH | HALF) == NODE | HALF && K::FAMILY.has_halves() {
-        let leaf = half(words, entry, key.after(K::FAMILY.wide_bits()).top(NARROW_BITS));
-        return finish(words, root, leaf);
-    }
-    if entry & NODE == 0 {
-        return finish(words, root, entry);
-    }
-    let rest = key.after(K::FAMILY.wide_bits());
-    finish(words, root, descend(words, entry, rest, K::NARROW_LEVELS))
+    arrive(words, root, key, Near(direct(words, root, key, K::FAMILY.wide_levels())))
 }
 
 /// The way through the first `levels` direct levels: a leaf, or what leads on.
@@ -289,40 +280,57 @@ pub fn count(words: Words<'_>, root: u32) -> u32 {
     if root & NODE != 0 { (words.at(target(root), 0) >> 32) as u32 } else { 0 }
 }
 
-/// A step of [`prefetch`]: each reads what the one before fetched, and fetches one line more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Step {
-    /// The line of the last direct level. Reads the levels above it, which are near.
-    Far,
-    /// The first line below the direct levels; nearly always IPv4's last.
-    Near,
-    /// IPv6's second line below the direct levels; nothing for IPv4.
-    Last,
+/// A lookup whose last direct line is on its way: see [`begin`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Begun(u32);
+
+/// A lookup whose first line below the direct levels is on its way: see [`near`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Near(u32);
+
+/// Begins a lookup that goes by steps, each worth taking some other lookups after the one before: starts loading the line of the
+/// last direct level. Reads the levels above it, which are near.
+///
+/// For IPv4 the steps fetch all lines of 99.8 % of the lookups, for IPv6, whose ways are longer, of 41 % (both at full size).
+#[inline]
+pub fn begin<K: Key>(words: Words<'_>, root: u32, key: K) -> Begun {
+    let levels = K::FAMILY.wide_levels();
+    let entry = direct(words, root, key, levels - 1);
+    // A leaf leads to some line or other: cheaper than asking.
+    words.prefetch(target(entry), wide_word(key.slot(levels - 1)));
+    Begun(entry)
 }
 
-/// Starts loading what [`lookup`] of `key` will read, by one step.
-///
-/// Each step goes the way again from the root: it reads what is near by then, and waits for nothing else. For IPv4 the steps fetch all
-/// lines of 99.8 % of the lookups, for IPv6, whose ways are longer, of 41 % (both at full size).
+/// Starts loading the first line below the direct levels; nearly always IPv4's last.
 #[inline]
-pub fn prefetch<K: Key>(words: Words<'_>, root: u32, key: K, step: Step) {
-    let levels = K::FAMILY.wide_levels();
-    // A leaf leads to some line or other: cheaper than asking.
-    match step {
-        Step::Far => {
-            let last = direct(words, root, key, levels - 1);
-            words.prefetch(target(last), wide_word(key.slot(levels - 1)));
-        }
-        Step::Near => words.prefetch(target(direct(words, root, key, levels)), 0),
-        Step::Last if K::FAMILY == Family::V4 => {}
-        Step::Last => {
-            let entry = direct(words, root, key, levels);
-            if entry & (NODE | PATH | HALF) == NODE {
-                let slot = key.after(K::FAMILY.wide_bits()).top(NARROW_BITS);
-                words.prefetch(target(full(words, entry, slot)), 0);
-            }
-        }
+pub fn near<K: Key>(words: Words<'_>, key: K, Begun(entry): Begun) -> Near {
+    let slot = key.slot(K::FAMILY.wide_levels() - 1);
+    let entry = if entry & NODE == 0 { entry } else { wide(words, entry, slot) };
+    words.prefetch(target(entry), 0);
+    Near(entry)
+}
+
+/// Starts loading the second line below the direct levels, which IPv6 mostly has.
+#[inline]
+pub fn nearer<K: Key>(words: Words<'_>, key: K, Near(entry): Near) {
+    if entry & (NODE | PATH | HALF) == NODE {
+        let slot = key.after(K::FAMILY.wide_bits()).top(NARROW_BITS);
+        words.prefetch(target(full(words, entry, slot)), 0);
     }
+}
+
+/// Ends what [`begin`] began for the same root and key, as [`lookup`] would.
+#[inline]
+pub fn arrive<K: Key>(words: Words<'_>, root: u32, key: K, Near(entry): Near) -> u32 {
+    if entry & (NODE | PATH | HALF) == NODE | HALF && K::FAMILY.has_halves() {
+        let leaf = half(words, entry, key.after(K::FAMILY.wide_bits()).top(NARROW_BITS));
+        return finish(words, root, leaf);
+    }
+    if entry & NODE == 0 {
+        return finish(words, root, entry);
+    }
+    let rest = key.after(K::FAMILY.wide_bits());
+    finish(words, root, descend(words, entry, rest, K::NARROW_LEVELS))
 }
 
 /// [`lookup`] of an IPv4 address as a number.

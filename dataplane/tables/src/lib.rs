@@ -55,7 +55,7 @@ pub use words::{Ref, Words};
 #[cfg(not(loom))]
 pub use {
     epoch::{Epochs, ReaderEpoch, Slots},
-    fib::Step,
+    fib::{Begun, Near},
     node::{Node, NodeSpec},
     route::{Destination, Group, NextHop, Route, RouteSpec},
     row::{

@@ -19,7 +19,7 @@ pub use group::{Group, MAX_MEMBERS, NextHop, next_hop, next_hops, only_hop};
 use crate::{
     arena::Arena,
     error::Error,
-    fib::{self, Family, Fib, Step},
+    fib::{self, Begun, Family, Fib, Near},
     words::Words,
 };
 use group::Groups;
@@ -111,14 +111,42 @@ pub fn are_far(words: Words<'_>, roots: &RouteRoots) -> bool {
     fib::count(words, roots.v4).max(fib::count(words, roots.v6)) >= FAR
 }
 
-/// One step of loading what [`route`] of `addr` will read.
+/// A lookup by steps: see [`fib::begin`].
 #[inline]
-pub fn prefetch(words: Words<'_>, roots: &RouteRoots, addr: &Addr, step: Step) {
+pub fn begin(words: Words<'_>, roots: &RouteRoots, addr: &Addr) -> Begun {
     if addr.is_v4() {
-        fib::prefetch(words, roots.v4, addr.bits() as u32, step);
+        fib::begin(words, roots.v4, addr.bits() as u32)
     } else {
-        fib::prefetch(words, roots.v6, addr.bits(), step);
+        fib::begin(words, roots.v6, addr.bits())
     }
+}
+
+/// Its second step: see [`fib::near`].
+#[inline]
+pub fn near(words: Words<'_>, addr: &Addr, begun: Begun) -> Near {
+    if addr.is_v4() {
+        fib::near(words, addr.bits() as u32, begun)
+    } else {
+        fib::near(words, addr.bits(), begun)
+    }
+}
+
+/// Its third step, for IPv6 alone: see [`fib::nearer`].
+#[inline]
+pub fn nearer(words: Words<'_>, addr: &Addr, near: Near) {
+    if !addr.is_v4() {
+        fib::nearer(words, addr.bits(), near);
+    }
+}
+
+/// What it finds.
+#[inline]
+pub fn arrive(words: Words<'_>, roots: &RouteRoots, addr: &Addr, near: Near) -> Destination {
+    Destination(if addr.is_v4() {
+        fib::arrive(words, roots.v4, addr.bits() as u32, near)
+    } else {
+        fib::arrive(words, roots.v6, addr.bits(), near)
+    })
 }
 
 /// What the FIB knows of an address: one word, its leaf.

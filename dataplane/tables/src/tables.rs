@@ -9,7 +9,7 @@ use crate::{
     cold,
     epoch::{self, ReaderEpoch},
     error::Error,
-    fib::Step,
+    fib::{Begun, Near},
     index, interface,
     layout::{self, HEADER_BYTES, header, root},
     node::Node,
@@ -284,14 +284,32 @@ impl<'a> Snapshot<'a> {
         self.routes
     }
 
-    /// Starts loading what [`Snapshot::destination`] of this address will read, without waiting for it: one of the [`Step`]s, each
-    /// worth taking some packets after the one before and some packets before the next. One left out costs time, nothing else.
+    /// Begins what [`Snapshot::destination`] does at once: by steps, so that no memory is waited for when each is taken some packets after
+    /// the one before.
     #[inline]
-    pub fn prefetch_route(&self, addr: &Addr, step: Step) {
-        route::prefetch(self.words, &self.route_roots(), addr, step);
+    pub fn route_begin(&self, addr: &Addr) -> Begun {
+        route::begin(self.words, &self.routes, addr)
     }
 
-    /// Whether there are so many routes that [`Snapshot::prefetch_route`] is worth its while. To be asked once a burst.
+    /// The second step.
+    #[inline]
+    pub fn route_near(&self, addr: &Addr, begun: Begun) -> Near {
+        route::near(self.words, addr, begun)
+    }
+
+    /// The third step, which IPv4 does not need. Left out it costs time, nothing else.
+    #[inline]
+    pub fn route_nearer(&self, addr: &Addr, near: Near) {
+        route::nearer(self.words, addr, near);
+    }
+
+    /// The end of the same address's steps: its destination.
+    #[inline]
+    pub fn route_arrive(&self, addr: &Addr, near: Near) -> Destination {
+        route::arrive(self.words, &self.routes, addr, near)
+    }
+
+    /// Whether there are so many routes that [`Snapshot::route_begin`] is worth its while. To be asked once a burst.
     #[inline]
     pub fn routes_are_far(&self) -> bool {
         route::are_far(self.words, &self.routes)

@@ -1,6 +1,6 @@
 use super::{
-    Destination, Family, Group, MAX_MEMBERS, NextHop, Route, RouteRoots, RouteSpec, Routes, Step,
-    best, next_hop, next_hops, prefetch, route, routes,
+    Destination, Family, Group, MAX_MEMBERS, NextHop, Route, RouteRoots, RouteSpec, Routes, arrive,
+    begin, best, destination, near, nearer, next_hop, next_hops, route, routes,
 };
 use crate::{
     arena::{Arena, Table},
@@ -280,12 +280,16 @@ proptest! {
             }
             prop_assert!(next_hops(arena.words(), groups, group).len() <= MAX_MEMBERS);
             let roots = RouteRoots { v4: raw, v6: at, groups };
-            for step in [Step::Far, Step::Near, Step::Last] {
-                prefetch(arena.words(), &roots, &Addr::from_words([hashes[0], hashes[1]]), step);
-                prefetch(arena.words(), &roots, &Addr::from_v4([1, 2, 3, 4]), step);
+            let words = arena.words();
+            for addr in
+                [Addr::from_words([hashes[0], hashes[1]]), Addr::from_v4([1, 2, 3, 4])]
+            {
+                let come = near(words, &addr, begin(words, &roots, &addr));
+                nearer(words, &addr, come);
+                let by_steps = arrive(words, &roots, &addr, come);
+                prop_assert_eq!(by_steps, destination(words, &roots, &addr));
+                route(words, &roots, &addr);
             }
-            route(arena.words(), &roots, &Addr::from_words([hashes[0], hashes[1]]));
-            route(arena.words(), &roots, &Addr::from_v4([1, 2, 3, 4]));
         }
     }
 }

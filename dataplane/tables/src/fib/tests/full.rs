@@ -2,7 +2,7 @@
 
 use super::arena;
 use crate::{
-    fib::{Fib, Key, Step, lookup, lookup_many, prefetch},
+    fib::{Begun, Fib, Key, Near, arrive, begin, lookup, lookup_many, near, nearer},
     synthetic,
     words::touched,
 };
@@ -69,7 +69,7 @@ const MOST6: f64 = 24.0;
 /// What `count` routes cost.
 #[derive(Debug)]
 struct Cost {
-    /// Of all lookups, the share that touches no line that [`prefetch`]'s steps don't fetch, but for the levels near.
+    /// Of all lookups, the share that touches no line that the steps from [`begin`] on don't fetch, but for the levels near.
     fetched: f64,
     /// Lines that a lookup touches, all levels counted.
     lines: f64,
@@ -90,19 +90,25 @@ fn cost<K: Key>(count: usize, to_key: fn(u128) -> K) -> Cost {
     let (mut whole, mut lines) = (0, 0);
     for &key in &keys {
         let mut known = Vec::new();
-        for step in [Step::Far, Step::Near, Step::Last] {
+        let (mut begun, mut come) = (Begun::default(), Near::default());
+        for step in 0..3 {
             // What a step reads, the steps before fetched, or the direct levels above have it; and a big node's entry is not on
             // the line of its bitmap, which alone was fetched.
-            let (fetched, read) =
-                touched::by(|| touched::ahead(|| prefetch(words, root, key, step)));
+            let (fetched, read) = touched::by(|| {
+                touched::ahead(|| match step {
+                    0 => begun = begin(words, root, key),
+                    1 => come = near(words, key, begun),
+                    _ => nearer(words, key, come),
+                })
+            });
             let unfetched = read.iter().filter(|line| !known.contains(*line)).count();
-            let near = family.wide_levels() - 1 + usize::from(step == Step::Last);
-            assert!(unfetched <= near, "{step:?} reads {unfetched} lines unfetched");
-            assert!(fetched.len() <= 1, "{step:?} fetches {fetched:?}");
+            let above = family.wide_levels() - 1 + usize::from(step == 2);
+            assert!(unfetched <= above, "step {step} reads {unfetched} lines unfetched");
+            assert!(fetched.len() <= 1, "step {step} fetches {fetched:?}");
             known.extend(fetched);
         }
         let (leaf, touched) = touched::by(|| lookup(words, root, key));
-        assert!(leaf > 0);
+        assert!(leaf > 0 && leaf == arrive(words, root, key, come));
         let unfetched = touched.iter().filter(|line| !known.contains(*line)).count();
         whole += usize::from(unfetched < family.wide_levels());
         lines += touched.len();
