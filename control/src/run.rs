@@ -132,6 +132,8 @@ pub struct Control {
     interfaces: Vec<InterfaceSpec>,
     /// This node's object, as the world knows it.
     node: Option<Node>,
+    /// This node's object has been there.
+    node_seen: bool,
     /// Of the interfaces, the configuration and the node; `None` when one of them has changed since it was made.
     world: Option<Arc<World>>,
     compiler: Compiler,
@@ -191,6 +193,7 @@ impl Control {
             conflicts: BTreeSet::new(),
             interfaces: Vec::new(),
             node: None,
+            node_seen: false,
             world: None,
             compiler: Compiler::new(),
             publisher,
@@ -461,17 +464,20 @@ impl Control {
             Source::Api(intake, _) => intake.refused(),
         };
         let node = self.config.config.node.as_deref().and_then(|name| self.store.node(name));
+        self.node_seen |= node.is_some();
+        // Without a Node so far nothing is known against it; one that was deleted gets no new connections.
+        let eligible = node.map_or(!self.node_seen, |node| !node.leaving);
         let chosen = !self.config.config.nodeport_addresses.is_empty();
         let addresses =
             self.world.iter().filter(|_| chosen).flat_map(|world| &world.node.node_port_addresses);
         self.board.write(|status| {
             status.beat = Instant::now();
             (status.complete, status.connected) = (complete, self.publisher.is_connected());
-            (status.published, status.acknowledged) = (published, acknowledged);
+            status.note_generations(published, acknowledged, status.beat);
             if complete && status.connected && acknowledged >= published.0 {
                 status.updated = SystemTime::now();
             }
-            status.node_eligible = node.is_none_or(|node| !node.leaving);
+            status.node_eligible = eligible;
             for kind in [Kind::Service, Kind::EndpointSlice, Kind::Node] {
                 status.objects.insert(kind.name(), self.store.count(kind));
             }

@@ -86,6 +86,8 @@ pub struct Status {
     pub published: (u64, Instant),
     /// The generation that every worker uses.
     pub acknowledged: u64,
+    /// Since when the workers have been behind without taking up anything newer; `None` when they use what was published last.
+    pub behind_since: Option<Instant>,
     /// When that was last so for everything published.
     pub updated: SystemTime,
     /// This node is neither deleted nor about to be.
@@ -111,6 +113,7 @@ impl Default for Status {
             connected: false,
             published: (0, now),
             acknowledged: 0,
+            behind_since: None,
             updated: SystemTime::UNIX_EPOCH,
             node_eligible: true,
             objects: BTreeMap::new(),
@@ -119,6 +122,20 @@ impl Default for Status {
             services: BTreeMap::new(),
             addresses: Vec::new(),
         }
+    }
+}
+
+impl Status {
+    /// Writes down what is published and what every worker uses. Publications alone don't make workers look well that hang:
+    /// only a newer generation in use begins the time anew.
+    pub fn note_generations(&mut self, published: (u64, Instant), acknowledged: u64, now: Instant) {
+        let moved = acknowledged != self.acknowledged;
+        (self.published, self.acknowledged) = (published, acknowledged);
+        self.behind_since = match self.behind_since {
+            _ if acknowledged >= published.0 => None,
+            Some(since) if !moved => Some(since),
+            _ => Some(now),
+        };
     }
 }
 

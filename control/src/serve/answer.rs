@@ -15,7 +15,7 @@ use super::{Board, Status, metrics};
 
 /// A main thread that wasn't seen for so long hangs; it turns once a second at least.
 const HANGS: Duration = Duration::from_secs(10);
-/// Workers that haven't taken up a generation after so long are not well.
+/// Workers that are behind and have taken up nothing newer for so long are not well.
 const STALE: Duration = Duration::from_secs(10);
 
 /// Who may be asking, by where.
@@ -45,7 +45,7 @@ impl fmt::Display for Surface {
 impl Status {
     /// Whether packets are handled as the objects say, as far as is known.
     pub fn is_healthy(&self) -> bool {
-        let settled = self.acknowledged >= self.published.0 || self.published.1.elapsed() < STALE;
+        let settled = self.behind_since.is_none_or(|since| since.elapsed() < STALE);
         self.beat.elapsed() < HANGS && self.complete && self.connected && settled
     }
 }
@@ -235,9 +235,8 @@ mod tests {
             |status| status.connected = false,
             |status| status.beat = Instant::now().checked_sub(Duration::from_secs(11)).unwrap(),
             |status| {
-                status.published =
-                    (7, Instant::now().checked_sub(Duration::from_secs(11)).unwrap());
-                status.acknowledged = 6;
+                let then = Instant::now().checked_sub(Duration::from_secs(11)).unwrap();
+                status.note_generations((7, then), 6, then);
             },
         ];
         for change in changes {
@@ -245,8 +244,29 @@ mod tests {
             assert_eq!(ask(&board, Surface::Health, None, "/healthz").0, 503);
             assert_eq!(ask(&board, Surface::Health, None, "/livez").0, 503);
         }
-        let board = board(|status| status.published = (7, Instant::now()));
+        let now = Instant::now();
+        let board = board(|status| status.note_generations((7, now), 6, now));
         assert_eq!(ask(&board, Surface::Health, None, "/livez").0, 200, "on its way");
+    }
+
+    #[test]
+    fn workers_that_hang_are_seen_however_much_is_published_and_those_that_follow_are_well() {
+        let ago = |seconds| Instant::now().checked_sub(Duration::from_secs(seconds)).unwrap();
+        let mut status = Status { complete: true, connected: true, ..Status::default() };
+        // A generation a second, which nobody takes up.
+        for second in 0..12 {
+            let then = ago(11 - second);
+            status.note_generations((7 + second, then), 6, then);
+        }
+        assert!(!status.is_healthy());
+        status.note_generations((18, ago(0)), 18, ago(0));
+        assert!(status.is_healthy() && status.behind_since.is_none());
+        // One a second, which is taken up when the next one is there.
+        for second in 0..20 {
+            let then = ago(19 - second);
+            status.note_generations((20 + second, then), 19 + second, then);
+        }
+        assert!(status.is_healthy());
     }
 
     #[test]

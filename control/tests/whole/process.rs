@@ -508,6 +508,10 @@ fn load_balancers_are_told_of_local_endpoints_and_probes_of_the_node() {
     says(healthz, "503", "");
     node(json!([]));
     says(healthz, "200", "");
+    server.delete("Node", "", "node-a");
+    says(healthz, "503", "");
+    node(json!([]));
+    says(healthz, "200", "");
     // Without an engine no packet gets anywhere.
     drop(engine);
     says(healthz, "503", "");
