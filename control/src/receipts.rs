@@ -62,8 +62,10 @@ pub struct Receipt {
 }
 
 /// All of them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Receipts {
+    /// Changes before this are none that this process could have been quick about.
+    began: SystemTime,
     objects: BTreeMap<Key, Receipt>,
     /// Heard of and not compiled, with the time of the first word.
     pending: BTreeMap<Key, Instant>,
@@ -81,7 +83,25 @@ struct Awaited {
     triggers: Vec<SystemTime>,
 }
 
+impl Default for Receipts {
+    fn default() -> Receipts {
+        Receipts::new(SystemTime::now())
+    }
+}
+
 impl Receipts {
+    /// None yet, of a process that began then.
+    pub fn new(began: SystemTime) -> Receipts {
+        Receipts {
+            began,
+            objects: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            awaited: VecDeque::new(),
+            propagation: Latency::default(),
+            programming: Latency::default(),
+        }
+    }
+
     /// An object's new version, or its end, has arrived.
     pub fn heard(&mut self, key: Key, at: Instant) {
         self.pending.entry(key).or_insert(at);
@@ -92,28 +112,30 @@ impl Receipts {
         !self.pending.is_empty()
     }
 
-    /// What has been heard is in `generation`. `refused`: objects of which the tables wouldn't take all rows.
+    /// What has been heard is in `generation`. `refused`: objects of which the tables wouldn't take all rows. A version that has its
+    /// receipt already, as all of them do when they are listed again, keeps it, and is no sample of how fast we are.
     pub fn compiled(&mut self, generation: u64, store: &Store, refused: impl Fn(&Key) -> bool) {
-        let pending = std::mem::take(&mut self.pending);
-        if pending.is_empty() {
-            return;
-        }
-        let mut triggers = Vec::new();
-        for key in pending.keys() {
-            let Some(row) = store.row(key) else {
-                self.objects.remove(key);
+        let (mut objects, mut triggers) = (Vec::new(), Vec::new());
+        for (key, heard) in std::mem::take(&mut self.pending) {
+            let Some(row) = store.row(&key) else {
+                self.objects.remove(&key);
+                objects.push((key, heard));
                 continue;
             };
-            triggers.extend(row.origin.triggered);
-            let receipt = Receipt {
-                version: row.origin.version.clone(),
-                generation,
-                refused: refused(key),
-                applied: None,
-            };
+            let (version, refused) = (&row.origin.version, refused(&key));
+            let known = |old: &Receipt| old.version == *version && old.refused == refused;
+            // Objects from files have no version: each may be another one.
+            if !version.is_empty() && self.objects.get(&key).is_some_and(known) {
+                continue;
+            }
+            triggers.extend(row.origin.triggered.filter(|trigger| *trigger > self.began));
+            let receipt = Receipt { version: version.clone(), generation, refused, applied: None };
             self.objects.insert(key.clone(), receipt);
+            objects.push((key, heard));
         }
-        let objects = pending.into_iter().collect();
+        if objects.is_empty() {
+            return;
+        }
         self.awaited.push_back(Awaited { generation, objects, triggers });
     }
 
@@ -287,6 +309,50 @@ mod tests {
         receipts.heard(key("web"), now);
         receipts.compiled(21, &Store::new(), |_| false);
         assert_eq!(receipts.get(&key("web")), None);
+    }
+
+    #[test]
+    fn what_is_listed_again_keeps_its_receipt_and_is_no_sample() {
+        let (mut receipts, now) = (Receipts::default(), Instant::now());
+        let clock = SystemTime::now();
+        receipts.heard(key("web"), now);
+        receipts.compiled(7, &store("41"), |_| false);
+        receipts.acknowledged(7, now, clock);
+        let before = receipts.get(&key("web")).cloned();
+        receipts.heard(key("web"), now);
+        receipts.compiled(8, &store("41"), |_| false);
+        receipts.acknowledged(8, now + Duration::from_secs(3600), clock);
+        assert_eq!(receipts.get(&key("web")).cloned(), before);
+        assert_eq!(receipts.propagation().total().0, 1);
+        // Of the same version, and refused now: that is news. So is any version of an object from a file.
+        receipts.heard(key("web"), now);
+        receipts.compiled(9, &store("41"), |_| true);
+        assert!(receipts.get(&key("web")).is_some_and(|receipt| receipt.refused));
+        for generation in [10, 11] {
+            receipts.heard(key("web"), now);
+            receipts.compiled(generation, &store(""), |_| true);
+            assert_eq!(receipts.get(&key("web")).unwrap().generation, generation);
+        }
+    }
+
+    #[test]
+    fn a_change_before_the_start_says_nothing_about_how_fast_we_are() {
+        let trigger: k8s_openapi::jiff::Timestamp = "2025-03-01T12:00:00Z".parse().unwrap();
+        let trigger = SystemTime::from(trigger);
+        let mut store = Store::new();
+        store.apply_json(json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": "web", "resourceVersion": "5", "annotations":
+                {"endpoints.kubernetes.io/last-change-trigger-time": "2025-03-01T12:00:00Z"}}}));
+        let key = Key { kind: Kind::EndpointSlice, ..key("web") };
+        let second = Duration::from_secs(1);
+        for (began, samples) in [(trigger + second, 0), (trigger - second, 1)] {
+            let mut receipts = Receipts::new(began);
+            receipts.heard(key.clone(), Instant::now());
+            receipts.compiled(7, &store, |_| false);
+            receipts.acknowledged(7, Instant::now(), trigger + 2 * second);
+            assert_eq!(receipts.programming().total().0, samples);
+            assert_eq!(receipts.propagation().total().0, 1);
+        }
     }
 
     #[test]
