@@ -142,6 +142,14 @@ impl ApiServer {
         self.shared.changed.notify_all();
     }
 
+    /// Answers every request about a kind with this status, 404 or 503 as the case may be, until `None` lets it in again.
+    pub fn set_answer(&self, kind: &str, code: Option<u16>) {
+        self.shared.change(|store| match code {
+            Some(code) => _ = store.answers.insert(kind.to_owned(), code),
+            None => _ = store.answers.remove(kind),
+        });
+    }
+
     /// Ends all watches, as a server that is restarted.
     pub fn end_watches(&self) {
         self.shared.epoch.fetch_add(1, Ordering::Relaxed);

@@ -52,6 +52,17 @@ fn serve(shared: &Shared, stream: TcpStream) -> io::Result<()> {
             continue;
         }
         let target = Target::of(&request.path);
+        let refused =
+            target.as_ref().and_then(|target| shared.lock().answers.get(target.kind).copied());
+        if let Some(code) = refused {
+            let reason = match code {
+                403 => "Forbidden",
+                404 => "NotFound",
+                _ => "ServiceUnavailable",
+            };
+            status(&mut to, code, reason, "as the test says")?;
+            continue;
+        }
         match (request.method.as_str(), &target) {
             ("GET", Some(Target { kind, name: None, .. }))
                 if request.query.get("watch").is_some_and(|value| value == "true") =>

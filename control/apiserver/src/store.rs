@@ -72,6 +72,8 @@ pub(crate) struct Store {
     pub(crate) faults: Faults,
     pub(crate) streams: Streams,
     pub(crate) bookmarks: Duration,
+    /// Kinds that are answered with this status alone.
+    pub(crate) answers: BTreeMap<String, u16>,
     /// So that each connection has luck of its own.
     pub(crate) connections: u64,
     given: u64,
@@ -88,6 +90,7 @@ impl Default for Store {
             faults: Faults::default(),
             streams: Streams::default(),
             bookmarks: Duration::from_secs(1),
+            answers: BTreeMap::new(),
             connections: 0,
             given: 0,
         }

@@ -122,7 +122,7 @@ struct Resource {
     path: &'static str,
     /// Label selector: other proxies' objects and headless Services' slices stay with the API server, as with kube-proxy.
     labels: &'static str,
-    /// Tables are good without it, and older servers don't have it.
+    /// Tables are good without it, and older servers don't have it: that must be heard before anything is published.
     optional: bool,
 }
 
@@ -214,8 +214,7 @@ pub fn start(options: Options, outbox: Outbox) -> io::Result<(Intake, Arc<Health
         tracing::warn!("no --node NAME: no endpoint is local, and no zone is known");
     }
     let health = Arc::new(Health::new(resources.iter().map(|resource| resource.kind)));
-    let needed = resources.iter().filter(|resource| !resource.optional);
-    let intake = Intake::new(needed.map(|resource| resource.kind));
+    let intake = Intake::new(resources.iter().map(|resource| resource.kind));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let theirs = Arc::clone(&health);
     thread::Builder::new().name("kube".into()).spawn(move || {

@@ -10,7 +10,7 @@ use std::{
 
 use millrace_apiserver::{ApiServer, Faults, Streams};
 use millrace_control::{
-    Compiler, Store, World,
+    Compiler, Kind, Store, World,
     inbox::{Event, Inbox, inbox},
     reflect::kube::{self, Access, Health, Intake, Taken},
     world::NodeView,
@@ -280,6 +280,37 @@ fn nothing_is_complete_before_every_kind_has_been_listed() {
     server.set_up(true);
     follower.wait("the first list", |follower| follower.intake.is_complete());
     assert_eq!(follower.compiler.services().len(), 1);
+}
+
+#[test]
+fn ranges_of_service_addresses_are_waited_for_and_gone_without_where_the_server_has_none() {
+    let server = ApiServer::start().unwrap();
+    server.apply(json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"},
+        "spec": {"cidrs": ["172.30.0.0/16"]}}));
+    server.apply(service("web", 1));
+    for streams in [Streams::Yes, Streams::Refused] {
+        server.set_streams(streams);
+        // It has them, and can't say so just now.
+        server.set_answer("ServiceCIDR", Some(503));
+        let mut follower = Follower::start(&server, |_| {});
+        follower.wait("the Service", |follower| follower.store.count(Kind::Service) == 1);
+        (0..10).for_each(|_| follower.turn(Duration::from_millis(20)));
+        assert!(!follower.intake.is_complete(), "published without the ranges");
+        server.set_answer("ServiceCIDR", None);
+        follower.wait("the ranges", |follower| follower.intake.is_complete());
+        assert_eq!(follower.store.service_ranges().count(), 1);
+        // Out of sight for a while: what is known stays.
+        server.set_answer("ServiceCIDR", Some(403));
+        server.end_watches();
+        (0..20).for_each(|_| follower.turn(Duration::from_millis(20)));
+        assert_eq!(follower.store.service_ranges().count(), 1);
+        for code in [403, 404] {
+            server.set_answer("ServiceCIDR", Some(code));
+            let mut follower = Follower::start(&server, |_| {});
+            follower.wait("the rest", |follower| follower.intake.is_complete());
+            assert_eq!(follower.store.service_ranges().count(), 0);
+        }
+    }
 }
 
 #[test]

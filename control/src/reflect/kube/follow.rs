@@ -56,6 +56,7 @@ pub(super) async fn follow(
         due: Instant::now(),
         streams: true,
         progress: false,
+        listed: false,
     };
     let (mut failures, mut since): (u32, Option<Instant>) = (0, None);
     loop {
@@ -73,6 +74,13 @@ pub(super) async fn follow(
             End::Fault(Fault::Absent(why)) if follower.resource.optional => {
                 if failures <= 1 {
                     tracing::info!("{} objects: {why}: going on without", follower.resource.kind);
+                }
+                // What was listed before stays in force.
+                if !follower.listed {
+                    if follower.send(true, Vec::new(), Instant::now()).is_err() {
+                        return;
+                    }
+                    follower.listed = true;
                 }
                 // It may come with an upgrade, which ends the watches of other kinds, or with a role.
                 Some(Duration::from_secs(300))
@@ -141,6 +149,8 @@ struct Follower {
     streams: bool,
     /// Something was heard in this session.
     progress: bool,
+    /// What there is of the kind is known, or that the server has none of it.
+    listed: bool,
 }
 
 /// What a line said.
@@ -322,6 +332,7 @@ impl Follower {
         let nameless = gathered.nameless.into_iter().map(|refusal| Item::Malformed(None, refusal));
         let items = gathered.items.into_values().map(|(_, item)| item).chain(nameless).collect();
         self.send(true, items, Instant::now())?;
+        self.listed = true;
         let kind = self.resource.kind;
         self.health.count(kind, |health| &health.lists, 1);
         if let Some(health) = self.health.of(kind) {
