@@ -3,6 +3,8 @@
 //! Decides the order at start: everything is read once before the engine is given anything, so that a restart never takes
 //! away what was there. One thread does all the work; watchers and the signal handler only say that something happened.
 
+mod reading;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -12,6 +14,8 @@ use std::{
 };
 
 use millrace_tables::{InterfaceSpec, SegmentConfig, ServiceSpec};
+
+use reading::Reading;
 
 use crate::{
     compile::{self, Compiler, Conflict, interfaces},
@@ -522,35 +526,6 @@ fn service_of(key: &str) -> Option<ServiceName> {
     let (namespace, rest) = key.split_once('/')?;
     let name = rest.split([':', '/']).next()?;
     Some(ServiceName { namespace: namespace.into(), name: name.into() })
-}
-
-/// The configuration in force, and what has been said about it.
-#[derive(Default)]
-struct Reading {
-    config: Config,
-    problems: BTreeSet<ConfigProblem>,
-}
-
-impl Reading {
-    fn read(&mut self, options: &Options) {
-        let Some(path) = &options.config_file else {
-            self.config = options.overrides.apply(Config::default());
-            return;
-        };
-        let (config, problems) = Config::read(path, &self.config);
-        self.config = options.overrides.apply(config);
-        self.say(problems, |problem| !problem.is_about_interfaces());
-    }
-
-    /// Logs the problems that are new; `of` tells which of the known ones this source speaks for.
-    fn say(&mut self, problems: Vec<ConfigProblem>, of: impl Fn(&ConfigProblem) -> bool) {
-        let now: BTreeSet<ConfigProblem> = problems.into_iter().collect();
-        for problem in now.difference(&self.problems) {
-            tracing::warn!("{problem}");
-        }
-        self.problems.retain(|problem| !of(problem));
-        self.problems.extend(now);
-    }
 }
 
 fn watch_dir(
