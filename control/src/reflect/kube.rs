@@ -5,6 +5,7 @@
 //! Leaves to [`Intake`] which version of an object is in force, to [`crate::run`] what is compiled and when.
 
 mod api;
+mod backoff;
 mod follow;
 mod intake;
 mod known;
@@ -12,8 +13,6 @@ mod lines;
 mod report;
 
 use std::{
-    collections::hash_map::RandomState,
-    hash::BuildHasher,
     io,
     path::PathBuf,
     sync::{
@@ -230,35 +229,4 @@ pub fn start(options: Options, outbox: Outbox) -> io::Result<(Intake, Arc<Health
         });
     })?;
     Ok((intake, health))
-}
-
-/// The wait after `failures` in a row: doubling, and different on every node.
-fn wait_after(failures: u32, options: &Options) -> Duration {
-    let doubled = options.first_wait.saturating_mul(1 << failures.saturating_sub(1).min(16));
-    jittered(doubled.min(options.longest_wait))
-}
-
-/// Shortened by up to a half, at random.
-fn jittered(duration: Duration) -> Duration {
-    let random = RandomState::new().hash_one(0u8) as u32;
-    duration.mul_f64(1.0 - 0.5 * f64::from(random) / f64::from(u32::MAX))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_double_up_to_the_longest_and_differ() {
-        let options = Options::new(Access::InCluster, None);
-        for (failures, most) in [(1, 500), (2, 1000), (3, 2000), (7, 15_000), (4_000_000, 15_000)] {
-            for _ in 0..50 {
-                let wait = wait_after(failures, &options).as_millis();
-                assert!((most / 2..=most).contains(&wait), "{failures}: {wait} ms");
-            }
-        }
-        let waits: std::collections::BTreeSet<Duration> =
-            (0..20).map(|_| wait_after(9, &options)).collect();
-        assert!(waits.len() > 10, "{waits:?}");
-    }
 }

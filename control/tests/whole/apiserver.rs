@@ -314,6 +314,28 @@ fn ranges_of_service_addresses_are_waited_for_and_gone_without_where_the_server_
 }
 
 #[test]
+fn a_server_that_ends_each_watch_with_gone_is_listed_ever_more_rarely() {
+    let server = ApiServer::start().unwrap();
+    server.apply(service("web", 1));
+    server.set_faults(Faults { gone: 1000, ..Faults::default() });
+    let mut follower = Follower::start(&server, |options| {
+        options.first_wait = Duration::from_millis(50);
+        options.longest_wait = Duration::from_secs(60);
+    });
+    let until = Instant::now() + Duration::from_secs(2);
+    let mut round = 0;
+    while Instant::now() < until {
+        server.apply(service("web", round));
+        round += 1;
+        follower.turn(Duration::from_millis(5));
+    }
+    let services = follower.health.kinds().find(|(kind, _)| *kind == Kind::Service);
+    let lists = services.unwrap().1.lists.load(std::sync::atomic::Ordering::Relaxed);
+    // 25 to 50 ms, then double each time: some seven in two seconds; without that, one every few milliseconds.
+    assert!((2..=10).contains(&lists), "{lists} lists");
+}
+
+#[test]
 fn a_malformed_object_refuses_itself_alone_and_becomes_an_event_once() {
     let server = ApiServer::start().unwrap();
     server.apply(node("a"));

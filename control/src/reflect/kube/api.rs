@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 use tokio::time::timeout;
 
-use super::{Access, Options, Resource, jittered};
+use super::{Access, Options, Resource, backoff::jittered};
 
 /// For an answer to begin, and for a page to be complete.
 const ANSWER: Duration = Duration::from_secs(30);

@@ -22,20 +22,16 @@ use tokio::time::timeout;
 use super::{
     Batch, Health, Item, Options, Resource,
     api::{self, Api, Fault},
-    jittered,
+    backoff::{failures_after, jittered, wait_after},
     known::Known,
     lines::Lines,
     report::Reporter,
-    wait_after,
 };
 use crate::{
     desired::Row,
     inbox::{Event, Outbox},
     object::{Decoded, Key, Refusal, decode},
 };
-
-/// A watch that lasted so long was no failure, however it ended, and also one that said anything.
-const LIVED: Duration = Duration::from_secs(5);
 
 /// Runs until nobody takes batches any more.
 pub(super) async fn follow(
@@ -55,23 +51,25 @@ pub(super) async fn follow(
         version: String::new(),
         due: Instant::now(),
         streams: true,
-        progress: false,
+        opened: None,
+        news: false,
         listed: false,
     };
     let (mut failures, mut since): (u32, Option<Instant>) = (0, None);
     loop {
         let began = Instant::now();
-        follower.progress = false;
-        let end = match follower.session(&mut since).await {
-            Ok(end) | Err(end) => end,
+        (follower.opened, follower.news) = (None, false);
+        let fault = match follower.session(&mut since).await {
+            Ok(End::Closed) | Err(End::Closed) => return,
+            Ok(End::Again) | Err(End::Again) => continue,
+            Ok(End::Over) | Err(End::Over) => None,
+            Ok(End::Fault(fault)) | Err(End::Fault(fault)) => Some(fault),
         };
-        let progress = follower.progress || began.elapsed() >= LIVED;
-        failures = if progress { 0 } else { failures.saturating_add(1) };
-        let again = match end {
-            End::Closed => return,
-            End::Again => continue,
-            End::Over => None,
-            End::Fault(Fault::Absent(why)) if follower.resource.optional => {
+        let lived = follower.opened.map(|opened| opened.elapsed());
+        failures = failures_after(failures, lived, follower.news, fault.as_ref());
+        let again = match fault {
+            None => None,
+            Some(Fault::Absent(why)) if follower.resource.optional => {
                 if failures <= 1 {
                     tracing::info!("{} objects: {why}: going on without", follower.resource.kind);
                 }
@@ -85,7 +83,7 @@ pub(super) async fn follow(
                 // It may come with an upgrade, which ends the watches of other kinds, or with a role.
                 Some(Duration::from_secs(300))
             }
-            End::Fault(fault @ (Fault::Failed(..) | Fault::Absent(_))) => {
+            Some(fault @ (Fault::Failed(..) | Fault::Absent(_))) => {
                 let (why, again) = match fault {
                     Fault::Failed(why, again) => (why, again),
                     Fault::Gone(why) | Fault::Unsupported(why) | Fault::Absent(why) => (why, None),
@@ -103,7 +101,7 @@ pub(super) async fn follow(
                 follower.health.count(kind, |health| &health.faults, 1);
                 again
             }
-            End::Fault(Fault::Gone(why) | Fault::Unsupported(why)) => {
+            Some(Fault::Gone(why) | Fault::Unsupported(why)) => {
                 tracing::info!("{} objects: {why}: listing again", follower.resource.kind);
                 follower.health.count(follower.resource.kind, |health| &health.faults, 1);
                 follower.version.clear();
@@ -147,8 +145,10 @@ struct Follower {
     due: Instant,
     /// The server streams lists, as far as is known.
     streams: bool,
-    /// Something was heard in this session.
-    progress: bool,
+    /// When this session's watch was.
+    opened: Option<Instant>,
+    /// It said something that was not in its initial list.
+    news: bool,
     /// What there is of the kind is known, or that the server has none of it.
     listed: bool,
 }
@@ -201,6 +201,7 @@ impl Follower {
             self.list(&api).await?;
             api.watch(&self.resource, &self.options, Some(&self.version)).await?
         };
+        self.opened = Some(Instant::now());
         self.health.count(self.resource.kind, |health| &health.watches, 1);
         self.health.heard(self.resource.kind);
         if let Some(since) = since.take() {
@@ -257,7 +258,6 @@ impl Follower {
                 Err(_) => return Ok(End::Over),
             };
             let Some(bytes) = frame.data_ref() else { continue };
-            self.progress = true;
             let received = Instant::now();
             self.health.heard(self.resource.kind);
             let (resource, reporter) = (self.resource, self.reporter.clone());
@@ -277,7 +277,11 @@ impl Follower {
                     // A list is closed by the first bookmark that comes.
                     (Some(_), Word::Bookmark { .. }) => return Ok(self.list_by_pages()),
                     (Some(gathered), word) => gathered.take(word),
-                    (None, word) => items.extend(self.item(word)),
+                    (None, word) => {
+                        let item = self.item(word);
+                        self.news |= matches!(item, Some(Item::Set(_) | Item::Gone(_)));
+                        items.extend(item);
+                    }
                 }
             }
             self.send(false, items, received)?;

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use super::{
     Options,
     api::{Api, Fault},
-    wait_after,
+    backoff::wait_after,
 };
 use crate::object::{Key, Refusal};
 
