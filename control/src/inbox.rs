@@ -29,6 +29,8 @@ pub enum Event {
     Objects(Batch),
     /// The configuration file should be looked at.
     Config,
+    /// A thread is gone without which the process is of no use; with the reason.
+    Broken(String),
     /// The process should end.
     Stop,
 }

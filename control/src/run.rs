@@ -116,6 +116,9 @@ pub enum RunError {
     /// The configuration file has faults at start.
     #[error("{0}")]
     Config(String),
+    /// Part of the process has ended that never should.
+    #[error("{0}: the engine goes on with what it has")]
+    Broken(String),
     /// The operating system.
     #[error("{what}: {source}")]
     System {
@@ -266,6 +269,7 @@ impl Control {
                     self.hear(batch);
                 }
                 Event::Config => config = true,
+                Event::Broken(why) => return Err(RunError::Broken(why)),
                 Event::Stop => {}
             }
         }

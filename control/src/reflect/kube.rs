@@ -23,9 +23,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::task::JoinSet;
+
 use crate::{
     desired::Row,
-    inbox::Outbox,
+    inbox::{Event, Outbox},
     object::{Key, Kind, Refusal},
 };
 
@@ -218,15 +220,49 @@ pub fn start(options: Options, outbox: Outbox) -> io::Result<(Intake, Arc<Health
     let theirs = Arc::clone(&health);
     thread::Builder::new().name("kube".into()).spawn(move || {
         runtime.block_on(async move {
+            let broken = outbox.clone();
             let reporter = report::start(&options);
-            let mut tasks = tokio::task::JoinSet::new();
+            let mut tasks = JoinSet::new();
             for resource in resources {
                 let (options, outbox) = (options.clone(), outbox.clone());
                 let (health, reporter) = (Arc::clone(&theirs), reporter.clone());
                 tasks.spawn(follow::follow(resource, options, outbox, health, reporter));
             }
-            while tasks.join_next().await.is_some() {}
+            watch_over(tasks, &broken).await;
         });
     })?;
     Ok((intake, health))
+}
+
+/// Waits until all have ended, as they do when nobody listens. One that panicked would leave its kind as it is for good, and unseen:
+/// a new process does better.
+async fn watch_over(mut tasks: JoinSet<()>, outbox: &Outbox) {
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            outbox.send(Event::Broken(format!("following the API server: {error}")));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inbox::inbox;
+
+    #[test]
+    fn a_follower_that_panics_is_not_passed_over() {
+        let (inbox, outbox) = inbox().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let mut tasks = JoinSet::new();
+            tasks.spawn(async {});
+            tasks.spawn(async { panic!("out of range") });
+            watch_over(tasks, &outbox).await;
+        });
+        let (events, _) = inbox.wait(None, Duration::ZERO).unwrap();
+        assert!(
+            matches!(&events[..], [Event::Broken(why)] if why.contains("out of range")),
+            "{events:?}"
+        );
+    }
 }

@@ -2,6 +2,7 @@
 
 mod apiserver;
 mod common;
+mod control;
 mod engine;
 mod files;
 mod hostile;
