@@ -128,6 +128,11 @@ impl Compiler {
         })
     }
 
+    /// Whether a Service was compiled to anything.
+    pub fn has_rows_of(&self, service: &ServiceName) -> bool {
+        self.parts.contains_key(service)
+    }
+
     /// Everything, for a writer that holds nothing yet.
     pub fn all(&self) -> Vec<Change> {
         let interfaces = self

@@ -102,14 +102,14 @@ impl Receipts {
         }
     }
 
-    /// An object's new version, or its end, has arrived.
-    pub fn heard(&mut self, key: Key, at: Instant) {
-        self.pending.entry(key).or_insert(at);
-    }
-
-    /// Whether something waits to be compiled.
-    pub fn is_pending(&self) -> bool {
-        !self.pending.is_empty()
+    /// An object's new version has arrived, or its end: then it is not `there` any more. What came and went before it could be compiled
+    /// is forgotten, so that this holds no more than there is while no engine is connected.
+    pub fn heard(&mut self, key: Key, at: Instant, there: bool) {
+        if there || self.objects.contains_key(&key) {
+            self.pending.entry(key).or_insert(at);
+        } else {
+            self.pending.remove(&key);
+        }
     }
 
     /// What has been heard is in `generation`. `refused`: objects of which the tables wouldn't take all rows. A version that has its
@@ -270,7 +270,7 @@ mod tests {
     fn an_object_is_applied_when_every_worker_uses_its_generation() {
         let (mut receipts, began) = (Receipts::default(), Instant::now());
         let clock = SystemTime::now();
-        receipts.heard(key("web"), began);
+        receipts.heard(key("web"), began, true);
         receipts.compiled(7, &store("41"), |_| false);
         receipts.acknowledged(6, began + Duration::from_millis(1), clock);
         assert_eq!(receipts.get(&key("web")).unwrap().applied, None);
@@ -285,9 +285,9 @@ mod tests {
     #[test]
     fn a_version_on_its_way_is_not_taken_for_applied_with_the_one_before() {
         let (mut receipts, now) = (Receipts::default(), Instant::now());
-        receipts.heard(key("web"), now);
+        receipts.heard(key("web"), now, true);
         receipts.compiled(7, &store("41"), |_| false);
-        receipts.heard(key("web"), now);
+        receipts.heard(key("web"), now, true);
         receipts.compiled(8, &store("42"), |_| true);
         receipts.acknowledged(7, now, SystemTime::now());
         let receipt = receipts.get(&key("web")).unwrap();
@@ -299,14 +299,14 @@ mod tests {
     #[test]
     fn another_engine_has_nothing_until_it_says_so_and_what_is_gone_has_no_receipt() {
         let (mut receipts, now) = (Receipts::default(), Instant::now());
-        receipts.heard(key("web"), now);
+        receipts.heard(key("web"), now, true);
         receipts.compiled(7, &store("41"), |_| false);
         receipts.acknowledged(7, now, SystemTime::now());
         receipts.restarted(20);
         assert_eq!(receipts.get(&key("web")).unwrap().applied, None);
         receipts.acknowledged(20, now, SystemTime::now());
         assert!(receipts.get(&key("web")).unwrap().applied.is_some());
-        receipts.heard(key("web"), now);
+        receipts.heard(key("web"), now, true);
         receipts.compiled(21, &Store::new(), |_| false);
         assert_eq!(receipts.get(&key("web")), None);
     }
@@ -315,21 +315,21 @@ mod tests {
     fn what_is_listed_again_keeps_its_receipt_and_is_no_sample() {
         let (mut receipts, now) = (Receipts::default(), Instant::now());
         let clock = SystemTime::now();
-        receipts.heard(key("web"), now);
+        receipts.heard(key("web"), now, true);
         receipts.compiled(7, &store("41"), |_| false);
         receipts.acknowledged(7, now, clock);
         let before = receipts.get(&key("web")).cloned();
-        receipts.heard(key("web"), now);
+        receipts.heard(key("web"), now, true);
         receipts.compiled(8, &store("41"), |_| false);
         receipts.acknowledged(8, now + Duration::from_secs(3600), clock);
         assert_eq!(receipts.get(&key("web")).cloned(), before);
         assert_eq!(receipts.propagation().total().0, 1);
         // Of the same version, and refused now: that is news. So is any version of an object from a file.
-        receipts.heard(key("web"), now);
+        receipts.heard(key("web"), now, true);
         receipts.compiled(9, &store("41"), |_| true);
         assert!(receipts.get(&key("web")).is_some_and(|receipt| receipt.refused));
         for generation in [10, 11] {
-            receipts.heard(key("web"), now);
+            receipts.heard(key("web"), now, true);
             receipts.compiled(generation, &store(""), |_| true);
             assert_eq!(receipts.get(&key("web")).unwrap().generation, generation);
         }
@@ -347,12 +347,30 @@ mod tests {
         let second = Duration::from_secs(1);
         for (began, samples) in [(trigger + second, 0), (trigger - second, 1)] {
             let mut receipts = Receipts::new(began);
-            receipts.heard(key.clone(), Instant::now());
+            receipts.heard(key.clone(), Instant::now(), true);
             receipts.compiled(7, &store, |_| false);
             receipts.acknowledged(7, Instant::now(), trigger + 2 * second);
             assert_eq!(receipts.programming().total().0, samples);
             assert_eq!(receipts.propagation().total().0, 1);
         }
+    }
+
+    #[test]
+    fn what_comes_and_goes_before_it_is_compiled_is_forgotten() {
+        let (mut receipts, now) = (Receipts::default(), Instant::now());
+        for number in 0..100 {
+            let name = format!("web-{number}");
+            receipts.heard(key(&name), now, true);
+            receipts.heard(key(&name), now, false);
+        }
+        assert!(receipts.pending.is_empty());
+        // The end of one that has a receipt is an errand, too.
+        receipts.heard(key("web"), now, true);
+        receipts.compiled(7, &store("41"), |_| false);
+        receipts.heard(key("web"), now, false);
+        assert_eq!(receipts.pending.len(), 1);
+        receipts.compiled(8, &Store::new(), |_| false);
+        assert_eq!((receipts.get(&key("web")), receipts.pending.len()), (None, 0));
     }
 
     #[test]

@@ -323,7 +323,9 @@ impl Control {
         let taken = intake.take(batch, &mut self.store);
         {
             let mut receipts = self.board.receipts();
-            taken.heard.iter().for_each(|key| receipts.heard(key.clone(), received));
+            for key in &taken.heard {
+                receipts.heard(key.clone(), received, self.store.row(key).is_some());
+            }
         }
         for refusal in &taken.new {
             tracing::warn!("{refusal}");
@@ -381,7 +383,10 @@ impl Control {
         }
         self.unsettled = outcome.unsettled;
         let (now, mut receipts) = (Instant::now(), self.board.receipts());
-        outcome.heard.into_iter().for_each(|key| receipts.heard(key, now));
+        for key in outcome.heard {
+            let there = self.store.row(&key).is_some();
+            receipts.heard(key, now, there);
+        }
     }
 
     fn compile(&mut self) -> Vec<crate::Change> {
@@ -422,6 +427,11 @@ impl Control {
         if self.publisher.is_connected() {
             let changes = self.compile();
             self.hand_out(changes);
+        } else {
+            let compiled = |name: &ServiceName| {
+                self.compiler.has_rows_of(name) || self.health_ports.contains_key(name)
+            };
+            self.store.forget_gone(compiled);
         }
     }
 

@@ -26,6 +26,9 @@ pub struct ServiceName {
     pub name: String,
 }
 
+/// Changed Services that are kept before those that are gone are looked for.
+const MANY: usize = 1024;
+
 /// What has changed since the last compile step.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changed {
@@ -44,6 +47,8 @@ pub struct Store {
     slices: BTreeMap<ServiceName, BTreeSet<String>>,
     counts: BTreeMap<Kind, usize>,
     changed: Changed,
+    /// So many changed Services are reason to look for those that are gone.
+    look_at: usize,
 }
 
 impl Store {
@@ -205,6 +210,21 @@ impl Store {
         std::mem::take(&mut self.changed)
     }
 
+    /// Forgets changed Services of which nothing is there and nothing is `compiled`: while there is no compile step, what comes and goes
+    /// would fill the memory. Looks only when there are twice as many as can be worth it, so that it costs little for each change.
+    pub fn forget_gone(&mut self, compiled: impl Fn(&ServiceName) -> bool) {
+        if self.changed.services.len() < self.look_at.max(MANY) {
+            return;
+        }
+        let (rows, slices) = (&self.rows, &self.slices);
+        let there = |name: &ServiceName| {
+            rows.contains_key(&key(Kind::Service, &name.namespace, &name.name))
+                || slices.contains_key(name)
+        };
+        self.changed.services.retain(|name| there(name) || compiled(name));
+        self.look_at = self.changed.services.len() * 2;
+    }
+
     fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Row> {
         self.rows
             .range(key(kind, "", "")..)
@@ -287,6 +307,23 @@ mod tests {
         store.take_changed();
         store.apply_json(slice("s", "a", "10.0.0.1"));
         assert_eq!(store.take_changed(), Changed::default());
+    }
+
+    #[test]
+    fn changes_that_nobody_compiles_hold_no_more_than_there_is() {
+        let mut store = Store::new();
+        let name = |name: &str| ServiceName { namespace: "default".into(), name: name.into() };
+        store.apply_json(slice("kept", "served", "10.0.0.1"));
+        store.apply_json(slice("gone", "compiled", "10.0.0.1"));
+        store.delete_named("EndpointSlice", "", "gone");
+        for number in 0..3 * MANY {
+            store.apply_json(slice("s", &format!("a{number}"), "10.0.0.1"));
+            store.forget_gone(|service| *service == name("compiled"));
+            assert!(store.changed().services.len() <= MANY);
+        }
+        store.delete_named("EndpointSlice", "", "s");
+        let left = store.take_changed().services;
+        assert!(left.contains(&name("served")) && left.contains(&name("compiled")));
     }
 
     #[test]
