@@ -1,7 +1,7 @@
 //! What comes in: Kubernetes objects as JSON values, and what is said about those that are refused.
 //!
 //! Decides which kinds are known, what an object's identity is (even when the rest of it is malformed), and how a
-//! refusal reads. Needs a JSON value (files, `explain --script` and, later, the API server give one). Leaves the
+//! refusal reads. Needs a JSON value (files, `explain --script` and the API server give one). Leaves the
 //! meaning of the fields to [`crate::desired`].
 
 use std::fmt;

@@ -27,7 +27,7 @@ use crate::{
     receipts::Receipts,
     reflect::{
         files::{self, Files, Outcome},
-        kube::{self, Batch, Health, Intake},
+        kube::{self, Batch, Intake},
         watch,
     },
     serve::{self, Board, ServeOptions, Server, ServiceHealth},
@@ -75,7 +75,7 @@ pub enum SourceOptions {
 
 enum Source {
     Files(Files),
-    Api(Intake, Arc<Health>),
+    Api(Intake),
 }
 
 /// Options that flags give and the configuration file may give too. An empty or absent one leaves the file's in force.
@@ -171,23 +171,19 @@ impl Control {
         }
         let mut config = Reading::default();
         config.read(&options);
-        let source = match &options.source {
+        let (source, health) = match &options.source {
             SourceOptions::Manifests(dir) => {
                 // Watching begins before the first look, so that no change falls between the two.
                 watch_dir(dir, &outbox, |paths| Some(Event::Manifests(paths)))
                     .map_err(system("watching the manifests"))?;
-                Source::Files(Files::new(dir))
+                (Source::Files(Files::new(dir)), None)
             }
             SourceOptions::Api(api) => {
                 let api = kube::Options { node: config.config.node.clone(), ..api.clone() };
                 let (intake, health) =
                     kube::start(api, outbox.clone()).map_err(system("the API server's thread"))?;
-                Source::Api(intake, health)
+                (Source::Api(intake), Some(health))
             }
-        };
-        let health = match &source {
-            Source::Files(_) => None,
-            Source::Api(_, health) => Some(Arc::clone(health)),
         };
         let board = Board::new(health);
         let server = serve::start(Arc::clone(&board), &options.serve)
@@ -312,12 +308,12 @@ impl Control {
     fn is_complete(&self) -> bool {
         match &self.source {
             Source::Files(_) => true,
-            Source::Api(intake, _) => intake.is_complete(),
+            Source::Api(intake) => intake.is_complete(),
         }
     }
 
     fn hear(&mut self, batch: Batch) {
-        let Source::Api(intake, _) = &mut self.source else { return };
+        let Source::Api(intake) = &mut self.source else { return };
         let was_complete = intake.is_complete();
         let received = batch.received;
         let taken = intake.take(batch, &mut self.store);
@@ -352,14 +348,6 @@ impl Control {
             Some(_) => {}
         }
         self.settling.is_some()
-    }
-
-    /// How the API server's source fares; `None` with manifests.
-    pub fn health(&self) -> Option<&Health> {
-        match &self.source {
-            Source::Files(_) => None,
-            Source::Api(_, health) => Some(health),
-        }
     }
 
     fn look(&mut self, hint: &BTreeSet<PathBuf>) {
@@ -479,7 +467,7 @@ impl Control {
         let complete = self.is_complete();
         let refused = match &self.source {
             Source::Files(files) => files.refused(),
-            Source::Api(intake, _) => intake.refused(),
+            Source::Api(intake) => intake.refused(),
         };
         let node = self.config.config.node.as_deref().and_then(|name| self.store.node(name));
         self.node_seen |= node.is_some();

@@ -17,7 +17,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -156,8 +156,6 @@ pub struct Health {
 /// Of one kind.
 #[derive(Debug, Default)]
 pub struct KindHealth {
-    /// A complete list has come.
-    pub listed: AtomicBool,
     /// Complete lists.
     pub lists: AtomicU64,
     /// Watches begun.

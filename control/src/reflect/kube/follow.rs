@@ -10,7 +10,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -339,9 +339,6 @@ impl Follower {
         self.listed = true;
         let kind = self.resource.kind;
         self.health.count(kind, |health| &health.lists, 1);
-        if let Some(health) = self.health.of(kind) {
-            health.listed.store(true, Ordering::Relaxed);
-        }
         Ok(())
     }
 
