@@ -3,6 +3,8 @@
 //! Decides the order at start: everything is read once before the engine is given anything, so that a restart never takes
 //! away what was there. One thread does all the work; watchers and the signal handler only say that something happened.
 
+mod note;
+mod once;
 mod reading;
 
 use std::{
@@ -10,27 +12,27 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
-use millrace_tables::{InterfaceSpec, SegmentConfig, ServiceSpec};
+use millrace_tables::{InterfaceSpec, SegmentConfig};
 
+pub use once::{Once, once};
 use reading::Reading;
 
 use crate::{
-    compile::{self, Compiler, Conflict, interfaces},
+    compile::{Compiler, Conflict, interfaces},
     config::{Config, Problem as ConfigProblem},
     desired::{Desired, Node},
     inbox::{Event, Inbox, Outbox, inbox},
-    object::{Key, Kind},
+    object::Key,
     publish::Publisher,
-    receipts::Receipts,
     reflect::{
         files::{self, Files, Outcome},
         kube::{self, Batch, Intake},
         watch,
     },
-    serve::{self, Board, ServeOptions, Server, ServiceHealth},
+    serve::{self, Board, ServeOptions, Server},
     store::{ServiceName, Store},
     world::World,
 };
@@ -456,67 +458,6 @@ impl Control {
         }
         true
     }
-
-    /// Writes down what others may ask for.
-    fn note(&mut self) {
-        let (published, acknowledged) = (self.publisher.published(), self.publisher.acknowledged());
-        if acknowledged > 0 {
-            let mut receipts: std::sync::MutexGuard<'_, Receipts> = self.board.receipts();
-            receipts.acknowledged(acknowledged, Instant::now(), SystemTime::now());
-        }
-        let complete = self.is_complete();
-        let refused = match &self.source {
-            Source::Files(files) => files.refused(),
-            Source::Api(intake) => intake.refused(),
-        };
-        let node = self.config.config.node.as_deref().and_then(|name| self.store.node(name));
-        self.node_seen |= node.is_some();
-        // Without a Node so far nothing is known against it; one that was deleted gets no new connections.
-        let eligible = node.map_or(!self.node_seen, |node| !node.leaving);
-        let chosen = !self.config.config.nodeport_addresses.is_empty();
-        let addresses =
-            self.world.iter().filter(|_| chosen).flat_map(|world| &world.node.node_port_addresses);
-        self.board.write(|status| {
-            status.beat = Instant::now();
-            (status.complete, status.connected) = (complete, self.publisher.is_connected());
-            status.note_generations(published, acknowledged, status.beat);
-            if complete && status.connected && acknowledged >= published.0 {
-                status.updated = SystemTime::now();
-            }
-            status.node_eligible = eligible;
-            for kind in [Kind::Service, Kind::EndpointSlice, Kind::Node] {
-                status.objects.insert(kind.name(), self.store.count(kind));
-            }
-            (status.refused, status.refused_rows) = (refused, self.publisher.refused_rows());
-            status.addresses = addresses.copied().map(Into::into).collect();
-            // Last to first, so that the first has the port.
-            status.services = self
-                .health_ports
-                .iter()
-                .rev()
-                .map(|(service, (port, local))| {
-                    let (namespace, name) = (service.namespace.clone(), service.name.clone());
-                    (*port, ServiceHealth { namespace, name, local: *local })
-                })
-                .collect();
-        });
-    }
-
-    /// Health check node ports of the Services that are about to be compiled.
-    fn note_health_ports(&mut self) {
-        for service in &self.store.changed().services {
-            let port = self.store.service(service).map_or(0, |row| row.health_check_node_port);
-            if port == 0 {
-                self.health_ports.remove(service);
-            } else {
-                let local = compile::service::local_ready(
-                    self.store.slices(service),
-                    self.config.config.node.as_deref().unwrap_or_default(),
-                );
-                self.health_ports.insert(service.clone(), (port, local));
-            }
-        }
-    }
 }
 
 fn name(key: &Key, name: &str) -> ServiceName {
@@ -537,44 +478,4 @@ fn watch_dir(
 ) -> io::Result<()> {
     let outbox = outbox.clone();
     watch::spawn(dir.to_owned(), move |paths| event(paths).is_none_or(|event| outbox.send(event)))
-}
-
-/// Compiles everything once, without an engine: what an image file holds.
-pub fn once(
-    manifests: &Path,
-    config: &Config,
-    interfaces: Vec<InterfaceSpec>,
-) -> Result<Once, RunError> {
-    let mut store = Store::new();
-    let problems = files::read_dir(manifests, &mut store)?;
-    let node = config.node.as_deref().and_then(|name| store.node(name));
-    let (mut world, config_problems) = interfaces::world(interfaces, config, node);
-    interfaces::add_service_ranges(&mut world, &store);
-    let world = Arc::new(world);
-    let mut compiler = Compiler::new();
-    compiler.update(&mut store, &world);
-    let problems = problems
-        .iter()
-        .map(ToString::to_string)
-        .chain(config_problems.iter().map(ToString::to_string))
-        .collect();
-    Ok(Once { compiler, world, problems })
-}
-
-/// What [`once`] brings.
-#[derive(Debug)]
-pub struct Once {
-    /// Holds the rows.
-    pub compiler: Compiler,
-    /// What they were compiled against.
-    pub world: Arc<World>,
-    /// What is not in force.
-    pub problems: Vec<String>,
-}
-
-impl Once {
-    /// The service rows by key.
-    pub fn services(&self) -> &std::collections::BTreeMap<String, Arc<ServiceSpec>> {
-        self.compiler.services()
-    }
 }
