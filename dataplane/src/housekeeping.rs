@@ -31,8 +31,15 @@ const QUIET_TURN: Nanos = 20 * MILLISECOND;
 const BEAT: Nanos = 100 * MILLISECOND;
 /// Conntrack entries that a turn looks at: a table of a million in about ten seconds.
 const SWEEP: u32 = 2048;
-/// Entries that a turn looks at after a change, for those whose backend is gone: a million in four turns.
+/// Entries that a turn looks at after a change, for those whose backend is gone: a million in four turns, unless they take long.
 const REVIEW: u32 = 1 << 18;
+/// Entries between two looks at the clock, and how long a turn may look at entries.
+const REVIEW_STEP: u32 = 1024;
+const REVIEW_TIME: Nanos = 5 * MILLISECOND;
+/// Seconds for which a flow has been idle whose entry is removed for that; one in use finds out by its next packet.
+const REVIEW_IDLE: u32 = 1;
+/// When those are looked at that were in use at the change.
+const REVIEW_AGAIN: Nanos = 3 * SECOND;
 
 /// A set of source ports that is so full, in percent, is spoken of before it is exhausted.
 const SNAT_ALARM: u64 = 80;
@@ -54,6 +61,8 @@ pub struct Housekeeping {
     reviewed: Option<u64>,
     review_at: u32,
     review_left: u32,
+    /// When all entries are looked at once more.
+    review_again: Option<Nanos>,
     /// Source ports in use, as far as they are counted; how many there are of each set; sets that were spoken of.
     snat: (u32, SnatUse),
     snat_ports: u32,
@@ -111,6 +120,7 @@ impl Housekeeping {
             reviewed: None,
             review_at: 0,
             review_left: 0,
+            review_again: None,
             missed: 0,
             beaten: 0,
             aged: 0,
@@ -165,25 +175,31 @@ impl Housekeeping {
         self.epoch.idle();
     }
 
-    /// Removes UDP flows whose backend is gone. Each change has all entries looked at once more from wherever the review is, so
-    /// that it gets round however often the tables change.
+    /// Removes idle UDP flows whose backend is gone. Each change has all entries looked at once more from wherever the review is, so
+    /// that it gets round however often the tables change; and once again later, for those that were in use.
     fn review(&mut self) {
+        let began = clock::now();
         let tables = self.epoch.enter(self.tables.tables());
         let used = self.conntrack.table().used();
         if self.reviewed != Some(tables.generation()) {
             self.reviewed = Some(tables.generation());
             self.review_left = used;
+            self.review_again = Some(began + REVIEW_AGAIN);
+        }
+        if self.review_left == 0 && self.review_again.is_some_and(|due| began >= due) {
+            self.review_left = used;
+            self.review_again = None;
         }
         let mut budget = self.review_left.min(REVIEW);
-        while budget > 0 {
+        while budget > 0 && clock::now().saturating_sub(began) < REVIEW_TIME {
             if self.review_at >= used {
                 self.review_at = 0;
             }
-            let end = used.min(self.review_at + budget);
+            let end = used.min(self.review_at + budget.min(REVIEW_STEP));
             let stale = |service, original: &Tuple, translated: &Tuple| {
                 is_stale(&tables, service, original, translated)
             };
-            self.conntrack.review(self.review_at..end, stale);
+            self.conntrack.review(self.review_at..end, (began, REVIEW_IDLE), stale);
             let seen = end - self.review_at;
             self.review_at = end;
             self.review_left = self.review_left.saturating_sub(seen);

@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use millrace_control::compile::node::NodeOptions;
+use millrace_control::run::Overrides;
 use millrace_control::{
     Compiler, Refusal, Store, World, apply, compile, config, engine_file, reflect,
 };
@@ -51,8 +52,8 @@ pub struct Options {
     /// Control's configuration, for its routes and neighbors
     #[arg(long, value_name = "FILE", requires = "config")]
     control_config: Option<PathBuf>,
-    /// The Node object whose packets are explained, instead of --config
-    #[arg(long, value_name = "NAME", conflicts_with = "config")]
+    /// The Node object whose packets are explained; beside --config only whose endpoints are local
+    #[arg(long, value_name = "NAME")]
     node: Option<String>,
     #[command(flatten)]
     options: NodeOptions,
@@ -252,11 +253,11 @@ impl Files<'_> {
     /// Brings the tables up to date with the store.
     fn compile(&mut self) -> Result<(), String> {
         let world = match (&self.options.node, &self.options.config) {
-            (Some(node), _) => {
+            (_, Some(path)) => self.router_world(path)?,
+            (Some(node), None) => {
                 compile::node::world(&self.store, node, &self.options.options, Some(&self.world))
                     .map_err(|e| e.to_string())?
             }
-            (None, Some(path)) => self.router_world(path)?,
             (None, None) => return Err("neither --node nor --config".into()),
         };
         let world = Arc::new(world);
@@ -270,19 +271,14 @@ impl Files<'_> {
 
     fn router_world(&self, path: &Path) -> Result<World, String> {
         let interfaces = engine_file::interfaces(path).map_err(|e| e.to_string())?;
-        let options = &self.options.options;
-        let empty = config::Config {
-            nodeport_addresses: options.nodeport_addresses.clone(),
-            service_cidr: options.service_cidr.clone(),
-            cluster_cidr: options.cluster_cidr.clone(),
-            detect_local_mode: options.detect_local_mode.unwrap_or_default(),
-            masquerade_all: options.masquerade_all,
-            ..config::Config::default()
-        };
+        let empty = config::Config::default();
         let (config, problems) = match &self.options.control_config {
             Some(path) => config::Config::read(path, &empty),
             None => (empty, Vec::new()),
         };
+        let flags =
+            Overrides { node: self.options.node.clone(), cluster: self.options.options.clone() };
+        let config = flags.apply(config);
         let node = config.node.as_deref().and_then(|name| self.store.node(name));
         let (mut world, more) = compile::interfaces::world(interfaces, &config, node);
         compile::interfaces::add_service_ranges(&mut world, &self.store);

@@ -1,8 +1,8 @@
 //! tuple → [`Hit`] or [`Flow`]: which flow a packet is of, how it is translated, and whether the way is already decided.
 //!
 //! Needs the packet's tuple and the shared table (`state`). One table serves all workers and both directions, since the two
-//! directions of a translated flow may arrive on different queues. Drops fragments and faulty L4 headers of known flows: they
-//! could only leave untranslated. Leaves to `service` the choice of a backend for flows it does not know; [`commit`] comes back
+//! directions of a translated flow may arrive on different queues. Drops faulty L4 headers of known flows, and fragments that
+//! `fragment` could give no ports: they could only leave untranslated. Leaves to `service` the choice of a backend for flows it does not know; [`commit`] comes back
 //! to store that choice once route, policy and neighbor have agreed, so that refused packets leave no trace in the table.
 //!
 //! Only flows that are translated are tracked. Routed ones have no entry: they cost no memory, and nothing about them need be
@@ -31,6 +31,8 @@ pub struct Flow {
     pub known: Known,
     /// What `service` has learned of the packet's own destination, so that `fib` need not ask again.
     pub destination: Option<Destination>,
+    /// Whether its backend is gone and it is to begin anew soon: nothing about its way is remembered.
+    pub leaving: bool,
 }
 
 /// Where a flow stands.
@@ -55,7 +57,8 @@ impl Flow {
     /// With what [`find`] has found.
     #[inline]
     pub fn of(hit: Option<Hit>) -> Flow {
-        Flow { known: hit.map_or(Known::Untracked, Known::Found), destination: None }
+        let known = hit.map_or(Known::Untracked, Known::Found);
+        Flow { known, destination: None, leaving: false }
     }
 
     /// Whether the packet leaves with another tuple than it has.
@@ -167,6 +170,7 @@ pub fn commit<O: Observer>(
 ) -> Result<bool, Exit> {
     let hit = match flow.known {
         Known::Untracked => return Ok(true),
+        Known::Found(_) if flow.leaving => return Ok(true),
         Known::Found(hit) => hit,
         Known::New { service, translated, masquerade } => {
             let new = create::New { service, translated, masquerade };

@@ -1,6 +1,7 @@
 //! Is the destination a frontend? Then a new flow gets its backend here.
 //!
-//! Needs the flow as conntrack found it, and asks the FIB first: it knows the addresses that have frontends; a known one passes untouched, so a removed endpoint keeps its flows. Answers
+//! Needs the flow as conntrack found it, and asks the FIB first: it knows the addresses that have frontends; a known TCP flow passes
+//! untouched, so a removed endpoint keeps it; a UDP flow leaves such an endpoint. Answers
 //! for services without endpoints (RST, ICMP port unreachable) or drops, as the service says. Leaves to `fib` a packet for
 //! a service address whose port is no frontend, and to `conntrack::commit` to remember the choice.
 
@@ -15,6 +16,7 @@ use millrace_wire::{Addr, Protocol};
 use super::Context;
 use super::conntrack::{Flow, Known, may_begin};
 use super::fragment;
+use crate::clock::{MILLISECOND, Nanos};
 use crate::exit::Exit;
 use crate::flow::{Direction, Seed, Tuple};
 use crate::packet::{Packet, Parsed, Part};
@@ -53,7 +55,10 @@ pub fn choose<O: Observer>(
     Ok(())
 }
 
-/// Removes the entry of a flow whose backend is gone: then it begins anew. Late answers of such a backend still go back translated.
+/// For how long a flow goes on to a backend that is gone: so long its answers may be under way, which would have no flow to go back by.
+const GRACE: Nanos = 50 * MILLISECOND;
+
+/// Removes the entry of a flow whose backend has been gone for a while: then it begins anew.
 #[cold]
 fn forget_stale<O: Observer>(hit: Hit, flow: &mut Flow, context: &mut Context<'_, O>) {
     let table = context.state.conntrack.table();
@@ -65,9 +70,17 @@ fn forget_stale<O: Observer>(hit: Hit, flow: &mut Flow, context: &mut Context<'_
         && let Some(original) = table.original(hit)
         && is_stale(&context.tables, service, &original, &entry.translated)
     {
-        context.state.conntrack.remove(hit);
-        context.observer.see(|| Step::Stale { translated: entry.translated });
-        flow.known = Known::Untracked;
+        match entry.decision.gone_since() {
+            None => context.state.conntrack.mark_gone(hit, context.now),
+            Some(since) if context.now.saturating_sub(since) < GRACE => {}
+            Some(_) => {
+                context.state.conntrack.remove(hit);
+                context.observer.see(|| Step::Stale { translated: entry.translated });
+                flow.known = Known::Untracked;
+                return;
+            }
+        }
+        flow.leaving = true;
     }
 }
 

@@ -47,6 +47,7 @@ mod tests;
 
 pub use entry::{CachedHop, Decision};
 pub use known::Known;
+use progress::ticks_since;
 pub use progress::{Progress, TICK, Timeouts, tick};
 pub use snat::{SnatSet, SnatUse};
 pub use table::{CAPACITY, Entry, EntryId, Flow, Hint, Hit, Layout, Status, Table, Totals};
@@ -203,6 +204,13 @@ impl<M: Memory> Conntrack<M> {
         }
     }
 
+    /// Notes that the backend of a flow was found gone at `now`, and forgets the way out: see [`Decision::gone_since`].
+    pub fn mark_gone(&self, hit: Hit, now: Nanos) {
+        if let Some(row) = row(self.table.rows.words(), hit.row()) {
+            row[DECISION[hit.direction().index()]].set(Decision::gone(now).0);
+        }
+    }
+
     /// Tracks a new flow. Whatever else happens, no two entries are in force for one tuple.
     pub fn create(&mut self, new: &NewFlow, now: Nanos) -> Result<Entry, CreateError> {
         self.create_hashed(new, self.writer.hash(&new.original), now)
@@ -269,23 +277,32 @@ impl<M: Memory> Conntrack<M> {
         removed
     }
 
-    /// Shows `is_over` the UDP flows of services among the entries `range`, each with its service and its two tuples, and removes those
-    /// that are; between bursts, from any handle. Returns how many it removed.
+    /// Shows `is_over` the UDP flows of services among the entries `range` that have been idle for `idle` seconds at `now`, each with its
+    /// service and its two tuples, and removes those that are; between bursts, from any handle. Returns how many it removed.
     pub fn review(
         &mut self,
         range: Range<u32>,
+        (now, idle): (Nanos, u32),
         mut is_over: impl FnMut(ServiceId, &Tuple, &Tuple) -> bool,
     ) -> u32 {
         self.quiesce();
         let Self { table, writer, .. } = self;
+        let now = tick(now);
         let mut removed = 0;
         for id in range.start..range.end.min(table.used()) {
             let Some(place) = table.place(id) else { break };
-            let kind = place.row[KIND].get();
-            let is_udp = matches!(Protocol(kind as u8), Protocol::UDP | Protocol::UDP_LITE);
-            let (true, Some(service)) = (is_udp, service(kind)) else { continue };
+            // First, so that what is read behind it is of this use of the row or of a later one, which is not removed.
             let life = Life(place.row[LIFE].get());
-            if life.phase() != Phase::Live {
+            M::Word::fence_acquire();
+            let kind = place.row[KIND].get();
+            let (true, Some(service)) = (Protocol(kind as u8) == Protocol::UDP, service(kind))
+            else {
+                continue;
+            };
+            let last = Activity(place.row[ACTIVITY].get()).tick();
+            // A tick may have been nearly over when it was noted.
+            let awake = idle > 0 && ticks_since(last, now) <= idle;
+            if life.phase() != Phase::Live || awake {
                 continue;
             }
             let [original, reply] =

@@ -11,7 +11,7 @@ use crate::{
     error::Error,
     fib::{Begun, Near},
     index, interface,
-    layout::{self, HEADER_BYTES, header, root},
+    layout::{self, HEADER_BYTES, header, high, root},
     node::Node,
     route::{self, Destination, Group, NextHop, Route, RouteRoots},
     row::{
@@ -246,7 +246,8 @@ impl<'a> Snapshot<'a> {
 
     /// Whether there is any service.
     pub fn has_services(&self) -> bool {
-        self.services().next().is_some()
+        // An index without records has no height.
+        high(self.slot(root::SERVICES)) != 0
     }
 
     /// What a service is called: `namespace/name:port` (cold).

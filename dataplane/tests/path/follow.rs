@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use millrace_dataplane::clock::SECOND;
+use millrace_dataplane::clock::{MILLISECOND, SECOND};
 use millrace_dataplane::pipeline::service::is_stale;
 use millrace_dataplane::trace::Step;
 use millrace_dataplane::verdict::{DropReason, ReplyKind, Verdict};
@@ -45,18 +45,24 @@ fn destination(world: &mut World, packet: Vec<u8>) -> (u8, u16) {
 }
 
 #[test]
-fn a_udp_flow_leaves_a_backend_that_is_gone_with_its_next_packet_and_tcp_stays() {
+fn a_udp_flow_leaves_a_backend_that_is_gone_after_a_moment_and_tcp_stays() {
     let mut world = world(&[("10.0.2.10", 8053)]);
     let udp = || between(CLIENT, OTHER).udp(4000, 53, b"q");
     let tcp = || between(CLIENT, OTHER).tcp(4000, 80, |tcp| tcp.ack = true, b"x");
     assert_eq!(destination(&mut world, udp()), (10, 8053));
     assert_eq!(destination(&mut world, tcp()), (10, 8053));
+    let mut before = (10, 8053);
     for (backends, expected) in [
         (&[("10.0.2.10", 8053), ("10.0.2.11", 8053)][..], (10, 8053)),
         (&[("10.0.2.12", 8053)], (12, 8053)),
         (&[("10.0.2.12", 9053)], (12, 9053)),
     ] {
         set(&mut world, &spec(backends));
+        for _ in 0..2 {
+            assert_eq!(destination(&mut world, udp()), before, "answers may be under way");
+            world.now += 49 * MILLISECOND;
+        }
+        before = expected;
         for _ in 0..3 {
             assert_eq!(destination(&mut world, udp()), expected);
             assert_eq!(destination(&mut world, tcp()), (10, 8053));
@@ -64,10 +70,27 @@ fn a_udp_flow_leaves_a_backend_that_is_gone_with_its_next_packet_and_tcp_stays()
     }
     // To zero and back: no entry is made meanwhile.
     set(&mut world, &spec(&[]));
+    assert_eq!(destination(&mut world, udp()), (12, 9053));
+    world.now += 50 * MILLISECOND;
     world.send(UP, &on(&client_link(), udp()));
     assert_eq!(world.verdicts(), [Verdict::Reply(ReplyKind::PortUnreachable)]);
     set(&mut world, &spec(&[("10.0.2.13", 8053)]));
     assert_eq!(destination(&mut world, udp()), (13, 8053));
+}
+
+#[test]
+fn a_udp_flow_stays_when_its_backend_comes_back_at_once() {
+    let mut world = world(&[("10.0.2.10", 8053)]);
+    let udp = || between(CLIENT, OTHER).udp(4000, 53, b"q");
+    destination(&mut world, udp());
+    for _ in 0..10 {
+        set(&mut world, &spec(&[("10.0.2.11", 8053)]));
+        assert_eq!(destination(&mut world, udp()), (10, 8053));
+        world.now += 30 * MILLISECOND;
+        set(&mut world, &spec(&[("10.0.2.10", 8053), ("10.0.2.11", 8053)]));
+        assert_eq!(destination(&mut world, udp()), (10, 8053));
+        world.now += 30 * MILLISECOND;
+    }
 }
 
 #[test]
@@ -109,18 +132,21 @@ fn housekeeping_finds_the_flows_of_gone_backends_and_no_others() {
         }
         destination(&mut world, between(CLIENT, OTHER).tcp(4000, 80, |tcp| tcp.ack = true, b"x"));
         set(&mut world, &spec(&backends));
-        let review = |world: &mut World| {
+        let review_after = |world: &mut World, seconds: u64, idle| {
+            let now = world.now + seconds * SECOND;
             let tables = world.writer.tables();
             let snapshot = tables.snapshot();
             let conntrack = &mut world.workers[0].state.conntrack;
-            conntrack.review(0..u32::MAX, |service, original, translated| {
+            conntrack.review(0..u32::MAX, (now, idle), |service, original, translated| {
                 is_stale(&snapshot, service, original, translated)
             })
         };
+        let review = |world: &mut World| review_after(world, 0, 0);
         assert_eq!(review(&mut world), 0, "its backend is there");
         let without: Vec<(&str, u16)> = backends[1..].to_vec();
         set(&mut world, &spec(&without));
-        assert_eq!(review(&mut world), 10);
+        assert_eq!(review_after(&mut world, 1, 1), 0, "answers may be under way");
+        assert_eq!(review_after(&mut world, 2, 1), 10);
         assert_eq!(review(&mut world), 0);
     }
 }
@@ -132,8 +158,9 @@ fn an_engine_that_knows_of_no_service_yet_forgets_nothing() {
     let empty =
         millrace_tables::Writer::create(&millrace_tables::SegmentConfig::default()).unwrap();
     let tables = empty.tables();
+    let now = world.now;
     let conntrack = &mut world.workers[0].state.conntrack;
-    let none = conntrack.review(0..u32::MAX, |service, original, translated| {
+    let none = conntrack.review(0..u32::MAX, (now, 0), |service, original, translated| {
         is_stale(&tables.snapshot(), service, original, translated)
     });
     assert_eq!(none, 0);

@@ -38,4 +38,4 @@ pub use interface::Interface;
 pub use pool::Pool;
 pub use socket::{BusyPoll, Holdings, Mode, RingSizes, Socket, SocketConfig, Statistics};
 pub use tx::TxOffload;
-pub use umem::{PageSize, Umem, UmemConfig};
+pub use umem::{PageSize, Umem, UmemConfig, prefetch};

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use millrace_dataplane::flow::{Direction, Tuple};
 use millrace_dataplane::trace::Step;
 use millrace_dataplane::verdict::{DropReason, Verdict};
-use millrace_tables::{InterfaceId, InterfaceKind, Route, ServiceId, Snapshot};
+use millrace_tables::{FrontendKind, InterfaceId, InterfaceKind, Route, ServiceId, Snapshot};
 use millrace_wire::{Addr, Protocol};
 
 use super::answer::{Outcome, Step as Said};
@@ -27,6 +27,7 @@ pub fn tale(steps: &[Step], tables: Snapshot<'_>) -> Tale {
     let mut outcome = Outcome { count: 1, ..Outcome::default() };
     let (mut original, mut translated, mut interface) = (None, None, None);
     let (mut reply_direction, mut masquerade) = (false, false);
+    let mut asked = None;
     for step in steps {
         match step {
             Step::Parsed { tuple, .. } => original = original.or(Some(*tuple)),
@@ -35,7 +36,10 @@ pub fn tale(steps: &[Step], tables: Snapshot<'_>) -> Tale {
                 masquerade = *masqueraded;
                 outcome.service = service.map(|id| name(id, tables));
             }
-            Step::Frontend { frontend } => outcome.service = Some(name(frontend.service, tables)),
+            Step::Frontend { frontend } => {
+                outcome.service = Some(name(frontend.service, tables));
+                asked = Some(frontend.kind);
+            }
             Step::Backend { service, .. } | Step::NoBackend { service } => {
                 outcome.service = Some(name(*service, tables));
             }
@@ -47,7 +51,7 @@ pub fn tale(steps: &[Step], tables: Snapshot<'_>) -> Tale {
             Step::Rewritten { translated: tuple, interface: id } => {
                 (translated, interface) = (Some(*tuple), Some(*id));
             }
-            Step::Verdict(verdict) => judge(*verdict, &mut outcome),
+            Step::Verdict(verdict) => judge(*verdict, asked, &mut outcome),
             _ => {}
         }
     }
@@ -78,7 +82,8 @@ pub fn tale(steps: &[Step], tables: Snapshot<'_>) -> Tale {
     Tale { outcome, translated, interface }
 }
 
-fn judge(verdict: Verdict, outcome: &mut Outcome) {
+/// `asked`: what kind of frontend the packet came to.
+fn judge(verdict: Verdict, asked: Option<FrontendKind>, outcome: &mut Outcome) {
     (outcome.reply, outcome.reason, outcome.by) = (None, None, None);
     outcome.verdict = match verdict {
         Verdict::Transmit { .. } => "transmit",
@@ -91,12 +96,17 @@ fn judge(verdict: Verdict, outcome: &mut Outcome) {
         Verdict::Punt(_) => "punt",
         Verdict::Drop(reason) => {
             outcome.reason = Some(reason.name().to_owned());
-            outcome.by = (reason == DropReason::SourceRange)
-                .then_some(outcome.service.as_deref())
-                .flatten()
-                // Of `namespace/name:port`.
-                .map(|service| service.split(':').next().unwrap_or(service))
-                .map(|service| format!("Service {service} (loadBalancerSourceRanges)"));
+            let field = match reason {
+                DropReason::SourceRange => Some("loadBalancerSourceRanges"),
+                DropReason::NoLocalBackend if asked == Some(FrontendKind::CLUSTER_IP) => {
+                    Some("internalTrafficPolicy")
+                }
+                DropReason::NoLocalBackend => Some("externalTrafficPolicy"),
+                _ => None,
+            };
+            // Of `namespace/name:port`.
+            let service = outcome.service.as_deref().map(|it| it.split(':').next().unwrap_or(it));
+            outcome.by = service.zip(field).map(|(it, field)| format!("Service {it} ({field})"));
             "drop"
         }
     };

@@ -85,15 +85,15 @@ impl Sandbox {
         Ok(())
     }
 
-    /// The tables have changed: their static neighbors are in force, and UDP flows whose backend is gone are forgotten, as the engine's
-    /// housekeeping does within a turn.
+    /// The tables have changed: their static neighbors are in force, and UDP flows whose backend is gone are forgotten, as the engine
+    /// does with idle ones within a turn, and with others when they are used.
     pub fn sync(&mut self, tables: &Tables) -> Result<(), String> {
         let neighbors =
             self.segment.neighbors(&StateSettings::of(&self.sizes)).map_err(|e| e.to_string())?;
         let snapshot = tables.snapshot();
         let wanted = snapshot.static_neighbors().map(|row| (row.interface, row.addr, row.mac));
         neighbors.sync_static(wanted, self.now);
-        self.state.conntrack.review(0..u32::MAX, |service, original, translated| {
+        self.state.conntrack.review(0..u32::MAX, (self.now, 0), |service, original, translated| {
             is_stale(&snapshot, service, original, translated)
         });
         Ok(())

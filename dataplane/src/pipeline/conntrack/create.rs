@@ -148,15 +148,31 @@ fn masquerade(
     let ports = ports_of(flow, state);
     // Who opens a connection again from the same port gets another one here: what the other end remembers is not met.
     let mut random = Random(hash ^ now);
+    let mut oldest = None;
     for chance in 0..CHANCES {
-        set_port(flow, ports.nth(random.next()));
-        if chance > 0 && taken(flow, state, now).is_some() {
+        let port = ports.nth(random.next());
+        set_port(flow, port);
+        if chance > 0
+            && let Some(hit) = taken(flow, state, now)
+        {
+            let closed = state.conntrack.table().closed_for(hit, now);
+            oldest = oldest.max(closed.map(|closed| (closed, port)));
             continue;
         }
         match try_this(flow, hash, state, now) {
             Ok(created) => return Ok(created),
             Err(Some(exit)) => return Err(exit),
             Err(None) => {}
+        }
+    }
+    // A set that is full of connections that are over is not searched for the last free port.
+    if let Some((_, port)) = oldest {
+        set_port(flow, port);
+        if let Some(hit) = taken(flow, state, now)
+            && state.conntrack.remove(hit)
+            && let Ok(created) = try_this(flow, hash, state, now)
+        {
+            return Ok(created);
         }
     }
     go_through(flow, hash, random.next(), state, now)

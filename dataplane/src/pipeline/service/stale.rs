@@ -4,8 +4,10 @@
 //! never be idle (kubernetes/kubernetes#105657 and its kin). TCP is left as it is, as kube-proxy leaves it: the connection ends by itself, and
 //! its client opens another. What counts is the endpoint, not the set it is in: one that is on its way out and still answers keeps its flows.
 //!
-//! Asked by the line when the tables have changed since the flow's way was decided, and by housekeeping for all entries after
-//! each change ([`Conntrack::review`]), so that idle ones go too.
+//! Asked by the line when the tables have changed since the flow's way was decided: the client's first packet after a moment
+//! of grace begins the flow anew. Housekeeping
+//! asks for all entries after each change ([`Conntrack::review`]), so that idle ones go too; a flow in use is left to its next packet, since
+//! an answer of the backend may be under way.
 //!
 //! [`Conntrack::review`]: crate::state::conntrack::Conntrack::review
 
@@ -21,7 +23,7 @@ pub fn is_stale(
     original: &Tuple,
     translated: &Tuple,
 ) -> bool {
-    if !matches!(original.protocol, Protocol::UDP | Protocol::UDP_LITE) {
+    if original.protocol != Protocol::UDP {
         return false;
     }
     let Some(service) = tables.service(service) else {
@@ -30,7 +32,9 @@ pub fn is_stale(
     };
     let (addr, port) = (translated.dst, translated.dport);
     // Mostly it is still the one that the flow would get today.
-    let today = tables.pick(&service.cluster, Seed::FIXED.hash(original));
-    today.is_none_or(|it| (it.addr, it.port) != (addr, port))
-        && tables.find_backend(&service, &addr, port).is_none()
+    let hash = Seed::FIXED.hash(original);
+    let is_todays = [&service.cluster, &service.local]
+        .into_iter()
+        .any(|set| tables.pick(set, hash).is_some_and(|it| (it.addr, it.port) == (addr, port)));
+    !is_todays && tables.find_backend(&service, &addr, port).is_none()
 }

@@ -18,6 +18,7 @@
 //! can be looking at it. A reader outside the engine checks the life word before and after.
 
 use super::progress::Progress;
+use crate::clock::{MILLISECOND, Nanos};
 use crate::flow::{Direction, Tuple};
 use crate::state::neighbor::NeighborId;
 use crate::state::word::Word;
@@ -134,7 +135,7 @@ impl Life {
 ///
 /// One word, so that it can't be read half old and half new: the tables' generation (its low 24 bits)
 /// in bits 40–63, the neighbor's version in 28–39 and slot in 12–27, the interface plus one in 0–11.
-/// Zero is "none yet".
+/// Zero is "none yet". Without an interface the upper 52 bits are a time, in milliseconds plus one: since then the flow's backend is gone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Decision(pub(super) u64);
 
@@ -159,6 +160,17 @@ impl Decision {
             return Self::NONE;
         }
         Self(generation << 40 | u64::from(hop.neighbor.to_bits()) << 12 | interface)
+    }
+
+    /// No decision, since the backend was found gone at `now`.
+    pub fn gone(now: Nanos) -> Self {
+        Self((now / MILLISECOND + 1) << 12)
+    }
+
+    /// When the backend was found gone, to a millisecond, if it was.
+    pub fn gone_since(self) -> Option<Nanos> {
+        let is_time = self.0 & 0xfff == 0;
+        is_time.then_some(self.0 >> 12)?.checked_sub(1).map(|since| since * MILLISECOND)
     }
 
     /// The hop, if it was decided under `generation` (or one that is a multiple of 2²⁴ away).
