@@ -212,3 +212,49 @@ fn a_routers_configuration_gives_its_interfaces() {
     assert_eq!(answer["outcomes"][0]["out"], "uplink:right", "{answer}");
     assert_eq!(answer["outcomes"][0]["dst"], "[fd00:2::7]:80");
 }
+
+#[test]
+fn flags_hold_beside_the_files_and_a_node_beside_a_configuration() {
+    let folder = Folder::new("flags");
+    let config = folder.0.join("router.toml");
+    let text = "mode = \"router\"\n[[interface]]\nname = \"left\"\naddresses = [\"10.0.1.1/24\"]\n\
+                [[interface]]\nname = \"right\"\naddresses = [\"10.0.2.1/24\"]\n";
+    fs::write(&config, text).unwrap();
+    let control = folder.0.join("control.toml");
+    fs::write(&control, "[[route]]\nprefix = \"0.0.0.0/0\"\nvia = \"10.0.2.9\"\n").unwrap();
+    let local = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "near", "namespace": "default"},
+        "spec": {"clusterIP": "172.30.0.43", "clusterIPs": ["172.30.0.43"], "internalTrafficPolicy": "Local",
+            "ports": [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": 8080}]}});
+    let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": "near-1", "namespace": "default", "labels": {"kubernetes.io/service-name": "near"}},
+        "addressType": "IPv4", "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+        "endpoints": [{"addresses": ["10.0.2.9"], "conditions": {"ready": true}, "nodeName": "node-b"}]});
+    folder.write("manifests/near.yaml", &[local]);
+    folder.write("manifests/near-slice.json", &[slice]);
+    let explain = |destination: &str, more: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_millrace"))
+            .args(["explain", "tcp", "10.0.1.5:4000", destination, "--from", "interface:left"])
+            .arg("--manifests")
+            .arg(folder.0.join("manifests"))
+            .arg("--config")
+            .arg(&config)
+            .arg("--control-config")
+            .arg(&control)
+            .args(more)
+            .output()
+            .unwrap();
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        answer["outcomes"][0].clone()
+    };
+    // In the range, and nobody's.
+    assert_eq!(explain("172.30.0.99:80", &[])["verdict"], "transmit");
+    let outcome = explain("172.30.0.99:80", &["--service-cidr", "172.30.0.0/16"]);
+    assert_eq!((&outcome["verdict"], &outcome["reason"]), (&json!("drop"), &json!("blackhole")));
+    let outcome = explain("172.30.0.41:80", &["--masquerade-all"]);
+    assert!(outcome["snat"].is_string(), "{outcome}");
+    // Whose endpoints are local, and who said to drop.
+    let outcome = explain("172.30.0.43:80", &["--node", "node-b"]);
+    assert_eq!(outcome["backend"], "10.0.2.9:8080", "{outcome}");
+    let outcome = explain("172.30.0.43:80", &["--node", "node-a"]);
+    assert_eq!(outcome["by"], "Service default/near (internalTrafficPolicy)", "{outcome}");
+}
