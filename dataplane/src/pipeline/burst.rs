@@ -87,7 +87,8 @@ fn run<Q: Queue, O: Observer>(
     now: Nanos,
     observer: &mut O,
 ) {
-    let umem = Arc::clone(state.local.pool.umem());
+    // Handles of this worker's own: their counts are on no line that another writes.
+    let umem = Arc::clone(&state.local.umem);
     let interfaces = Arc::clone(&state.local.interfaces);
     let interface = interfaces.get(from);
     state.local.recent.begin(now);

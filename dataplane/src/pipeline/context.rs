@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use millrace_tables::{InterfaceId, Search, Snapshot};
 use millrace_wire::Addr;
-use millrace_xsk::{Frame, Pool};
+use millrace_xsk::{Frame, Pool, Umem};
 
 use super::fib::ways::Ways;
 use super::fragment::Fragments;
@@ -61,8 +61,10 @@ impl Default for Settings {
 pub struct Local {
     /// Free frames.
     pub pool: Pool,
-    /// The engine's interfaces.
+    /// The engine's interfaces. The worker's own copy: a burst takes a handle, whose count no other worker may write.
     pub interfaces: Arc<Interfaces>,
+    /// The frames' memory, by a handle of the worker's own for the same reason.
+    pub(super) umem: Arc<Arc<Umem>>,
     /// Limits.
     pub settings: Settings,
     /// Frames that wait for a neighbor.
@@ -110,9 +112,12 @@ impl Local {
     pub fn new(pool: Pool, interfaces: Arc<Interfaces>, settings: Settings) -> Local {
         let staged = vec![Staged::default(); interfaces.len()];
         let hold_total = settings.hold_total.min(pool.len() / 4);
+        let umem = Arc::new(Arc::clone(pool.umem()));
+        let interfaces = Arc::new(Interfaces::clone(&interfaces));
         Local {
             pool,
             interfaces,
+            umem,
             settings,
             hold: Hold::new(settings.hold_neighbors, settings.hold_per_neighbor, hold_total),
             fragments: Fragments::new(),
