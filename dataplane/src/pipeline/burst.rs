@@ -88,7 +88,8 @@ fn run<Q: Queue, O: Observer>(
     observer: &mut O,
 ) {
     // Handles of this worker's own: their counts are on no line that another writes.
-    let umem = Arc::clone(&state.local.umem);
+    let memory = Arc::clone(&state.local.memory);
+    let umem: &Umem = &memory.0;
     let interfaces = Arc::clone(&state.local.interfaces);
     let interface = interfaces.get(from);
     state.local.recent.begin(now);
@@ -98,7 +99,7 @@ fn run<Q: Queue, O: Observer>(
     let mut refused = ArrayVec::<(usize, Exit), BURST>::new();
     for (at, (frame, headers)) in frames.iter_mut().zip(&mut parsed).enumerate() {
         let looked = match interface {
-            Some(interface) => rx::look(&Packet::new(&umem, frame), interface, state, headers),
+            Some(interface) => rx::look(&Packet::new(umem, frame), interface, state, headers),
             None => Err(DropReason::NoInterface.into()),
         };
         if let Err(exit) = looked {
@@ -111,7 +112,7 @@ fn run<Q: Queue, O: Observer>(
         Context { tables, state, from, interfaces: &interfaces, now, observer, again: false };
     for (at, mut frame) in std::mem::take(frames).into_iter().enumerate() {
         let refusal = refused.last().filter(|(place, _)| *place == at).map(|(_, exit)| *exit);
-        let packet = Packet::new(&umem, &mut frame);
+        let packet = Packet::new(umem, &mut frame);
         let exit = match (refusal, parsed.get(at)) {
             (None, Some(headers)) => {
                 context.observer.see(|| Step::Parsed {
@@ -136,10 +137,10 @@ fn run<Q: Queue, O: Observer>(
                         if let (Some(ports), Some(headers)) = (ports, parsed.get_mut(at)) {
                             fragment::of_flow(headers, ports, &context.state.seed);
                         }
-                        whole_line(&umem, &mut frame, &parsed, at, &mut context)
+                        whole_line(umem, &mut frame, &parsed, at, &mut context)
                     }
                     fragment::Next::Wait { ours } => {
-                        match fragment::wait(headers, &umem, frame, ours, &mut context) {
+                        match fragment::wait(headers, umem, frame, ours, &mut context) {
                             Ok(()) => {
                                 let neighbor = headers.tuple.dst;
                                 let verdict = Verdict::Hold { interface: from, neighbor };
@@ -154,7 +155,7 @@ fn run<Q: Queue, O: Observer>(
                             }
                             Err(back) => {
                                 frame = back;
-                                whole_line(&umem, &mut frame, &parsed, at, &mut context)
+                                whole_line(umem, &mut frame, &parsed, at, &mut context)
                             }
                         }
                     }

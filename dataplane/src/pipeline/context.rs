@@ -64,7 +64,7 @@ pub struct Local {
     /// The engine's interfaces. The worker's own copy: a burst takes a handle, whose count no other worker may write.
     pub interfaces: Arc<Interfaces>,
     /// The frames' memory, by a handle of the worker's own for the same reason.
-    pub(super) umem: Arc<Arc<Umem>>,
+    pub(super) memory: Arc<Memory>,
     /// Limits.
     pub settings: Settings,
     /// Frames that wait for a neighbor.
@@ -93,6 +93,9 @@ pub struct Local {
     pub(crate) unbooked: (usize, u64),
 }
 
+/// The memory of the frames, as one worker holds it.
+pub(super) struct Memory(pub(super) Arc<Umem>);
+
 /// What is staged on one interface's queue and not counted yet.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Staged {
@@ -112,12 +115,12 @@ impl Local {
     pub fn new(pool: Pool, interfaces: Arc<Interfaces>, settings: Settings) -> Local {
         let staged = vec![Staged::default(); interfaces.len()];
         let hold_total = settings.hold_total.min(pool.len() / 4);
-        let umem = Arc::new(Arc::clone(pool.umem()));
+        let memory = Arc::new(Memory(Arc::clone(pool.umem())));
         let interfaces = Arc::new(Interfaces::clone(&interfaces));
         Local {
             pool,
             interfaces,
-            umem,
+            memory,
             settings,
             hold: Hold::new(settings.hold_neighbors, settings.hold_per_neighbor, hold_total),
             fragments: Fragments::new(),
