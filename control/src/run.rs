@@ -388,12 +388,8 @@ impl Control {
         let world = match &self.world {
             Some(world) => Arc::clone(world),
             None => {
-                let (mut world, problems) = interfaces::world(
-                    self.interfaces.clone(),
-                    &self.config.config,
-                    self.node.as_ref(),
-                );
-                interfaces::add_service_ranges(&mut world, &self.store);
+                let (world, problems) =
+                    interfaces::world(self.interfaces.clone(), &self.config.config, &self.store);
                 self.config.say(problems, ConfigProblem::is_about_interfaces);
                 Arc::clone(self.world.insert(Arc::new(world)))
             }

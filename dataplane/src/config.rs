@@ -3,10 +3,11 @@
 //! All checks happen in [`Config::parse`], once; whoever holds a `Config` need not look again. Every
 //! error names the entry and what to write instead.
 
+mod snat;
+
 use ipnet::IpNet;
 use millrace_wire::Mac;
 use serde::Deserialize;
-
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -63,7 +64,7 @@ struct File {
     #[serde(default)]
     limits: LimitsFile,
     #[serde(default)]
-    snat: SnatFile,
+    snat: snat::File,
     #[serde(default, rename = "interface")]
     interfaces: Vec<InterfaceFile>,
 }
@@ -103,13 +104,6 @@ struct NeighborsFile {
 #[serde(deny_unknown_fields)]
 struct LimitsFile {
     icmp_errors_per_second: Option<u32>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SnatFile {
-    ports: Option<Vec<String>>,
-    node_ports: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -325,7 +319,7 @@ impl Config {
             conntrack_timeouts: file.conntrack.timeouts,
             neighbor_entries,
             icmp_errors_per_second,
-            snat_ports: snat_ports(&file.snat)?,
+            snat_ports: snat::ports(&file.snat)?,
             interfaces: interfaces(file.interfaces)?,
         })
     }
@@ -333,36 +327,6 @@ impl Config {
     /// Whether every frame comes from and goes to files: one worker, packet time, exit at the end.
     pub fn is_pcap(&self) -> bool {
         self.interfaces.iter().any(|i| matches!(i.driver, Driver::Pcap { .. }))
-    }
-}
-
-/// Unprivileged ports, unless others are listed; never node ports.
-fn snat_ports(file: &SnatFile) -> Result<Ports, ConfigError> {
-    let range = |entry: &str, text: &str| {
-        let (first, last) = text.split_once('-').unwrap_or((text, text));
-        match (first.trim().parse::<u16>(), last.trim().parse::<u16>()) {
-            (Ok(first), Ok(last)) if 0 < first && first <= last => Ok(first..=last),
-            _ => {
-                refuse(entry, format!("\"{text}\": write a port or a range such as \"1024-29999\""))
-            }
-        }
-    };
-    let wanted = match &file.ports {
-        None => vec![crate::snat::UNPRIVILEGED],
-        Some(texts) => {
-            texts.iter().map(|text| range("[snat] ports", text)).collect::<Result<_, _>>()?
-        }
-    };
-    let node_ports = match &file.node_ports {
-        None => crate::snat::NODE_PORTS,
-        Some(text) => range("[snat] node_ports", text)?,
-    };
-    match Ports::new(&wanted, &[node_ports]) {
-        Some(ports) => Ok(ports),
-        None => refuse(
-            "[snat] ports",
-            "leaves no port beside node_ports, or is more than eight ranges: write such as [\"1024-29999\", \"32768-65535\"]",
-        ),
     }
 }
 

@@ -5,9 +5,10 @@
 //! runs from the server's storing the object, which puts the watch event on the wire, to the beginning of the first burst that
 //! uses it in the worker that is last.
 
+use crate::folder::Folder;
 use crate::publish::engine::{self, Engine};
 use crate::publish::objects::{self, Cluster};
-use crate::publish::{Random, quantile};
+use crate::publish::{Random, quantile, within};
 use crate::running::Running;
 use clap::Args;
 use millrace_apiserver::{ApiServer, Streams};
@@ -91,7 +92,7 @@ struct Memory {
 
 /// Measures and prints.
 pub fn run(options: &Options) -> Result<(), String> {
-    let folder = Folder::new()?;
+    let folder = Folder::create("cluster")?;
     let cluster = Cluster { services: options.services, endpoints: options.endpoints };
     let server = ApiServer::start().map_err(|e| format!("API server: {e}"))?;
     server.apply(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-1"}}));
@@ -99,11 +100,11 @@ pub fn run(options: &Options) -> Result<(), String> {
         server.set_streams(Streams::Refused);
     }
     cluster.values().for_each(|object| _ = server.apply(managed(object)));
-    let kubeconfig = folder.0.join("kubeconfig");
+    let kubeconfig = folder.path().join("kubeconfig");
     fs::write(&kubeconfig, server.kubeconfig()).map_err(|e| e.to_string())?;
-    let config = folder.0.join("control.toml");
+    let config = folder.path().join("control.toml");
     fs::write(&config, engine::CONTROL).map_err(|e| e.to_string())?;
-    let socket = folder.0.join("engine.sock");
+    let socket = folder.path().join("engine.sock");
     let vips = (0..options.services).map(objects::vip);
     let engine = Engine::start(&socket, &options.cpus, vips)?;
     engine.offer(engine::Load::Pace(Duration::from_micros(options.pace)))?;
@@ -117,10 +118,10 @@ pub fn run(options: &Options) -> Result<(), String> {
         drop(control.take());
         let before = engine.generation();
         let began = clock::now();
-        let mut process = start(options, &folder.0, &kubeconfig, &config, &socket)?;
+        let mut process = start(options, folder.path(), &kubeconfig, &config, &socket)?;
         let reached = wait(&engine, before + 1, &mut process)?;
         starts_ms.push(reached.saturating_sub(began) as f64 / 1e6);
-        let metrics = ask(&folder.0.join("control.sock"), "/metrics")?;
+        let metrics = ask(&folder.path().join("control.sock"), "/metrics")?;
         for kind in ["Service", "EndpointSlice"] {
             let there = metric(&metrics, &format!("objects{{kind=\"{kind}\"}}"))?;
             if there as u32 != options.services {
@@ -147,7 +148,7 @@ pub fn run(options: &Options) -> Result<(), String> {
         std::thread::sleep(Duration::from_micros(1500));
     }
     let memory = Memory::of(control.id())?;
-    let metrics = ask(&folder.0.join("control.sock"), "/metrics")?;
+    let metrics = ask(&folder.path().join("control.sock"), "/metrics")?;
     let recent =
         |share| metric(&metrics, &format!("propagation_recent_seconds{{quantile=\"{share}\"}}"));
     let (metric_p50_us, metric_p99_us) = (recent(0.5)? * 1e6, recent(0.99)? * 1e6);
@@ -288,35 +289,11 @@ impl Report {
 
     fn check(&self) -> Result<(), String> {
         let slowest = self.starts_ms.iter().copied().fold(0.0, f64::max);
-        let mut missed = Vec::new();
-        for (what, value, bound) in [
+        within(&[
             ("ms of the slowest start", slowest, 5000.0),
             ("µs of a change (p99)", self.p99_us, 5000.0),
             ("MiB of control's memory", self.memory.peak, 300.0),
             ("packets not carried", self.lost as f64, 0.0),
-        ] {
-            if value > bound {
-                missed.push(format!("{value:.0} {what}, at most {bound:.0}"));
-            }
-        }
-        if missed.is_empty() { Ok(()) } else { Err(missed.join("; ")) }
-    }
-}
-
-/// A folder that is gone with its owner.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Result<Folder, String> {
-        let path =
-            std::env::temp_dir().join(format!("millrace-perf-cluster-{}", std::process::id()));
-        fs::create_dir_all(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-        Ok(Folder(path))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        ])
     }
 }

@@ -239,7 +239,7 @@ impl Control {
         let interfaces = self.publisher.connect().map_err(|e| e.to_string())?;
         let (config, problems) =
             Config::parse(Path::new("perf"), engine::CONTROL, &Config::default());
-        let (world, more) = interfaces::world(interfaces, &config, None);
+        let (world, more) = interfaces::world(interfaces, &config, &self.store);
         if let Some(problem) = problems.iter().chain(&more).next() {
             return Err(problem.to_string());
         }
@@ -359,6 +359,16 @@ pub fn quantile<T: Copy + Default>(sorted: &[T], share: f64) -> T {
     sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
 }
 
+/// Whether each figure is at most its bound; which ones are not.
+pub fn within(figures: &[(&str, f64, f64)]) -> Result<(), String> {
+    let missed: Vec<String> = figures
+        .iter()
+        .filter(|(_, value, bound)| value > bound)
+        .map(|(what, value, bound)| format!("{value:.0} {what}, at most {bound:.0}"))
+        .collect();
+    if missed.is_empty() { Ok(()) } else { Err(missed.join("; ")) }
+}
+
 fn milliseconds(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1e3
 }
@@ -429,20 +439,14 @@ impl Report {
     }
 
     fn check(&self) -> Result<(), String> {
-        let mut missed = Vec::new();
         let slowest = self.loads.iter().map(|load| load.total_ms).fold(0.0, f64::max);
-        for (what, value, bound) in [
+        within(&[
             ("ms of the slowest full load", slowest, 1000.0),
             ("µs of a change (p99)", self.changes.p99_us, 1000.0),
             ("bytes written for a change", self.changes.written_max as f64, 65536.0),
             ("bytes a service", self.memory.per_service, 2560.0),
             ("packets not carried", self.lost as f64, 0.0),
-        ] {
-            if value > bound {
-                missed.push(format!("{value:.0} {what}, at most {bound:.0}"));
-            }
-        }
-        if missed.is_empty() { Ok(()) } else { Err(missed.join("; ")) }
+        ])
     }
 }
 

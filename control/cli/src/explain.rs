@@ -279,9 +279,7 @@ impl Files<'_> {
         let flags =
             Overrides { node: self.options.node.clone(), cluster: self.options.options.clone() };
         let config = flags.apply(config);
-        let node = config.node.as_deref().and_then(|name| self.store.node(name));
-        let (mut world, more) = compile::interfaces::world(interfaces, &config, node);
-        compile::interfaces::add_service_ranges(&mut world, &self.store);
+        let (world, more) = compile::interfaces::world(interfaces, &config, &self.store);
         for problem in problems.iter().chain(&more) {
             eprintln!("millrace: {problem}");
         }

@@ -18,12 +18,14 @@ use crate::{
     world::{NodeView, World},
 };
 
-/// Builds the world of these interfaces; `node` is this node's object, where there is one. Entries of `config` that name no interface, or reach none, are answered.
+/// Builds the world of these interfaces. Of the store it takes this node's object and the ranges of service addresses. Entries of
+/// `config` that name no interface, or reach none, are answered.
 pub fn world(
     interfaces: Vec<InterfaceSpec>,
     config: &Config,
-    node: Option<&Node>,
+    store: &Store,
 ) -> (World, Vec<Problem>) {
+    let node = config.node.as_deref().and_then(|name| store.node(name));
     let mut problems = Vec::new();
     let mut world = World::default();
     for spec in interfaces {
@@ -51,7 +53,7 @@ pub fn world(
             )),
         }
     }
-    for range in &config.service_cidr {
+    for range in config.service_cidr.iter().copied().chain(store.service_ranges()) {
         world.routes.entry(range.trunc()).or_insert(RouteSpec::Blackhole);
     }
     // Our own addresses last: no configuration may route them away.
@@ -74,13 +76,6 @@ pub fn world(
     };
     world.row = masquerade::row(pods, world.interfaces.values());
     (world, problems)
-}
-
-/// Adds the ranges of ServiceCIDR objects to a world, as `service_cidr` of the configuration would.
-pub fn add_service_ranges(world: &mut World, store: &Store) {
-    for range in store.service_ranges() {
-        world.routes.entry(range.trunc()).or_insert(RouteSpec::Blackhole);
-    }
 }
 
 /// All addresses, or as `nodeport_addresses` says. Link-local ones don't tell which link they are meant on.

@@ -21,9 +21,7 @@ pub fn once(
 ) -> Result<Once, RunError> {
     let mut store = Store::new();
     let problems = files::read_dir(manifests, &mut store)?;
-    let node = config.node.as_deref().and_then(|name| store.node(name));
-    let (mut world, config_problems) = interfaces::world(interfaces, config, node);
-    interfaces::add_service_ranges(&mut world, &store);
+    let (world, config_problems) = interfaces::world(interfaces, config, &store);
     let world = Arc::new(world);
     let mut compiler = Compiler::new();
     compiler.update(&mut store, &world);

@@ -28,6 +28,7 @@
 //! TCP handshakes that aren't done are counted apart and bounded apart ([`Limits::half_open`]), so that a
 //! flood of SYNs can't take the whole table. A full table refuses new flows and keeps the old.
 
+mod adopt;
 mod entry;
 mod grace;
 mod known;

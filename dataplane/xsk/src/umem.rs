@@ -254,7 +254,7 @@ impl Umem {
     #[inline]
     pub fn prefetch(&self, frame: &Frame) {
         self.own(frame);
-        prefetch_at(self.at(frame.chunk, frame.start));
+        crate::prefetch::at(self.at(frame.chunk, frame.start));
     }
 
     /// Panics unless the frame is of this UMEM. With that its chunk and range are in bounds: only this file and the
@@ -317,24 +317,6 @@ impl Umem {
         unsafe { place.write_unaligned(metadata) };
         true
     }
-}
-
-/// Asks the processor to fetch the first cache line of `bytes`; costs one instruction and no wait.
-#[inline]
-pub fn prefetch(bytes: &[u8]) {
-    prefetch_at(bytes.as_ptr());
-}
-
-#[inline]
-fn prefetch_at(pointer: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a prefetch touches no memory as far as the language is concerned.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(pointer.cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = pointer;
 }
 
 /// The UMEM's size in bytes, or what is wrong with the configuration.

@@ -22,7 +22,7 @@ fn build(config: &str) -> (World, Vec<String>) {
         interface(0, "eth0", &["192.0.2.1/24", "2001:db8::1/64", "fe80::1/64"]),
         interface(1, "eth1", &["198.51.100.1/31", "192.0.2.2/24"]),
     ];
-    let (world, problems) = world(interfaces, &config, None);
+    let (world, problems) = world(interfaces, &config, &Store::new());
     (world, problems.iter().map(ToString::to_string).collect())
 }
 

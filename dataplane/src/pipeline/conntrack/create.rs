@@ -17,7 +17,6 @@ use crate::exit::Exit;
 use crate::flow::Tuple;
 use crate::packet::Headers;
 use crate::pipeline::neighbor::Adjacency;
-use crate::snat::Ports;
 use crate::state::State;
 use crate::state::conntrack::{CreateError, Hit, NewFlow};
 use crate::trace::{Observer, Step};
@@ -145,18 +144,13 @@ fn masquerade(
     state: &mut State,
     now: Nanos,
 ) -> Result<Option<Hit>, Exit> {
-    let ports = ports_of(flow, state);
+    let ports = state.local.settings.snat_ports;
     // Who opens a connection again from the same port gets another one here: what the other end remembers is not met.
     let mut random = Random(hash ^ now);
-    let mut oldest = None;
+    let mut over = Over::default();
     for chance in 0..CHANCES {
-        let port = ports.nth(random.next());
-        set_port(flow, port);
-        if chance > 0
-            && let Some(hit) = taken(flow, state, now)
-        {
-            let closed = state.conntrack.table().closed_for(hit, now);
-            oldest = oldest.max(closed.map(|closed| (closed, port)));
+        flow.reply.dport = ports.nth(random.next());
+        if chance > 0 && over.is_taken(flow, state, now) {
             continue;
         }
         match try_this(flow, hash, state, now) {
@@ -166,31 +160,9 @@ fn masquerade(
         }
     }
     // A set that is full of connections that are over is not searched for the last free port.
-    if let Some((_, port)) = oldest {
-        set_port(flow, port);
-        if let Some(hit) = taken(flow, state, now)
-            && state.conntrack.remove(hit)
-            && let Ok(created) = try_this(flow, hash, state, now)
-        {
-            return Ok(created);
-        }
-    }
-    go_through(flow, hash, random.next(), state, now)
-}
-
-fn ports_of(flow: &NewFlow, state: &State) -> Ports {
-    if is_echo(flow) { Ports::ANY } else { state.local.settings.snat_ports }
-}
-
-fn is_echo(flow: &NewFlow) -> bool {
-    matches!(flow.reply.protocol, Protocol::ICMP | Protocol::ICMPV6)
-}
-
-/// Gives the flow a source port. An echo has one identifier in place of two ports.
-fn set_port(flow: &mut NewFlow, port: u16) {
-    flow.reply.dport = port;
-    if is_echo(flow) {
-        flow.reply.sport = port;
+    match over.give_way(flow, hash, state, now)? {
+        Some(created) => Ok(created),
+        None => go_through(flow, hash, random.next(), state, now),
     }
 }
 
@@ -203,20 +175,13 @@ fn go_through(
     state: &mut State,
     now: Nanos,
 ) -> Result<Option<Hit>, Exit> {
-    let ports = ports_of(flow, state);
+    let ports = state.local.settings.snat_ports;
     let count = ports.count();
     let budget = state.local.snat_budget.take(count.into(), now);
-    let mut oldest = None;
+    let mut over = Over::default();
     for step in 0..budget as u32 {
-        let port = ports.nth((start % count).wrapping_add(step));
-        set_port(flow, port);
-        if let Some(hit) = taken(flow, state, now) {
-            let closed = state.conntrack.table().closed_for(hit, now);
-            if let Some(closed) = closed
-                && oldest.is_none_or(|(before, _, _)| closed > before)
-            {
-                oldest = Some((closed, hit, port));
-            }
+        flow.reply.dport = ports.nth((start % count).wrapping_add(step));
+        if over.is_taken(flow, state, now) {
             continue;
         }
         match try_this(flow, hash, state, now) {
@@ -228,17 +193,45 @@ fn go_through(
             Err(None) => {}
         }
     }
-    if let Some((_, hit, port)) = oldest
-        && state.conntrack.remove(hit)
-    {
-        set_port(flow, port);
+    over.give_way(flow, hash, state, now)?.ok_or(DropReason::SnatExhausted.into())
+}
+
+/// Of the connections that a search for a free port met, the one that has been over for longest: its seconds, its entry, its port.
+#[derive(Default)]
+struct Over(Option<(u32, Hit, u16)>);
+
+impl Over {
+    /// Whether the reply tuple of the flow is another's, which is noted if it is over.
+    fn is_taken(&mut self, flow: &NewFlow, state: &State, now: Nanos) -> bool {
+        let Some(hit) = taken(flow, state, now) else { return false };
+        if let Some(closed) = state.conntrack.table().closed_for(hit, now)
+            && self.0.is_none_or(|(before, _, _)| closed > before)
+        {
+            self.0 = Some((closed, hit, flow.reply.dport));
+        }
+        true
+    }
+
+    /// Gives the flow the port of the one that was noted. `None`: there was none, or another was quicker to take its place.
+    fn give_way(
+        self,
+        flow: &mut NewFlow,
+        hash: u64,
+        state: &mut State,
+        now: Nanos,
+    ) -> Result<Option<Option<Hit>>, Exit> {
+        let Some((_, hit, port)) = self.0 else { return Ok(None) };
+        // Not if the entry has become another's meanwhile: the hit says which use of it was met.
+        if !state.conntrack.remove(hit) {
+            return Ok(None);
+        }
+        flow.reply.dport = port;
         match try_this(flow, hash, state, now) {
-            Ok(created) => return Ok(created),
-            Err(Some(exit)) => return Err(exit),
-            Err(None) => {}
+            Ok(created) => Ok(Some(created)),
+            Err(Some(exit)) => Err(exit),
+            Err(None) => Ok(None),
         }
     }
-    Err(DropReason::SnatExhausted.into())
 }
 
 /// Who has the reply tuple of the flow.

@@ -220,22 +220,19 @@ impl Key {
     /// Whether the entry's tuple of that direction is this one.
     #[inline]
     pub(super) fn matches<W: Word>(&self, place: &Place<'_, W>, direction: Direction) -> bool {
-        let ports = halves(place.row[PORTS].get())[direction.index()];
         let kind = place.row[KIND].get();
-        // All of it before one branch: the tag has said yes already.
-        let differences = u64::from(ports ^ self.ports) | u64::from(kind as u8 ^ self.protocol);
         if kind & WIDE == 0 {
             let narrow = self.src.is_v4() && self.dst.is_v4();
-            let addrs = joined(self.src.to_v4_bits(), self.dst.to_v4_bits());
-            let stored = place.row[ADDRS + direction.index()].get();
-            return narrow && differences | (stored ^ addrs) == 0;
+            return narrow && self.matches_narrow(place, direction).is_some();
         }
+        let ports = halves(place.row[PORTS].get())[direction.index()];
         let [src, dst] = wide_addrs(place, direction);
-        differences == 0 && src == self.src.to_words() && dst == self.dst.to_words()
+        ports == self.ports
+            && kind as u8 == self.protocol
+            && src == self.src.to_words()
+            && dst == self.dst.to_words()
     }
-}
 
-impl Key {
     /// [`Key::matches`] for a key that is IPv4, with addresses and ports of the other direction, as they are stored, if it
     /// does. An entry that isn't narrow doesn't match.
     #[inline]
@@ -248,6 +245,7 @@ impl Key {
         let (back, ports) = (direction.reversed().index(), place.row[PORTS].get());
         let kind = place.row[KIND].get();
         let addrs = joined(self.src.to_v4_bits(), self.dst.to_v4_bits());
+        // All of it before one branch: the tag has said yes already.
         let differences = u64::from(halves(ports)[there] ^ self.ports)
             | (kind & (WIDE | 0xff) ^ u64::from(self.protocol))
             | (place.row[ADDRS + there].get() ^ addrs);

@@ -1,7 +1,6 @@
 //! The shared part of conntrack: what every worker, control and `millrace` see of it.
 //!
-//! Here is all that only reads: finding an entry, the flows for `show conntrack`, the totals; and
-//! [`Table::adopt`], by which a restarted engine takes over what its predecessor left.
+//! Here is all that only reads: finding an entry, the flows for `show conntrack`, the totals.
 
 use super::entry::{
     ACTIVITY, Activity, DECISION, Decision, KIND, Key, LIFE, Life, Phase, Place, ROW, Row, SIDE,
@@ -9,10 +8,10 @@ use super::entry::{
 };
 use super::grace;
 use super::progress::{TICK, tick, ticks_since};
-use super::reserve::{rebuild, row, used};
+use super::reserve::{row, used};
 use super::tcp::TcpState;
 use crate::clock::Nanos;
-use crate::flow::{Direction, Seed, Tuple};
+use crate::flow::{Direction, Tuple};
 use crate::state::index::{self, Candidate, Index};
 use crate::state::word::{Memory, Region, Word};
 use millrace_tables::ServiceId;
@@ -498,49 +497,5 @@ impl<M: Memory> Table<M> {
             full: sum(count::FULL),
             raced: sum(count::RACED),
         }
-    }
-
-    /// Takes over a table whose users are all gone, however they went: entries in force stay, half-made and
-    /// half-removed ones are freed, the index is made anew. `seed` is the one the table was filled with.
-    /// Returns how many entries stayed. Takes about 0.2 s per million entries.
-    pub fn adopt(&self, seed: &Seed) -> u64 {
-        let (rows, pool) = (self.rows.words(), self.pool.words());
-        let index = Index::new(self.index.words());
-        index.clear();
-        let (mut live, mut half_open) = (0, 0);
-        for id in 0..used(pool, self.capacity) {
-            let Some(place) = self.place(id) else { break };
-            let row = place.row;
-            let life = Life(row[LIFE].get());
-            if life.phase() != Phase::Live {
-                continue;
-            }
-            let [original, reply] = [Direction::Original, Direction::Reply]
-                .map(|direction| seed.hash(&tuple_of(&place, direction)));
-            let placed = index.publish(original, id, false)
-                && (index.publish(reply, id, true) || {
-                    index.withdraw(original, id, false);
-                    false
-                });
-            if placed {
-                live += 1;
-                let progress = Activity(row[ACTIVITY].get()).progress();
-                half_open += u64::from(progress.is_half_open());
-            } else {
-                row[LIFE].set(life.to(Phase::Dead).0);
-            }
-        }
-        rebuild(rows, pool, self.capacity);
-        grace::reset(pool);
-        for (handle, line) in grace::lines(pool).iter().enumerate() {
-            for word in &line[1..] {
-                word.set(0);
-            }
-            if handle == 0 {
-                line[count::CREATED].set(live);
-                line[count::HALF_OPENED].set(half_open);
-            }
-        }
-        live
     }
 }
