@@ -112,21 +112,59 @@ fn run<Q: Queue, O: Observer>(
         Context { tables, state, from, interfaces: &interfaces, now, observer, again: false };
     for (at, mut frame) in std::mem::take(frames).into_iter().enumerate() {
         let refusal = refused.last().filter(|(place, _)| *place == at).map(|(_, exit)| *exit);
-        if refusal.is_some() {
-            refused.pop();
-        }
-        let exit = match (refusal, parsed.get_mut(at)) {
-            (None, Some(headers)) => take(umem, &mut frame, headers, &mut context),
-            (Some(exit), Some(headers)) if exit == Exit::from(fragment::MARK) => {
-                match fragmented(umem, frame, headers, &mut context) {
-                    Some((back, exit)) => {
-                        frame = back;
-                        exit
+        let packet = Packet::new(umem, &mut frame);
+        let exit = match (refusal, parsed.get(at)) {
+            (None, Some(headers)) => {
+                context.observer.see(|| Step::Parsed {
+                    tuple: headers.tuple,
+                    related: headers.quote.is_some(),
+                });
+                let mut packet = packet.parsed(headers);
+                match short::forward(&mut packet, &mut context) {
+                    Some(exit) => exit,
+                    None => {
+                        context.again = false;
+                        forward(packet, &mut context)
                     }
-                    None => continue,
                 }
             }
-            (Some(exit), _) => exit,
+            (Some(exit), Some(headers)) if exit == Exit::from(fragment::MARK) => {
+                refused.pop();
+                let (next, ports) = fragment::admit(packet.parsed(headers), &mut context);
+                match next {
+                    fragment::Next::End(exit) => exit,
+                    fragment::Next::Line => {
+                        if let (Some(ports), Some(headers)) = (ports, parsed.get_mut(at)) {
+                            fragment::of_flow(headers, ports, &context.state.seed);
+                        }
+                        whole_line(umem, &mut frame, &parsed, at, &mut context)
+                    }
+                    fragment::Next::Wait { ours } => {
+                        match fragment::wait(headers, umem, frame, ours, &mut context) {
+                            Ok(()) => {
+                                let neighbor = headers.tuple.dst;
+                                let verdict = Verdict::Hold { interface: from, neighbor };
+                                context.observer.see(|| Step::Verdict(verdict));
+                                let counters = context.state.counters.interface(from);
+                                counters.add(Counter::Held.place(), 1);
+                                continue;
+                            }
+                            Err(back) if ours => {
+                                frame = back;
+                                DropReason::FragmentFull.into()
+                            }
+                            Err(back) => {
+                                frame = back;
+                                whole_line(umem, &mut frame, &parsed, at, &mut context)
+                            }
+                        }
+                    }
+                }
+            }
+            (Some(exit), _) => {
+                refused.pop();
+                exit
+            }
             (None, None) => DropReason::Inconsistent.into(),
         };
         context.see_exit(exit);
@@ -136,52 +174,19 @@ fn run<Q: Queue, O: Observer>(
     state.local.parsed = parsed;
 }
 
-/// The line for one packet, by the short way if it can.
-#[inline(always)]
-fn take<O: Observer>(
+/// The line for a fragment whose flow is known by now.
+#[cold]
+fn whole_line<O: Observer>(
     umem: &Umem,
     frame: &mut Frame,
-    headers: &Headers,
+    parsed: &[Headers],
+    at: usize,
     context: &mut Context<'_, O>,
 ) -> Exit {
+    let Some(headers) = parsed.get(at) else { return DropReason::Inconsistent.into() };
     context
         .observer
         .see(|| Step::Parsed { tuple: headers.tuple, related: headers.quote.is_some() });
-    let mut packet = Packet::new(umem, frame).parsed(headers);
-    short::forward(&mut packet, context).unwrap_or_else(|| {
-        context.again = false;
-        forward(packet, context)
-    })
-}
-
-/// The same for a fragment, which gets the ports of its packet's first one. `None`: it waits for that.
-#[cold]
-fn fragmented<O: Observer>(
-    umem: &Umem,
-    mut frame: Frame,
-    headers: &mut Headers,
-    context: &mut Context<'_, O>,
-) -> Option<(Frame, Exit)> {
-    match fragment::admit(Packet::new(umem, &mut frame).parsed(headers), context) {
-        fragment::Next::End(exit) => return Some((frame, exit)),
-        fragment::Next::Line(Some(ports)) => {
-            fragment::of_flow(headers, ports, &context.state.seed);
-        }
-        fragment::Next::Line(None) => {}
-        fragment::Next::Wait { packet, ours } => {
-            frame = match fragment::wait(frame, packet, ours, context) {
-                Ok(()) => {
-                    let verdict =
-                        Verdict::Hold { interface: context.from, neighbor: headers.tuple.dst };
-                    context.observer.see(|| Step::Verdict(verdict));
-                    context.state.counters.interface(context.from).add(Counter::Held.place(), 1);
-                    return None;
-                }
-                Err(back) if ours => return Some((back, DropReason::FragmentFull.into())),
-                Err(back) => back,
-            };
-        }
-    }
-    let exit = take(umem, &mut frame, headers, context);
-    Some((frame, exit))
+    context.again = false;
+    forward(Packet::new(umem, frame).parsed(headers), context)
 }

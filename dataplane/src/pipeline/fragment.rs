@@ -45,7 +45,7 @@ pub(super) const MARK: DropReason = DropReason::FragmentUnsupported;
 
 /// Names a packet (RFC 791 section 3.2, RFC 8200 section 4.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Key {
+struct Key {
     src: Addr,
     dst: Addr,
     id: u32,
@@ -103,12 +103,10 @@ pub(crate) struct Fragments {
 
 /// What becomes of a fragment.
 pub(super) enum Next {
-    /// It takes the line, with these ports where they are known.
-    Line(Option<(u16, u16)>),
+    /// It takes the line.
+    Line,
     /// It waits for the first of its packet.
     Wait {
-        /// That packet.
-        packet: Key,
         /// Whether it is to a service or to us.
         ours: bool,
     },
@@ -221,21 +219,22 @@ fn piece(packet: &Packet<'_, Parsed<'_>>) -> Option<Piece> {
     Some(Piece { key, from, to: from + headers.l4_len(), more })
 }
 
-/// Decides about a fragment.
+/// Decides about a fragment; with the ports that its headers get, where they are known.
 #[cold]
 pub(super) fn admit<O: Observer>(
     packet: Packet<'_, Parsed<'_>>,
     context: &mut Context<'_, O>,
-) -> Next {
+) -> (Next, Option<(u16, u16)>) {
     let headers = packet.headers();
+    let carried = (Next::Line, None);
     if !context.tables.has_services() || headers.quote.is_some() || !headers.protocol.has_ports() {
-        return Next::Line(None);
+        return carried;
     }
-    let Some(piece) = piece(&packet) else { return Next::Line(None) };
+    let Some(piece) = piece(&packet) else { return carried };
     let ours = is_ours(&piece.key.dst, context);
-    let refused = || match ours {
-        true => Next::End(DropReason::FragmentInvalid.into()),
-        false => Next::Line(None),
+    let refused = || {
+        let end = Next::End(DropReason::FragmentInvalid.into());
+        (if ours { end } else { Next::Line }, None)
     };
     let (seed, now) = (context.state.seed, context.now);
     let fragments = &mut context.state.local.fragments;
@@ -257,7 +256,7 @@ pub(super) fn admit<O: Observer>(
             }
             None => fragments.note(new, &seed),
         }
-        return Next::Line(Some(ports));
+        return (Next::Line, Some(ports));
     }
     match known {
         Some(known) if known.bad => refused(),
@@ -265,8 +264,8 @@ pub(super) fn admit<O: Observer>(
             known.bad = true;
             refused()
         }
-        Some(known) => Next::Line(Some(known.ports)),
-        None => Next::Wait { packet: key, ours },
+        Some(known) => (Next::Line, Some(known.ports)),
+        None => (Next::Wait { ours }, None),
     }
 }
 
@@ -286,21 +285,26 @@ pub(super) fn of_flow(headers: &mut Headers, ports: (u16, u16), seed: &Seed) {
     headers.trackable = ports != (0, 0);
 }
 
-/// Lets the frame wait for the first fragment of `packet`.
+/// Lets the frame wait for the first fragment of its packet.
 ///
 /// # Errors
 /// Gives it back when there is no place.
 pub(super) fn wait<O: Observer>(
-    frame: Frame,
-    packet: Key,
+    headers: &Headers,
+    umem: &millrace_xsk::Umem,
+    mut frame: Frame,
     ours: bool,
     context: &mut Context<'_, O>,
 ) -> Result<(), Frame> {
     let (from, since) = (context.from, context.now);
-    context.state.local.fragments.wait(Waiting { key: packet, from, since, ours, frame })
+    let Some(piece) = piece(&Packet::new(umem, &mut frame).parsed(headers)) else {
+        return Err(frame);
+    };
+    context.state.local.fragments.wait(Waiting { key: piece.key, from, since, ours, frame })
 }
 
 /// Whether a fragment of this protocol can be translated: a CRC over all of it (SCTP) can't be mended in the first.
 pub(super) fn is_translatable(headers: &Headers) -> bool {
-    headers.part == Part::Whole || matches!(headers.protocol, Protocol::TCP | Protocol::UDP)
+    headers.part == Part::Whole
+        || matches!(headers.protocol, Protocol::TCP | Protocol::UDP | Protocol::UDP_LITE)
 }

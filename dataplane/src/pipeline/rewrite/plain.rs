@@ -39,13 +39,13 @@ pub(in crate::pipeline) fn routed<O: Observer>(
     let network = packet.headers().network;
     let frame = packet.bytes_mut().first_chunk_mut::<SHORTEST>()?;
     let (link, rest) = ethernet::Header::view_mut(frame).ok()?;
-    let travels = match network {
-        Network::Ipv4 => ipv4::Header::view_mut(rest).ok()?.0.decrement_ttl(),
-        Network::Ipv6 => ipv6::Header::view_mut(rest).ok()?.0.decrement_hop_limit(),
-        Network::Arp => false,
-    };
-    if !travels {
-        return None;
+    match network {
+        Network::Ipv4 => hop(ipv4::Header::view_mut(rest).ok()?.0),
+        Network::Ipv6 => {
+            let (ip, _) = ipv6::Header::view_mut(rest).ok()?;
+            ip.hop_limit = ip.hop_limit.wrapping_sub(1);
+        }
+        Network::Arp => return None,
     }
     link.set_addresses(adjacency.dst, adjacency.src);
     Some(packet.reborrow().rewritten(adjacency.interface, millrace_xsk::TxOffload::None).transmit())
@@ -89,6 +89,13 @@ pub(in crate::pipeline) fn translated<O: Observer>(
     [ip.src, ip.dst] = known.addrs.map(u32::to_ne_bytes);
     link.set_addresses(adjacency.dst, adjacency.src);
     Some(packet.reborrow().rewritten(adjacency.interface, millrace_xsk::TxOffload::None).transmit())
+}
+
+/// One hop less; `short` has seen that there is one.
+#[inline(always)]
+fn hop(ip: &mut ipv4::Header) {
+    ip.ttl = ip.ttl.wrapping_sub(1);
+    ip.checksum = U16::new(ipv4::HOP.apply(ip.checksum.get()));
 }
 
 #[inline(always)]
