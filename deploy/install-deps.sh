@@ -14,6 +14,9 @@ build_needs=(
     "clang clang"
     "/usr/include/bpf/bpf_helpers.h libbpf-dev"
     "/usr/include/linux/bpf.h linux-libc-dev"
+    "m4 m4"
+    "/usr/include/libelf.h libelf-dev"
+    "/usr/include/zlib.h zlib1g-dev"
 )
 run_needs=(
     "ip iproute2"

@@ -1,0 +1,387 @@
+//! The command line.
+
+use crate::units::{self, Rate, UnitError};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Sends, receives, answers and replays packets over AF_XDP, and says what became of each.
+#[derive(Debug, Parser)]
+#[command(name = "millrace-pktgen", version, about)]
+pub struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Send streams, receive them, and report loss, duplicates, reordering, latency and rates
+    Run(Run),
+    /// Send a capture, keeping the gaps between its packets
+    Replay(Replay),
+    /// Receive and count whatever comes in
+    Sink(Listen),
+    /// Send back what comes in, with the addresses of frame and packet swapped
+    Reflect(Listen),
+    /// Answer ARP, neighbor solicitations and echo requests for addresses of one's own
+    Respond(Listen),
+    /// Open, use and close TCP connections to a real server, from addresses that the kernel doesn't have
+    Tcp(Tcp),
+    /// Ask a real server over UDP and await its answers
+    Udp(Tcp),
+    /// Compare the generator's transmit loop with a bare one on the same socket, in turns
+    Bench(Bench),
+    /// Check a profile and print the first packets of each stream
+    Check(Check),
+    /// Print the JSON Schema of the report
+    Schema,
+}
+
+/// An interface, as `veth0`, `veth0:2` (two queues, from 0) or `veth0:2+1` (one queue, from 2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// Its name.
+    pub interface: String,
+    /// First queue.
+    pub first: u32,
+    /// Number of queues.
+    pub queues: u32,
+}
+
+impl FromStr for Port {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong =
+            || format!("{text:?}: say IFACE, IFACE:QUEUES or IFACE:FIRST+QUEUES, as in veth0:2");
+        let Some((interface, queues)) = text.split_once(':') else {
+            return Ok(Self { interface: text.into(), first: 0, queues: 1 });
+        };
+        let (first, queues) = queues.split_once('+').unwrap_or(("0", queues));
+        let first = first.parse().map_err(|_| wrong())?;
+        let queues = queues.parse().map_err(|_| wrong())?;
+        if queues == 0 || queues > 64 || interface.is_empty() {
+            return Err(wrong());
+        }
+        Ok(Self { interface: interface.into(), first, queues })
+    }
+}
+
+/// How the report is written.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Show {
+    /// The report as JSON (`millrace-pktgen schema`) on standard output; progress goes to standard error
+    #[arg(long)]
+    pub json: bool,
+    /// One JSON object a line: {"second": …} every second, {"report": …} at the end
+    #[arg(long)]
+    pub json_lines: bool,
+    /// Write the JSON report to this file too
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// No progress
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// The two ends and their addresses; each overrides what the profile says.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Ends {
+    /// Interface to send on
+    #[arg(long, value_name = "IFACE[:QUEUES]")]
+    pub tx: Option<Port>,
+    /// Interface to receive on; may be the same
+    #[arg(long, value_name = "IFACE[:QUEUES]")]
+    pub rx: Option<Port>,
+    /// Network namespace of the sending interface
+    #[arg(long, value_name = "NAME")]
+    pub netns_tx: Option<String>,
+    /// Network namespace of the receiving interface
+    #[arg(long, value_name = "NAME")]
+    pub netns_rx: Option<String>,
+    /// Addresses of the sending end, which it answers ARP, ND and echo requests for
+    #[arg(long, value_name = "ADDRESS/LENGTH")]
+    pub tx_address: Vec<IpNet>,
+    /// Addresses of the receiving end
+    #[arg(long, value_name = "ADDRESS/LENGTH")]
+    pub rx_address: Vec<IpNet>,
+    /// Router that the sending end resolves and sends to
+    #[arg(long, value_name = "ADDRESS")]
+    pub gateway: Option<IpAddr>,
+    /// CPUs to pin the sending queues' threads to
+    #[arg(long, value_delimiter = ',', value_name = "CPU,…")]
+    pub cpus_tx: Vec<usize>,
+    /// CPUs to pin the receiving queues' threads to
+    #[arg(long, value_delimiter = ',', value_name = "CPU,…")]
+    pub cpus_rx: Vec<usize>,
+    /// Zero-copy mode of the sockets
+    #[arg(long, value_enum)]
+    pub zero_copy: Option<ZeroCopy>,
+}
+
+/// Whether sockets are in zero-copy mode.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ZeroCopy {
+    /// If the driver can
+    #[default]
+    Auto,
+    /// Fail if the driver can't
+    Always,
+    /// Copy mode
+    Never,
+}
+
+/// How much, and for how long.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Load {
+    /// 100kpps, 1gbps (frames with FCS), l1:1gbps (with preamble and gap), 50% (of the line), max
+    #[arg(long)]
+    pub rate: Option<Rate>,
+    /// How long to send: 10s, 500ms, 2m
+    #[arg(long, value_parser = duration, conflicts_with = "count")]
+    pub duration: Option<Duration>,
+    /// How many packets to send: 1000, 10k, 1m
+    #[arg(long, value_parser = count)]
+    pub count: Option<u64>,
+    /// Seed of all that is random
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// How long to wait for packets under way after sending
+    #[arg(long, value_parser = duration)]
+    pub drain: Option<Duration>,
+}
+
+/// One stream; fields as in a profile: `a` fixed, `a-b` in turn, `a,b,c` in turn, `random a-b`, `one of a,b,c`.
+#[derive(Args, Clone, Debug, Default)]
+pub struct StreamArgs {
+    /// udp, tcp, sctp, icmp (echo requests, of either IP version)
+    #[arg(long)]
+    pub protocol: Option<String>,
+    /// Source addresses
+    #[arg(long)]
+    pub src: Option<String>,
+    /// Destination addresses
+    #[arg(long)]
+    pub dst: Option<String>,
+    /// Source ports
+    #[arg(long)]
+    pub src_port: Option<String>,
+    /// Destination ports
+    #[arg(long)]
+    pub dst_port: Option<String>,
+    /// Frame sizes with FCS, or `imix`
+    #[arg(long)]
+    pub size: Option<String>,
+    /// VLAN, or outer and inner: 100 or 100,200
+    #[arg(long, value_delimiter = ',')]
+    pub vlan: Vec<u16>,
+    /// Destination MAC; without it the gateway's, or the destination's own
+    #[arg(long)]
+    pub dst_mac: Option<String>,
+    /// Source MAC; without it the interface's
+    #[arg(long)]
+    pub src_mac: Option<String>,
+}
+
+/// Arguments of `run`.
+#[derive(Args, Debug)]
+pub struct Run {
+    /// Profile in TOML (see pktgen/profiles)
+    #[arg(long, value_name = "FILE")]
+    pub profile: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub ends: Ends,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub load: Load,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub stream: StreamArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub show: Show,
+}
+
+/// Arguments of `replay`.
+#[derive(Args, Debug)]
+pub struct Replay {
+    /// The capture: pcap or pcapng, Ethernet
+    pub capture: PathBuf,
+    /// How much faster than it was captured; `max` leaves no gaps
+    #[arg(long, default_value = "1", value_parser = speed)]
+    pub speed: f64,
+    /// How many times
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub repeat: u32,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub ends: Ends,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub show: Show,
+}
+
+/// Arguments of `sink`, `reflect` and `respond`.
+#[derive(Args, Debug)]
+pub struct Listen {
+    /// Interface to receive on
+    #[arg(long, value_name = "IFACE[:QUEUES]")]
+    pub rx: Port,
+    /// Its network namespace
+    #[arg(long, value_name = "NAME")]
+    pub netns_rx: Option<String>,
+    /// Addresses that are answered for; prefixes with `--answer-for`
+    #[arg(long, value_name = "ADDRESS/LENGTH")]
+    pub address: Vec<IpNet>,
+    /// Whole prefixes that are answered for
+    #[arg(long, value_name = "PREFIX")]
+    pub answer_for: Vec<IpNet>,
+    /// CPUs to pin the queues' threads to
+    #[arg(long, value_delimiter = ',', value_name = "CPU,…")]
+    pub cpus_rx: Vec<usize>,
+    /// End after this long; without it on Ctrl-C
+    #[arg(long, value_parser = duration)]
+    pub duration: Option<Duration>,
+    /// End after this many frames
+    #[arg(long, value_parser = count)]
+    pub count: Option<u64>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub show: Show,
+}
+
+/// Arguments of `tcp` and `udp`.
+#[derive(Args, Debug)]
+pub struct Tcp {
+    /// Interface to use
+    #[arg(long, value_name = "IFACE")]
+    pub tx: Port,
+    /// Its network namespace
+    #[arg(long, value_name = "NAME")]
+    pub netns_tx: Option<String>,
+    /// Clients' addresses: not the kernel's; connections go round among them
+    #[arg(long, required = true, value_name = "ADDRESS/LENGTH")]
+    pub address: Vec<IpNet>,
+    /// Router to the server
+    #[arg(long)]
+    pub gateway: Option<IpAddr>,
+    /// The server
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub server: SocketAddr,
+    /// Connections (or requests) begun in a second; without it as many as `--concurrent` allows
+    #[arg(long)]
+    pub per_second: Option<f64>,
+    /// Most open at once
+    #[arg(long, default_value_t = 64)]
+    pub concurrent: usize,
+    /// End after so many
+    #[arg(long, value_parser = count, conflicts_with = "duration")]
+    pub connections: Option<u64>,
+    /// Begin none after this long
+    #[arg(long, value_parser = duration, default_value = "10s")]
+    pub duration: Duration,
+    /// Bytes sent on each
+    #[arg(long, value_parser = count, default_value = "64")]
+    pub request: u64,
+    /// Bytes awaited on each before it is closed; the server may send more
+    #[arg(long, value_parser = count, default_value = "1")]
+    pub response: u64,
+    /// Give one up after this long
+    #[arg(long, value_parser = duration, default_value = "5s")]
+    pub timeout: Duration,
+    /// Seed of ports and sequence numbers
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub show: Show,
+}
+
+/// Arguments of `bench`.
+#[derive(Args, Debug)]
+pub struct Bench {
+    /// Interface to send on; the frames go to a MAC that nobody has
+    #[arg(long, value_name = "IFACE[:QUEUES]")]
+    pub tx: Port,
+    /// Its network namespace
+    #[arg(long, value_name = "NAME")]
+    pub netns_tx: Option<String>,
+    /// Rounds of each kind
+    #[arg(long, default_value_t = 9)]
+    pub rounds: usize,
+    /// Length of a round
+    #[arg(long, value_parser = duration, default_value = "300ms")]
+    pub round: Duration,
+    /// Frame size with FCS
+    #[arg(long, default_value_t = 64)]
+    pub size: u16,
+    /// CPUs to pin the queues' threads to
+    #[arg(long, value_delimiter = ',', value_name = "CPU,…")]
+    pub cpus_tx: Vec<usize>,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `check`.
+#[derive(Args, Debug)]
+pub struct Check {
+    /// The profile
+    #[arg(long, value_name = "FILE")]
+    pub profile: PathBuf,
+    /// Write so many packets of it to a capture
+    #[arg(long, value_name = "FILE")]
+    pub pcap: Option<PathBuf>,
+    /// How many packets
+    #[arg(long, default_value = "100", value_parser = count)]
+    pub count: u64,
+}
+
+fn duration(text: &str) -> Result<Duration, UnitError> {
+    units::duration(text)
+}
+
+fn count(text: &str) -> Result<u64, UnitError> {
+    units::count(text)
+}
+
+fn speed(text: &str) -> Result<f64, String> {
+    if text == "max" {
+        return Ok(f64::INFINITY);
+    }
+    let speed = text.trim_end_matches('x').parse::<f64>();
+    speed
+        .ok()
+        .filter(|s| s.is_finite() && *s > 0.0)
+        .ok_or_else(|| format!("speed {text:?}: say a number above 0, as 1, 0.5 or 10x, or `max`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn ports_name_their_queues() {
+        let port =
+            |interface: &str, first, queues| Port { interface: interface.into(), first, queues };
+        assert_eq!("veth0".parse(), Ok(port("veth0", 0, 1)));
+        assert_eq!("veth0:2".parse(), Ok(port("veth0", 0, 2)));
+        assert_eq!("veth0:2+1".parse(), Ok(port("veth0", 2, 1)));
+        for wrong in ["veth0:", "veth0:0", "veth0:x", "veth0:1+", ":1", "veth0:65"] {
+            assert!(wrong.parse::<Port>().is_err(), "{wrong}");
+        }
+    }
+}
