@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use millrace_tables::session::Interface as Told;
+use millrace_tables::session::{Interface as Told, Mode};
 use millrace_tables::{Epochs, ReaderEpoch};
 use rustix::event::Timespec;
 use tracing::{error, info, warn};
@@ -97,6 +97,7 @@ impl Housekeeping {
         });
         let facts = Facts {
             interfaces: told.collect(),
+            mode: Mode::Router,
             workers: u16::try_from(workers).unwrap_or(u16::MAX),
             state: shared.fd().as_fd().try_clone_to_owned().map_err(EngineError::Io)?,
             epochs: shared.slots().epochs(),

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use millrace_tables::session::{
-    Contract, Interface, Listener, Message, Role, Session, SessionError,
+    Contract, Interface, Listener, Message, Mode, Role, Session, SessionError,
 };
 use millrace_tables::{Epochs, ReaderEpoch, Tables};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -23,6 +23,8 @@ const MAX_SESSIONS: usize = 32;
 pub struct Facts {
     /// Interfaces by id.
     pub interfaces: Vec<Interface>,
+    /// How the engine stands to the kernel.
+    pub mode: Mode,
     /// Workers; their epochs are the first slots.
     pub workers: u16,
     /// The state segment.
@@ -210,6 +212,7 @@ impl Server {
             contract: Contract::ours(),
             generation,
             workers: self.facts.workers,
+            mode: self.facts.mode,
             interfaces: self.facts.interfaces.clone(),
         };
         // Control reads its predecessor's tables, so that services keep their numbers.

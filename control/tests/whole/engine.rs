@@ -14,7 +14,7 @@ use std::{
 use millrace_tables::{
     Slots, Tables,
     epoch::bytes,
-    session::{Contract, Interface, Listener, Message, Role, Session},
+    session::{Contract, Interface, Listener, Message, Mode, Role, Session},
     shm::{Seals, Segment},
 };
 
@@ -162,6 +162,7 @@ impl Server {
             contract: self.contract.clone(),
             generation,
             workers: 1,
+            mode: Mode::Router,
             interfaces: vec![interface],
         };
         let mut fds = vec![self.state.fd()];

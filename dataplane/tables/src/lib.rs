@@ -46,6 +46,8 @@ pub mod tables;
 #[cfg(not(loom))]
 pub mod trie;
 #[cfg(not(loom))]
+pub mod trunk;
+#[cfg(not(loom))]
 pub mod writer;
 
 pub use arena::{Arena, Table, Usage};

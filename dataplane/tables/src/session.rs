@@ -19,7 +19,7 @@
 
 mod message;
 
-pub use message::{Contract, Interface, Message, Role};
+pub use message::{Contract, Interface, Message, Mode, Role};
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -121,6 +121,8 @@ pub struct Greeting {
     pub generation: u64,
     /// Worker threads.
     pub workers: u16,
+    /// How it stands to the kernel.
+    pub mode: Mode,
     /// The engine's interfaces.
     pub interfaces: Vec<Interface>,
     /// The state segment.
@@ -257,7 +259,7 @@ impl Session {
         self.send(&Message::Hello { role, contract: Contract::ours() }, &[])?;
         match self.first()? {
             (Message::Refused { why }, _) => Err(SessionError::Refused { why }),
-            (Message::Welcome { contract, generation, workers, interfaces }, fds) => {
+            (Message::Welcome { contract, generation, workers, mode, interfaces }, fds) => {
                 Contract::check(&contract)?;
                 let mut fds = fds.into_iter();
                 let state = fds.next().ok_or_else(|| SessionError::Message {
@@ -267,6 +269,7 @@ impl Session {
                     contract,
                     generation,
                     workers,
+                    mode,
                     interfaces,
                     state,
                     tables: fds.next(),

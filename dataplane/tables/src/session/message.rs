@@ -16,6 +16,16 @@ pub enum Role {
     Observer,
 }
 
+/// How the engine stands to the node's kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// The interfaces' addresses are the engine's, from its configuration.
+    Router,
+    /// The kernel's: control mirrors its addresses, routes and neighbors. One interface is the trunk to it ([`crate::trunk`]).
+    ServiceProxy,
+}
+
 /// What both sides have to agree on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -78,7 +88,7 @@ pub struct Interface {
     pub addresses: Vec<IpNet>,
     /// `uplink`, `host`, `pod` or `port`.
     pub kind: String,
-    /// The kernel's index; 0 when it has none (pcap).
+    /// The kernel's index; 0 when it has none (pcap). Of a trunk, that of the kernel's end.
     pub index: u32,
 }
 
@@ -115,6 +125,8 @@ pub enum Message {
         generation: u64,
         /// Worker threads.
         workers: u16,
+        /// How it stands to the kernel.
+        mode: Mode,
         /// Its interfaces.
         interfaces: Vec<Interface>,
     },

@@ -1,4 +1,6 @@
-use super::{Contract, Interface, Listener, MAX_MESSAGE, Message, Role, Session, SessionError};
+use super::{
+    Contract, Interface, Listener, MAX_MESSAGE, Message, Mode, Role, Session, SessionError,
+};
 use crate::shm::{Seals, Segment};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair};
 use std::{
@@ -38,6 +40,7 @@ fn welcome() -> Message {
         contract: Contract::ours(),
         generation: 7,
         workers: 2,
+        mode: Mode::Router,
         interfaces: vec![Interface {
             id: 0,
             name: "eth0".to_owned(),
@@ -113,11 +116,11 @@ fn another_abi_is_refused_on_both_sides_with_both_versions() {
         assert!(text.contains(&format!("release {}", env!("CARGO_PKG_VERSION"))), "{text}");
     }
     let (client, engine) = sessions();
-    let Message::Welcome { generation, workers, interfaces, .. } = welcome() else {
+    let Message::Welcome { generation, workers, mode, interfaces, .. } = welcome() else {
         unreachable!()
     };
     engine
-        .send(&Message::Welcome { contract: other, generation, workers, interfaces }, &[])
+        .send(&Message::Welcome { contract: other, generation, workers, mode, interfaces }, &[])
         .unwrap();
     let error = client.greet(Role::Observer).unwrap_err().to_string();
     assert!(error.contains("ABI 77"), "{error}");
