@@ -7,6 +7,9 @@ use millrace_tables::{Error, InterfaceSpec, NextHop, RouteSpec, SegmentConfig, T
 
 use crate::interface::Interfaces;
 
+/// The generation of these tables; control goes on from it.
+pub const GENERATION: u64 = 1;
+
 /// Connected routes and owned addresses of the interfaces, as generation 1.
 pub fn tables(interfaces: &Interfaces) -> Result<Arc<Tables>, Error> {
     let mut writer = Writer::create(&SegmentConfig::default())?;

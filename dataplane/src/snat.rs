@@ -1,4 +1,4 @@
-//! Which source ports a masqueraded flow may get: [`Ports`], and how hard they are looked for: [`Budget`].
+//! Which source ports a masqueraded flow may get: [`Ports`], and how hard they are looked for: [`Budget`], [`Exhausted`].
 //!
 //! Decides nothing about flows; `pipeline::conntrack` picks. Cost: finding the `n`th port walks at most eight ranges.
 
@@ -6,7 +6,8 @@ use std::ops::RangeInclusive;
 
 use arrayvec::ArrayVec;
 
-use crate::clock::{Nanos, SECOND};
+use crate::clock::{MILLISECOND, Nanos, SECOND};
+use crate::flow::Tuple;
 
 /// Node ports of a cluster whose API server was told nothing else (`--service-node-port-range`).
 pub const NODE_PORTS: RangeInclusive<u16> = 30_000..=32_767;
@@ -108,6 +109,35 @@ impl Budget {
     }
 }
 
+/// Sets of source ports that a search has just found full, so that the flows behind it need not search through them as well. A
+/// port that becomes free meanwhile can still be hit by chance.
+#[derive(Clone, Debug, Default)]
+pub struct Exhausted {
+    /// Reply tuples without the port that is looked for, and until when they count.
+    sets: [Option<(Tuple, Nanos)>; 8],
+    next: usize,
+}
+
+impl Exhausted {
+    /// How long a set is taken to be full.
+    pub const MEMORY: Nanos = 100 * MILLISECOND;
+
+    /// Whether the set that this reply tuple's port would be of was full a moment ago.
+    pub fn knows(&self, reply: &Tuple, now: Nanos) -> bool {
+        let wanted = Tuple { dport: 0, ..*reply };
+        self.sets.iter().flatten().any(|(set, until)| *set == wanted && now < *until)
+    }
+
+    /// Notes that it is full, in place of the set that was noted eight times ago.
+    pub fn note(&mut self, reply: &Tuple, now: Nanos) {
+        let place = self.next % self.sets.len();
+        if let Some(place) = self.sets.get_mut(place) {
+            *place = Some((Tuple { dport: 0, ..*reply }, now.saturating_add(Self::MEMORY)));
+        }
+        self.next = place + 1;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,5 +179,23 @@ mod tests {
         budget.give(50);
         assert_eq!(budget.take(600, SECOND + SECOND / 10), 50);
         assert_eq!(budget.take(u64::MAX, 100 * SECOND), 1000);
+    }
+
+    #[test]
+    fn a_set_that_is_full_is_remembered_for_a_moment_whatever_the_port() {
+        let set = |backend: u8, dport| Tuple {
+            src: std::net::IpAddr::from([10, 0, 0, backend]).into(),
+            dst: std::net::IpAddr::from([192, 0, 2, 1]).into(),
+            sport: 80,
+            dport,
+            protocol: millrace_wire::Protocol::TCP,
+        };
+        let mut full = Exhausted::default();
+        full.note(&set(1, 4000), SECOND);
+        assert!(full.knows(&set(1, 5000), SECOND));
+        assert!(!full.knows(&set(2, 4000), SECOND), "another backend");
+        assert!(!full.knows(&set(1, 4000), SECOND + Exhausted::MEMORY));
+        (2..=9).for_each(|backend| full.note(&set(backend, 1), SECOND));
+        assert!(full.knows(&set(9, 1), SECOND) && !full.knows(&set(1, 1), SECOND), "eight at most");
     }
 }

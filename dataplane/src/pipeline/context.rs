@@ -18,7 +18,7 @@ use crate::exit::Exit;
 use crate::interface::{Interface, Interfaces};
 use crate::packet::{Headers, Packet, Parsed};
 use crate::reply::{self, Limiter};
-use crate::snat::{Budget, Ports};
+use crate::snat::{Budget, Exhausted, Ports};
 use crate::state::State;
 use crate::trace::{Observer, Step};
 use crate::verdict::DropReason;
@@ -81,6 +81,8 @@ pub struct Local {
     pub(crate) limiter: Limiter,
     /// How hard free source ports may still be looked for.
     pub(crate) snat_budget: Budget,
+    /// Sets of them that are full.
+    pub(crate) snat_exhausted: Exhausted,
     /// Requests to send: made by the line, which touches no ring, and sent by `tx`.
     pub(crate) requests: Requests,
     /// What is known of the packets of the burst under way; of an earlier one what is not overwritten yet.
@@ -129,6 +131,7 @@ impl Local {
             recent: Recent::new(),
             limiter: Limiter::new(settings.errors_per_second),
             snat_budget: Budget::new(settings.snat_searches),
+            snat_exhausted: Exhausted::default(),
             requests: Requests::new(),
             searches: Vec::with_capacity(BURST),
             parsed: vec![Headers::BLANK; BURST].into_boxed_slice(),

@@ -152,6 +152,23 @@ fn housekeeping_finds_the_flows_of_gone_backends_and_no_others() {
 }
 
 #[test]
+fn a_flow_of_the_last_service_does_not_outlive_it() {
+    let mut world = world(&[("10.0.2.10", 8053)]);
+    destination(&mut world, between(CLIENT, OTHER).udp(4000, 53, b"q"));
+    let keys: Vec<String> = world.writer.service_keys().map(str::to_owned).collect();
+    keys.iter().for_each(|key| assert!(world.writer.remove_service(key).unwrap()));
+    world.writer.publish().unwrap();
+    let tables = world.writer.tables();
+    let now = world.now;
+    let gone = world.workers[0].state.conntrack.review(
+        0..u32::MAX,
+        (now, 0),
+        |service, original, translated| is_stale(&tables.snapshot(), service, original, translated),
+    );
+    assert_eq!(gone, 1);
+}
+
+#[test]
 fn an_engine_that_knows_of_no_service_yet_forgets_nothing() {
     let mut world = world(&[("10.0.2.10", 8053)]);
     destination(&mut world, between(CLIENT, OTHER).udp(4000, 53, b"q"));

@@ -27,8 +27,8 @@ pub fn is_stale(
         return false;
     }
     let Some(service) = tables.service(service) else {
-        // An engine that has just begun knows of no service yet: nothing is said about any.
-        return tables.has_services();
+        // An engine that has just begun knows of no service yet: nothing is said about any. Control's tables are complete from the first.
+        return tables.generation() > crate::boot::GENERATION;
     };
     let (addr, port) = (translated.dst, translated.dport);
     // Mostly it is still the one that the flow would get today.
