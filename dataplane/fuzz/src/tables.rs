@@ -4,7 +4,7 @@
 //! is the form of a real segment without its holes, so the corpus are real segments, and mutations move, lose and change lines.
 
 use millrace_tables::{
-    InterfaceId, Route, ServiceId, Snapshot, Tables,
+    ClassId, InterfaceId, PolicyId, Route, ServiceId, Snapshot, SubjectId, Tables,
     layout::{ABI, HASH, MAGIC, header},
     shm::{Seals, Segment},
 };
@@ -116,7 +116,25 @@ pub fn ask(snapshot: Snapshot<'_>, addr: &Addr, port: u16, random: u64) -> usize
     }
     told += usize::from(snapshot.best_route(addr).is_some());
     told += usize::from(snapshot.static_neighbor(InterfaceId(random as u16 % 3), addr).is_some());
-    told
+    told + ask_policies(snapshot, addr, port, random)
+}
+
+fn ask_policies(snapshot: Snapshot<'_>, addr: &Addr, port: u16, random: u64) -> usize {
+    let endpoint = snapshot.policy_endpoint(addr);
+    let mut told = usize::from(endpoint.is_isolated()) + usize::from(endpoint.is_node());
+    told += usize::from(snapshot.endpoint_name(&endpoint).is_some());
+    let chosen = SubjectId(random as u32 % 4);
+    for subject in [endpoint.ingress(), endpoint.egress(), Some(chosen)].into_iter().flatten() {
+        for class in [endpoint.class, ClassId((random >> 32) as u32 % 100)] {
+            for protocol in [6, 17, 132, random as u8] {
+                let decision = snapshot.judge(subject, class, protocol, port);
+                told += usize::from(decision.is_allowed()) + usize::from(!decision.is_missing());
+                told += bounded("deciders", snapshot.deciders(&decision, false));
+                told += bounded("shadow deciders", snapshot.deciders(&decision, true));
+            }
+        }
+    }
+    told + usize::from(snapshot.policy(PolicyId(random as u32 % 4)).is_some())
 }
 
 fn ask_service(snapshot: Snapshot<'_>, id: ServiceId, random: u64) -> usize {
@@ -138,6 +156,8 @@ pub fn ask_lists(snapshot: Snapshot<'_>) -> usize {
         + bounded("routes", snapshot.routes())
         + bounded("neighbors", snapshot.static_neighbors())
         + bounded("interfaces", snapshot.interfaces())
+        + bounded("policies", snapshot.policies())
+        + bounded("policy endpoints", snapshot.policy_endpoints())
 }
 
 /// More than any iteration over a segment of a few MiB may give.

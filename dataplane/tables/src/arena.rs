@@ -48,7 +48,7 @@ pub enum Table {
     Routes6,
     /// Next hops and ECMP groups.
     Groups,
-    /// Policy (its place is kept; a later issue fills it).
+    /// Policies, but for their names: endpoints, subjects, port maps, decisions.
     Policy,
 }
 

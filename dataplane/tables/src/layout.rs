@@ -7,7 +7,7 @@
 //!        2  layout hash                     2  frontends  hash trie: slot
 //!        3  bytes of the segment            3  routes 4   FIB root
 //!        4  seed of the hash tries          4  routes 6   FIB root
-//!        8  root: Ref of the newest         5  policy     (kept free for the policy tables)
+//!        8  root: Ref of the newest         5  policy     Ref of their record | in force << 32
 //!           root record                     6  neighbors  hash trie: slot
 //!                                           7  groups     rows: ref | numbers << 32
 //!                                           8  interfaces index tree: ref | height << 32
@@ -60,7 +60,7 @@ pub mod root {
     pub const ROUTES4: usize = 3;
     /// IPv6 routes.
     pub const ROUTES6: usize = 4;
-    /// Policy: no table yet, the place is kept.
+    /// The policies' record, and whether they are in force.
     pub const POLICY: usize = 5;
     /// Static neighbors.
     pub const NEIGHBORS: usize = 6;
@@ -89,9 +89,11 @@ pub const DESCRIPTION: &str = "\
     names words32|count32, strings shared8 len16 bytes; ";
 
 #[cfg(not(loom))]
-/// Hash of everything that both sides have to agree on, the FIB's and the groups' layout included.
-pub const HASH: u64 =
-    fnv(fnv(FNV_START, DESCRIPTION.as_bytes()), crate::route::DESCRIPTION.as_bytes());
+/// Hash of everything that both sides have to agree on, the layout of the FIB, the groups and the policies included.
+pub const HASH: u64 = fnv(
+    layout_hash(DESCRIPTION) ^ layout_hash(crate::policy::DESCRIPTION),
+    crate::route::DESCRIPTION.as_bytes(),
+);
 
 const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
 

@@ -28,9 +28,13 @@ pub mod maglev;
 #[cfg(not(loom))]
 pub mod node;
 #[cfg(not(loom))]
+pub mod policy;
+#[cfg(not(loom))]
 pub mod route;
 #[cfg(not(loom))]
 pub mod row;
+#[cfg(not(loom))]
+pub mod rows;
 #[cfg(not(loom))]
 pub mod search;
 #[cfg(not(loom))]
@@ -59,6 +63,10 @@ pub use {
     epoch::{Epochs, ReaderEpoch, Slots},
     fib::{Begun, Near},
     node::{Node, NodeSpec},
+    policy::{
+        ByPolicies, ClassId, Decision, DecisionId, DecisionSpec, Endpoint, EndpointSpec,
+        PolicyChanges, PolicyId, PolicyRow, PolicySpec, PortMapId, PortMapSpec, SubjectId,
+    },
     route::{Destination, Group, NextHop, Route, RouteSpec},
     row::{
         Backend, BackendSet, Frontend, FrontendKind, FrontendRow, InterfaceId, InterfaceKind,

@@ -12,7 +12,6 @@
 //! groups'. Groups are numbered from 0 on, so the FIB's 16-bit leaves do for the first 32,760; more cost memory, nothing else.
 
 mod group;
-mod rows;
 
 pub use group::{Group, MAX_MEMBERS, NextHop, next_hop, next_hops, only_hop};
 
@@ -331,7 +330,7 @@ impl Routes {
     }
 }
 
-fn is_v4_mapped(prefix: &IpNet) -> bool {
+pub(crate) fn is_v4_mapped(prefix: &IpNet) -> bool {
     matches!(prefix, IpNet::V6(net) if net.prefix_len() >= 96 && net.addr().to_ipv4_mapped().is_some())
 }
 

@@ -9,10 +9,13 @@ use crate::{
     cold,
     epoch::{self, ReaderEpoch},
     error::Error,
-    fib::{Begun, Near},
+    fib::{self, Begun, Family, Near},
     index, interface,
     layout::{self, HEADER_BYTES, header, high, root},
     node::Node,
+    policy::{
+        self, ClassId, Decision, Endpoint, PolicyChanges, PolicyId, PolicyRow, SubjectId, record,
+    },
     route::{self, Destination, Group, NextHop, Route, RouteRoots},
     row::{
         Backend, BackendSet, Frontend, FrontendKind, FrontendRow, InterfaceId, InterfaceRow,
@@ -127,6 +130,8 @@ pub struct Snapshot<'a> {
     seed: u64,
     /// Read once, as every packet needs them.
     routes: RouteRoots,
+    /// So is this.
+    policy: u64,
 }
 
 impl<'a> Snapshot<'a> {
@@ -137,7 +142,8 @@ impl<'a> Snapshot<'a> {
             v6: words.at(root, root::ROUTES6) as u32,
             groups: words.at(root, root::GROUPS),
         };
-        Snapshot { words, root, generation, seed, routes }
+        let policy = words.at(root, root::POLICY);
+        Snapshot { words, root, generation, seed, routes, policy }
     }
 
     /// Its generation.
@@ -360,6 +366,79 @@ impl<'a> Snapshot<'a> {
     #[inline]
     pub fn node(&self) -> Node<'a> {
         Node::new(self.words, Ref::from_raw(self.slot(root::NODE) as u32))
+    }
+
+    /// Whether any endpoint is isolated. If not, nothing is judged.
+    #[inline]
+    pub fn has_policies(&self) -> bool {
+        high(self.policy) & policy::IN_FORCE != 0
+    }
+
+    #[inline]
+    fn policy_tables(&self) -> policy::View<'a> {
+        policy::View::new(self.words, self.policy)
+    }
+
+    /// What the policies know of an address.
+    #[inline]
+    pub fn policy_endpoint(&self, addr: &Addr) -> Endpoint {
+        self.policy_tables().endpoint(addr)
+    }
+
+    /// Whether a flow may begin by the rules of `subject`: its peer is of `class`, and it goes to `port` (host order; of no consequence where
+    /// the protocol has none), translated, whichever end the subject is.
+    #[inline]
+    pub fn judge(&self, subject: SubjectId, class: ClassId, protocol: u8, port: u16) -> Decision {
+        self.policy_tables().judge(subject, class, protocol, port)
+    }
+
+    /// What established flows do when policies change.
+    #[inline]
+    pub fn policy_changes(&self) -> PolicyChanges {
+        if self.policy_tables().word(record::FLAGS) & policy::KEEPS_FLOWS != 0 {
+            PolicyChanges::Keep
+        } else {
+            PolicyChanges::Strict
+        }
+    }
+
+    /// The policies that decided, or with `shadow` those that would deny: those that isolate the endpoint, or the one whose rule it was (cold).
+    pub fn deciders(
+        &self,
+        decision: &Decision,
+        shadow: bool,
+    ) -> impl Iterator<Item = PolicyId> + use<'a> {
+        self.policy_tables().deciders(decision, shadow)
+    }
+
+    /// What an endpoint is called, if anything (cold).
+    pub fn endpoint_name(&self, endpoint: &Endpoint) -> Option<String> {
+        cold::read(self.words, self.policy_tables().endpoint_names(endpoint)).next()
+    }
+
+    /// All prefixes that the policies know something of (cold).
+    pub fn policy_endpoints(&self) -> impl Iterator<Item = (IpNet, Endpoint)> + use<'a> {
+        let view = self.policy_tables();
+        let roots = view.word(record::ENDPOINTS);
+        fib::routes(self.words, roots as u32, Family::V4)
+            .chain(fib::routes(self.words, high(roots), Family::V6))
+            .map(move |(prefix, leaf)| (prefix, view.endpoint_of(leaf)))
+    }
+
+    /// A policy (cold).
+    pub fn policy(&self, id: PolicyId) -> Option<PolicyRow> {
+        self.policy_tables().policy(id)
+    }
+
+    /// All policies, lowest number first (cold).
+    pub fn policies(&self) -> impl Iterator<Item = PolicyRow> + use<'a> {
+        let view = self.policy_tables();
+        view.fingerprints().filter_map(move |(id, _)| view.policy(id))
+    }
+
+    /// The number of each policy and the fingerprint of its name, lowest number first.
+    pub fn policy_fingerprints(&self) -> impl Iterator<Item = (PolicyId, u32)> + use<'a> {
+        self.policy_tables().fingerprints()
     }
 
     /// The configured MAC of a neighbor.

@@ -5,6 +5,7 @@
 //! copied nodes in each table it touches, and each node at most once per publication.
 
 mod interfaces;
+mod policies;
 mod routes;
 mod services;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use crate::{
     words::Ref,
 };
 use millrace_wire::Addr;
+use policies::Policies;
 use services::{Held, Ids};
 use std::{
     collections::{HashMap, HashSet},
@@ -91,6 +93,8 @@ pub struct Writer {
     interfaces: Index,
     neighbors: Trie<3, 1>,
     node: Ref,
+
+    policies: Policies,
 }
 
 impl Writer {
@@ -135,6 +139,7 @@ impl Writer {
             interfaces: Index::new(Table::Interfaces),
             neighbors: Trie::new(Table::Neighbors, seed),
             node: Ref::NULL,
+            policies: Policies::new(),
         };
         writer.publish()?;
         Ok(writer)
@@ -184,12 +189,14 @@ impl Writer {
             return Ok(self.generation);
         }
         let routes = self.routes.roots();
+        let policy = self.policies.publish(&mut self.arena)?;
         let slots = [
             (root::GENERATION, self.generation + 1),
             (root::SERVICES, self.services.root()),
             (root::FRONTENDS, self.frontends.root()),
             (root::ROUTES4, routes.v4.into()),
             (root::ROUTES6, routes.v6.into()),
+            (root::POLICY, policy),
             (root::NEIGHBORS, self.neighbors.root()),
             (root::GROUPS, routes.groups),
             (root::INTERFACES, self.interfaces.root()),

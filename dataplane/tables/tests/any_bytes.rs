@@ -109,6 +109,14 @@ fn segments() -> Vec<(&'static str, Writer)> {
     }
     all.push(("neighbors-and-interfaces", around));
 
+    let mut policies = writer();
+    specs::isolate(&mut policies, &[v4(0x0a00_0001), v6(1)], 0);
+    all.push(("policies", policies));
+
+    let mut ports = writer();
+    specs::isolate(&mut ports, &[v4(0x0a00_0001)], 9);
+    all.push(("policies-some-ports", ports));
+
     let mut large = writer();
     large.set_service("default/large:http", &service(1, 300)).unwrap();
     all.push(("large-service-some-lines", large));

@@ -32,6 +32,8 @@ use ipnet::IpNet;
 #[derive(Debug)]
 pub struct Fib {
     family: Family,
+    /// Whose bytes its blocks are.
+    table: Table,
     root: u32,
     len: usize,
     /// Blocks made by the change under way, to be dropped if it fails …
@@ -46,8 +48,18 @@ pub struct Fib {
 impl Fib {
     /// No routes.
     pub fn new(family: Family) -> Self {
+        let table = match family {
+            Family::V4 => Table::Routes4,
+            Family::V6 => Table::Routes6,
+        };
+        Self::of(family, table)
+    }
+
+    /// No prefixes, of something else than routes: their bytes are accounted to `table`.
+    pub fn of(family: Family, table: Table) -> Self {
         Self {
             family,
+            table,
             root: 0,
             len: 0,
             made: Vec::new(),
@@ -74,10 +86,7 @@ impl Fib {
 
     /// Whose bytes its blocks are.
     pub fn table(&self) -> Table {
-        match self.family {
-            Family::V4 => Table::Routes4,
-            Family::V6 => Table::Routes6,
-        }
+        self.table
     }
 
     /// Sets the leaf (1 … [`MAX_LEAF`]) of `prefix` (host bits are ignored) and returns the one it had.

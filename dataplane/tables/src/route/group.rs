@@ -1,6 +1,6 @@
 //! Next hops, and groups of them (ECMP).
 //!
-//! A group has a number, the lowest that is free, so that a FIB leaf fits 16 bits; `route/rows.rs` leads from it to the group's row. A group
+//! A group has a number, the lowest that is free, so that a FIB leaf fits 16 bits; `rows.rs` leads from it to the group's row. A group
 //! never changes: a route with other members has another group. Equal groups are one, counted by the routes that use it.
 //!
 //! ```text
@@ -19,13 +19,13 @@
 //! 32 bytes for a single next hop, 16 KiB for ECMP, a quarter byte of the index for either; all routes that have the same next hops share them.
 //! Cost of making a group: 16384 × members hashes (0.1 ms for 4; with unequal weights a logarithm each).
 
-use super::rows::{self, Row, Rows};
 use crate::{
     arena::{Arena, Table},
     error::Error,
     fib::Family,
     maglev::mix,
     row::InterfaceId,
+    rows::{self, Rows},
     words::{Ref, Words},
 };
 use millrace_wire::Addr;
@@ -38,6 +38,10 @@ pub const MAX_MEMBERS: usize = 255;
 const BUCKET_BITS: u32 = 14;
 /// Words of a member.
 const MEMBER: usize = 3;
+/// Words of a group's row.
+const ROW_WORDS: usize = 4;
+/// A row.
+type Row = [u64; ROW_WORDS];
 /// Bit of a next hop's first word: the gateway is set.
 const HAS_GATEWAY: u64 = 1 << 16;
 /// Where a row has its number of members.
@@ -63,7 +67,7 @@ pub struct Group(pub(super) u32);
 /// `groups` is the rows' word of the root record. All 64 bits of `hash` count; the choice doesn't depend on the one Maglev makes of the same hash.
 #[inline]
 pub fn next_hop(words: Words<'_>, groups: u64, group: Group, hash: u64) -> Option<NextHop> {
-    let row = rows::find(words, groups, group.0)?;
+    let row = rows::find::<ROW_WORDS>(words, groups, group.0)?;
     let first = words.at(row, 0);
     match members_of(first) {
         0 => None,
@@ -75,7 +79,7 @@ pub fn next_hop(words: Words<'_>, groups: u64, group: Group, hash: u64) -> Optio
 /// The next hop of a group of one.
 #[inline]
 pub fn only_hop(words: Words<'_>, groups: u64, group: Group) -> Option<NextHop> {
-    let row = rows::find(words, groups, group.0)?;
+    let row = rows::find::<ROW_WORDS>(words, groups, group.0)?;
     let first = words.at(row, 0);
     (members_of(first) == 1).then(|| read(words, row, 0, first))
 }
@@ -92,7 +96,7 @@ fn ecmp(words: Words<'_>, row: Ref, members: usize, hash: u64) -> Option<NextHop
 
 /// The members of a group and their weights, in a fixed order (cold).
 pub fn next_hops(words: Words<'_>, groups: u64, group: Group) -> Vec<(NextHop, u16)> {
-    let Some(row) = rows::find(words, groups, group.0) else { return Vec::new() };
+    let Some(row) = rows::find::<ROW_WORDS>(words, groups, group.0) else { return Vec::new() };
     let members = members_of(words.at(row, 0));
     let at = if members > 1 { Ref::from_raw(words.at(row, ECMP) as u32) } else { row };
     let member = |index| {
@@ -153,7 +157,7 @@ pub(super) fn members(family: Family, hops: &[(NextHop, u16)]) -> Result<Members
 }
 
 /// The groups in use, each once.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Groups {
     by_members: HashMap<Members, Group>,
     /// By number; `None`: free.
@@ -161,7 +165,19 @@ pub(super) struct Groups {
     free: BTreeSet<u32>,
     /// Without users, but still there: there was no room to copy their rows.
     unused: Vec<Group>,
-    rows: Rows,
+    rows: Rows<ROW_WORDS>,
+}
+
+impl Default for Groups {
+    fn default() -> Self {
+        Self {
+            by_members: HashMap::new(),
+            uses: Vec::new(),
+            free: BTreeSet::new(),
+            unused: Vec::new(),
+            rows: Rows::new(Table::Groups),
+        }
+    }
 }
 
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use crate::{
     questions,
-    specs::{Random, backend, frontend, v4},
+    specs::{Random, backend, frontend, isolate, v4},
 };
 use millrace_tables::{
     InterfaceId, InterfaceKind, InterfaceSpec, NextHop, RouteSpec, SegmentConfig, ServiceSpec,
@@ -70,6 +70,9 @@ fn filled() -> Writer {
             })
             .unwrap();
     }
+    let pods: Vec<Addr> = (0..20).map(|n| v4(0x0a00_0000 + n)).collect();
+    isolate(&mut writer, &pods, 20);
+    isolate(&mut writer, &[v4(0xac1e_0001), Addr::from_bits(0x2001_0db8 << 96 | 1)], 300);
     writer.publish().unwrap();
     writer
 }

@@ -4,6 +4,7 @@ mod capacity;
 mod hostile;
 mod large;
 mod model;
+mod policies;
 mod specs;
 
 /// What the fuzz target asks.

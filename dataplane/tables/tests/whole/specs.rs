@@ -1,6 +1,10 @@
 //! Rows to fill tables with, and random numbers that are the same in every run.
 
-use millrace_tables::{BackendSpec, FrontendKind, FrontendSpec, ServiceSpec, SetChoice};
+use millrace_tables::{
+    BackendSpec, ByPolicies, ClassId, DecisionId, DecisionSpec, EndpointSpec, FrontendKind,
+    FrontendSpec, PolicyId, PolicySpec, PortMapId, PortMapSpec, ServiceSpec, SetChoice, SubjectId,
+    Writer,
+};
 use millrace_wire::Addr;
 
 /// SplitMix64.
@@ -61,5 +65,37 @@ pub fn service(number: u32, backends: u32) -> ServiceSpec {
             })
             .collect(),
         ..ServiceSpec::default()
+    }
+}
+
+/// Isolates pods from each other, both ways, but for every second of `ports` ports from 80 on. Numbers count up from `ports`.
+pub fn isolate(writer: &mut Writer, pods: &[Addr], ports: u16) {
+    let (first, policy) = (u32::from(ports), PolicyId(u32::from(ports)));
+    let name = format!("NetworkPolicy default/some-{ports}");
+    writer
+        .set_policy(policy, &PolicySpec { name, pods: pods.len() as u32, shadow: false })
+        .unwrap();
+    let by =
+        |rule| ByPolicies { policies: vec![policy; 2 - usize::from(rule > 0)], rule: Some(rule) };
+    for (id, allow) in [(first, false), (first + 1, true)] {
+        let spec = DecisionSpec { allow, by: by(id as u16 - ports), shadow: Some(by(0)) };
+        writer.set_decision(DecisionId(id), &spec).unwrap();
+    }
+    let mut map = PortMapSpec::all(DecisionId(first));
+    writer.set_port_map(PortMapId(first), &map).unwrap();
+    map.tcp.extend((0..ports).map(|n| (80 + n, DecisionId(first + u32::from(n % 2)))));
+    writer.set_port_map(PortMapId(first + 1), &map).unwrap();
+    let subject = SubjectId(first % 4);
+    writer.set_subject(subject, PortMapId(first)).unwrap();
+    writer.set_cells(subject, &[(ClassId(77), Some(PortMapId(first + 1)))]).unwrap();
+    for (n, pod) in pods.iter().enumerate() {
+        let spec = EndpointSpec {
+            class: ClassId(77 - n as u32 % 2),
+            ingress: Some(subject),
+            egress: Some(subject),
+            flags: n as u32 % 4,
+            name: format!("default/pod-{n}"),
+        };
+        writer.set_policy_endpoint(pod.to_ip().into(), &spec).unwrap();
     }
 }

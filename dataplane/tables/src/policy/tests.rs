@@ -1,0 +1,67 @@
+//! What a judgement touches, at the sizes that the cost model is about.
+
+use crate::{
+    ByPolicies, ClassId, DecisionId, DecisionSpec, EndpointSpec, PolicyId, PortMapId, PortMapSpec,
+    Readers, SegmentConfig, SubjectId, Writer, words::touched,
+};
+use millrace_wire::Addr;
+
+fn addr(n: u32) -> Addr {
+    Addr::from_v4((0x0a01_0000 + n).to_be_bytes())
+}
+
+/// Pods that are subjects of their own, each with a port map and a decision for the class of its neighbor.
+fn world(pods: u32) -> Writer {
+    let config = SegmentConfig { bytes: 64 << 20, seed: Some(1), ..SegmentConfig::default() };
+    let mut writer = Writer::create(&config).unwrap();
+    writer.set_readers(Readers::Nobody);
+    for n in 0..pods {
+        let endpoint = EndpointSpec {
+            class: ClassId(n + 1),
+            ingress: Some(SubjectId(n)),
+            ..EndpointSpec::default()
+        };
+        writer.set_policy_endpoint(addr(n).to_ip().into(), &endpoint).unwrap();
+        let by = ByPolicies { policies: vec![PolicyId(n)], rule: Some(1) };
+        writer
+            .set_decision(DecisionId(n), &DecisionSpec { allow: true, by, shadow: None })
+            .unwrap();
+        let mut map = PortMapSpec::all(DecisionId(pods));
+        map.tcp = vec![(0, DecisionId(pods)), (80, DecisionId(n)), (81, DecisionId(pods))];
+        writer.set_port_map(PortMapId(n), &map).unwrap();
+        writer.set_subject(SubjectId(n), PortMapId(pods)).unwrap();
+        let cell = (ClassId((n + 1) % pods + 1), Some(PortMapId(n)));
+        writer.set_cells(SubjectId(n), &[cell]).unwrap();
+    }
+    writer.publish().unwrap();
+    writer
+}
+
+#[test]
+fn a_judgement_touches_a_bounded_number_of_lines_at_any_size() {
+    let lines = [4, 50, 5_000].map(|pods| {
+        let writer = world(pods);
+        let tables = writer.tables();
+        let snapshot = tables.snapshot();
+        let (mut most, mut sum) = (0, 0);
+        for n in 0..pods {
+            let (allowed, lines) = touched::by(|| {
+                let peer = snapshot.policy_endpoint(&addr((n + 1) % pods));
+                let subject = snapshot.policy_endpoint(&addr(n)).ingress().unwrap();
+                snapshot.judge(subject, peer.class, 6, 80).is_allowed()
+            });
+            assert!(allowed);
+            most = most.max(lines.len());
+            sum += lines.len();
+        }
+        println!(
+            "{pods} pods: {most} lines at most, {:.2} on average",
+            sum as f64 / f64::from(pods)
+        );
+        (most, sum as f64 / f64::from(pods))
+    });
+    // The ways of both addresses through the FIB (of which the upper levels are one), the record, and two or three for each row. Small tables
+    // have rows that share lines.
+    assert!(lines.iter().all(|(most, _)| *most <= 22), "{lines:?}");
+    assert!(lines[2].1 - lines[1].1 < 3.0, "{lines:?}");
+}
