@@ -1,18 +1,13 @@
 //! `millrace-perf`: measures the engine beside what it is compared with, in one run.
 
-mod bare;
 mod cluster;
-mod folder;
-mod offer;
 mod peers;
 mod rings;
-mod running;
 mod publish;
-mod spread;
-mod topology;
 mod veth;
 
 use clap::{Parser, Subcommand};
+use millrace_harness::{bare, folder, impair, kernel, offer, running, services, spread, topology};
 use millrace_xsk::program::Program;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -51,6 +46,9 @@ enum Command {
     },
     /// Offer 64-byte UDP frames on an interface of this namespace until stopped
     Offer(offer::Load),
+    /// Forward between two interfaces of this namespace, losing, doubling, reordering and delaying by a seeded plan, until
+    /// stopped; prints what was done as JSON
+    Impair(impair::Options),
     /// Remove all conntrack entries of this namespace's kernel
     ForgetFlows,
     /// Drop whatever arrives at an interface of this namespace until stopped
@@ -79,7 +77,8 @@ fn main() -> ExitCode {
             pin(load.cpu);
             offer::send(&load, &until_stopped()).map_err(|e| e.to_string())
         }
-        Command::ForgetFlows => peers::kernel::forget(),
+        Command::Impair(options) => impair_until_stopped(&options),
+        Command::ForgetFlows => kernel::forget(),
         Command::Sink { interface, reflect } => {
             sink(&interface, reflect).map_err(|e| e.to_string())
         }
@@ -91,6 +90,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn impair_until_stopped(options: &impair::Options) -> Result<(), String> {
+    let truth = impair::run(options, &until_stopped(), || {
+        eprintln!("millrace-perf: forwarding from {} to {}", options.from, options.to);
+    })?;
+    println!("{}", serde_json::to_string(&truth).map_err(|e| e.to_string())?);
+    Ok(())
 }
 
 fn sink(interface: &str, reflect: bool) -> Result<(), millrace_xsk::Error> {

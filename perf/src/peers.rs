@@ -8,9 +8,8 @@ mod compare;
 mod dpdk;
 mod fib;
 mod files;
-pub mod kernel;
 mod l3fwd;
-mod services;
+
 mod stage;
 mod veth;
 

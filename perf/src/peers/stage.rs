@@ -8,10 +8,10 @@
 //! the ring, for Linux what [`Receive`] says. What the device sends is taken by sink0's NAPI on the device's CPU, whoever the
 //! device is.
 
-use super::{kernel, services};
 use crate::folder::Folder;
 use crate::running::Running;
 use crate::topology::{End, Namespace, join};
+use crate::{kernel, services};
 use clap::ValueEnum;
 use std::fs;
 use std::io::Write;

@@ -4,8 +4,8 @@
 //! directions before; new flows a second, every packet being one; and once in the first round the highest rate with a loss of at most
 //! 0.1 % (NDR), and how busy its CPU is at 200,000 packets a second. Ratios are ours over the other's in the same round.
 
-use super::kernel::Limits;
 use super::stage::{Counts, Device, Load, Receive, Setting, Stage};
+use crate::kernel::Limits;
 use crate::spread::Spread;
 use serde::Serialize;
 use std::thread::sleep;
@@ -310,7 +310,7 @@ pub fn table(options: &Options, rows: &[Row]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::peers::kernel::Ticks;
+    use crate::kernel::Ticks;
     use std::time::Instant;
 
     #[test]

@@ -1,0 +1,18 @@
+//! Trials on a device under test: topology, load, search for its rates, and what may be said about them.
+//!
+//! Decides: what a figure is, and when a figure is none (the generator's limit, machines that can't be compared, too much noise).
+//! Needs: root for anything with interfaces; nothing for the search, reports and comparisons.
+//! Knows neither the engine nor its control process: devices are programs that it starts.
+
+pub mod random;
+pub mod spread;
+pub mod folder;
+pub mod running;
+pub mod topology;
+pub mod kernel;
+pub mod services;
+pub mod bare;
+pub mod offer;
+pub mod search;
+pub mod units;
+pub mod impair;
