@@ -15,4 +15,6 @@ pub mod bare;
 pub mod offer;
 pub mod search;
 pub mod units;
+pub mod statistics;
+pub mod fingerprint;
 pub mod impair;
