@@ -11,7 +11,7 @@ impl Random {
     }
 
     /// The next.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         let value = mix(self.0);
         self.0 = self.0.wrapping_add(GOLDEN);
         value
@@ -19,13 +19,13 @@ impl Random {
 
     /// From 0 to below 1.
     pub fn share(&mut self) -> f64 {
-        share(self.next())
+        share(self.draw())
     }
 
     /// From 0 to below `n`, which is above 0.
     pub fn below(&mut self, n: usize) -> usize {
         // The bias is n / 2^64.
-        ((u128::from(self.next()) * n as u128) >> 64) as usize
+        ((u128::from(self.draw()) * n as u128) >> 64) as usize
     }
 
     /// Of the normal distribution (Box and Muller).
@@ -61,8 +61,8 @@ mod tests {
     #[test]
     fn the_first_numbers_are_those_of_the_paper_s_code() {
         let mut random = Random::new(0);
-        assert_eq!(random.next(), 0xe220_a839_7b1d_cdaf);
-        assert_eq!(random.next(), 0x6e78_9e6a_a1b9_65f4);
+        assert_eq!(random.draw(), 0xe220_a839_7b1d_cdaf);
+        assert_eq!(random.draw(), 0x6e78_9e6a_a1b9_65f4);
         assert_eq!(at(0, 1), 0x6e78_9e6a_a1b9_65f4);
     }
 

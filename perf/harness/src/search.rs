@@ -112,6 +112,9 @@ pub struct Limits {
     pub seconds: f64,
 }
 
+/// A lower and an upper bound, as far as they are known.
+type Pair = (Option<f64>, Option<f64>);
+
 /// What is searched.
 pub trait Dut {
     /// Why a trial could not be made.
@@ -278,8 +281,8 @@ impl<D: Dut, P: FnMut(&str, f64, &Outcome)> Search<'_, D, P> {
         &mut self,
         name: &str,
         target: &Target,
-        hint: (Option<f64>, Option<f64>),
-    ) -> Result<(Option<f64>, Option<f64>), Error<D::Error>> {
+        hint: Pair,
+    ) -> Result<Pair, Error<D::Error>> {
         // How far to go beyond a bound that has none on the other side.
         let mut stride = target.width;
         loop {
