@@ -6,8 +6,11 @@
 
 mod check;
 mod endpoint_slice;
+mod namespace;
 mod node;
 mod pod;
+pub mod policy;
+pub mod selector;
 mod service;
 mod service_cidr;
 
@@ -17,8 +20,10 @@ use k8s_openapi::{apimachinery::pkg::apis::meta::v1::ObjectMeta, jiff::Timestamp
 
 pub use check::Protocol;
 pub use endpoint_slice::{Endpoint, EndpointPort, EndpointSlice, Hints};
+pub use namespace::Namespace;
 pub use node::Node;
-pub use pod::Pod;
+pub use pod::{NamedPort, Pod};
+pub use policy::Policy;
 pub use service::{Families, LocalPolicy, Service, ServicePort};
 pub use service_cidr::ServiceCidr;
 
@@ -61,6 +66,11 @@ impl Origin {
             triggered: triggered.map(SystemTime::from),
         }
     }
+
+    fn of_value(object: &serde_json::Value) -> Origin {
+        let version = object.pointer("/metadata/resourceVersion").and_then(|text| text.as_str());
+        Origin { version: version.unwrap_or_default().into(), triggered: None }
+    }
 }
 
 /// The usable part of an object.
@@ -72,12 +82,14 @@ pub enum Desired {
     EndpointSlice(Arc<EndpointSlice>),
     /// A Node.
     Node(Arc<Node>),
-    /// A Namespace: known by name; policies will read its labels.
-    Namespace,
+    /// A Namespace.
+    Namespace(Arc<Namespace>),
     /// A Pod.
     Pod(Arc<Pod>),
     /// A ServiceCIDR.
     ServiceCidr(Arc<ServiceCidr>),
+    /// A NetworkPolicy or a ClusterNetworkPolicy.
+    Policy(Arc<Policy>),
 }
 
 impl Row {
@@ -93,20 +105,39 @@ impl Row {
                 Desired::EndpointSlice(Arc::new(endpoint_slice::judge(object, &mut check)))
             }
             Object::Node(object) => Desired::Node(Arc::new(node::judge(object, &mut check))),
-            Object::Namespace(_) => Desired::Namespace,
+            Object::Namespace(object) => {
+                Desired::Namespace(Arc::new(Namespace::of(&key.name, Some(object))))
+            }
             Object::Pod(object) => Desired::Pod(Arc::new(pod::judge(object, &mut check))),
             Object::ServiceCidr(object) => {
                 Desired::ServiceCidr(Arc::new(service_cidr::judge(object, &mut check)))
             }
+            Object::NetworkPolicy(object) => {
+                let policy = policy::network::judge(&mut check, &key.namespace, object);
+                notices.push("is not yet enforced".into());
+                Desired::Policy(Arc::new(policy))
+            }
+            Object::ClusterNetworkPolicy(object) => {
+                notices.push("is not yet enforced".into());
+                Desired::Policy(Arc::new(policy::cluster::judge(&mut check, object)))
+            }
         };
-        let origin = Origin::of(match object {
-            Object::Service(object) => &object.metadata,
-            Object::EndpointSlice(object) => &object.metadata,
-            Object::Node(object) => &object.metadata,
-            Object::Namespace(object) => &object.metadata,
-            Object::Pod(object) => &object.metadata,
-            Object::ServiceCidr(object) => &object.metadata,
-        });
+        let metadata = match object {
+            Object::Service(object) => Some(&object.metadata),
+            Object::EndpointSlice(object) => Some(&object.metadata),
+            Object::Node(object) => Some(&object.metadata),
+            Object::Namespace(object) => Some(&object.metadata),
+            Object::Pod(object) => Some(&object.metadata),
+            Object::ServiceCidr(object) => Some(&object.metadata),
+            Object::NetworkPolicy(_) | Object::ClusterNetworkPolicy(_) => None,
+        };
+        let origin = match (metadata, object) {
+            (Some(metadata), _) => Origin::of(metadata),
+            (None, Object::NetworkPolicy(object) | Object::ClusterNetworkPolicy(object)) => {
+                Origin::of_value(object)
+            }
+            (None, _) => Origin::default(),
+        };
         let refusals = check.refusals.into();
         let notices = notices.into_iter().map(|notice| format!("{key}: {notice}")).collect();
         Row { key, desired, refusals, notices, origin }

@@ -29,10 +29,22 @@ pub enum Kind {
     Pod,
     /// `networking.k8s.io/v1/ServiceCIDR`
     ServiceCidr,
+    /// `networking.k8s.io/v1/NetworkPolicy`
+    NetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha2/ClusterNetworkPolicy`
+    ClusterNetworkPolicy,
 }
 
-const KINDS: [Kind; 6] =
-    [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::Namespace, Kind::Pod, Kind::ServiceCidr];
+const KINDS: [Kind; 8] = [
+    Kind::Service,
+    Kind::EndpointSlice,
+    Kind::Node,
+    Kind::Namespace,
+    Kind::Pod,
+    Kind::ServiceCidr,
+    Kind::NetworkPolicy,
+    Kind::ClusterNetworkPolicy,
+];
 
 impl Kind {
     /// The kind of that name, whatever its API group: for `delete` lines, which carry no `apiVersion`.
@@ -49,6 +61,8 @@ impl Kind {
             Kind::Namespace => "Namespace",
             Kind::Pod => "Pod",
             Kind::ServiceCidr => "ServiceCIDR",
+            Kind::NetworkPolicy => "NetworkPolicy",
+            Kind::ClusterNetworkPolicy => "ClusterNetworkPolicy",
         }
     }
 
@@ -56,14 +70,18 @@ impl Kind {
     pub fn api_version(self) -> &'static str {
         match self {
             Kind::EndpointSlice => "discovery.k8s.io/v1",
-            Kind::ServiceCidr => "networking.k8s.io/v1",
+            Kind::ServiceCidr | Kind::NetworkPolicy => "networking.k8s.io/v1",
+            Kind::ClusterNetworkPolicy => "policy.networking.k8s.io/v1alpha2",
             _ => "v1",
         }
     }
 
-    /// Nodes, namespaces and ranges of Service addresses live in no namespace.
+    /// Nodes, namespaces, ranges of Service addresses and policies of the cluster live in no namespace.
     pub fn is_namespaced(self) -> bool {
-        !matches!(self, Kind::Node | Kind::Namespace | Kind::ServiceCidr)
+        !matches!(
+            self,
+            Kind::Node | Kind::Namespace | Kind::ServiceCidr | Kind::ClusterNetworkPolicy
+        )
     }
 }
 
@@ -108,6 +126,10 @@ pub enum Object {
     Pod(Box<Pod>),
     /// A ServiceCIDR.
     ServiceCidr(Box<ServiceCIDR>),
+    /// A NetworkPolicy, as it came: what of it can be read is for [`crate::desired::policy`] to say.
+    NetworkPolicy(Box<Value>),
+    /// A ClusterNetworkPolicy, as it came.
+    ClusterNetworkPolicy(Box<Value>),
 }
 
 /// A part of an object, or all of it, that is not put into force. The rest of the object works.
@@ -154,8 +176,8 @@ pub enum Decoded {
     Refused(Option<Key>, Refusal),
 }
 
-/// Kinds that a later version of the tables enforces: worth a sentence for each object, unlike a ConfigMap.
-const LATER: [&str; 2] = ["NetworkPolicy", "ClusterNetworkPolicy"];
+/// Policies that this release doesn't enforce: worth a word that can be searched for, unlike a ConfigMap.
+const NOT_ENFORCED: [&str; 2] = ["AdminNetworkPolicy", "BaselineAdminNetworkPolicy"];
 
 /// Reads one value; a List becomes one answer for each item, in order.
 pub fn decode(value: Value) -> Vec<Decoded> {
@@ -221,7 +243,9 @@ fn decode_one(value: Value) -> Decoded {
     let Some(kind) = Kind::parse(kind_text).filter(|kind| kind.api_version() == version) else {
         let object = refusal("", "");
         let effect = match () {
-            () if LATER.contains(&kind_text) => "is not yet enforced",
+            () if NOT_ENFORCED.contains(&kind_text) => {
+                "is not enforced: write a ClusterNetworkPolicy of policy.networking.k8s.io/v1alpha2"
+            }
             () if Kind::parse(kind_text).is_some() => "is of an API version that is not read",
             () => "is of a kind that no table is made from",
         };
@@ -245,6 +269,8 @@ fn decode_one(value: Value) -> Decoded {
         Kind::Namespace => typed(value).map(|object| Object::Namespace(Box::new(object))),
         Kind::Pod => typed(value).map(|object| Object::Pod(Box::new(object))),
         Kind::ServiceCidr => typed(value).map(|object| Object::ServiceCidr(Box::new(object))),
+        Kind::NetworkPolicy => Ok(Object::NetworkPolicy(Box::new(value))),
+        Kind::ClusterNetworkPolicy => Ok(Object::ClusterNetworkPolicy(Box::new(value))),
     };
     match object {
         Ok(object) => Decoded::Object(key, object),
@@ -362,16 +388,17 @@ mod tests {
     }
 
     #[test]
-    fn other_kinds_are_ignored_and_policies_say_they_are_not_yet_enforced() {
+    fn other_kinds_are_ignored_and_policies_among_them_say_what_to_write() {
         let notice = |value| match one(value) {
             Decoded::Ignored { notice } => notice,
             other => panic!("{other:?}"),
         };
-        let policy = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "deny", "namespace": "default"}});
-        assert_eq!(
-            notice(policy),
-            "networking.k8s.io/v1 NetworkPolicy default/deny is not yet enforced"
-        );
+        let policy = json!({"apiVersion": "policy.networking.k8s.io/v1alpha1", "kind": "AdminNetworkPolicy", "metadata": {"name": "deny"}});
+        assert!(notice(policy).ends_with(
+            "is not enforced: write a ClusterNetworkPolicy of policy.networking.k8s.io/v1alpha2"
+        ));
+        let old = json!({"apiVersion": "extensions/v1beta1", "kind": "NetworkPolicy", "metadata": {"name": "deny"}});
+        assert!(notice(old).ends_with("is of an API version that is not read"));
         let knative = json!({"apiVersion": "serving.knative.dev/v1", "kind": "Service", "metadata": {"name": "web"}});
         assert!(notice(knative).ends_with("is of an API version that is not read"));
     }

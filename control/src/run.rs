@@ -417,7 +417,7 @@ impl Control {
             let compiled = |name: &ServiceName| {
                 self.compiler.has_rows_of(name) || self.health_ports.contains_key(name)
             };
-            self.store.forget_gone(compiled);
+            self.store.forget_gone(compiled, |_| false);
         }
     }
 

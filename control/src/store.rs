@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::{
-    desired::{Desired, EndpointSlice, Node, Pod, Row, Service},
+    desired::{Desired, EndpointSlice, Namespace, Node, Pod, Policy, Row, Service},
     object::{Decoded, Key, Kind, Refusal, decode},
 };
 
@@ -38,6 +38,8 @@ pub struct Changed {
     pub world: bool,
     /// A ServiceCIDR changed.
     pub ranges: bool,
+    /// Policies, and what they are about: Pods, Namespaces, Nodes and EndpointSlices.
+    pub policy: BTreeSet<Key>,
 }
 
 /// All rows in force.
@@ -182,6 +184,30 @@ impl Store {
         })
     }
 
+    /// A Pod.
+    pub fn pod(&self, key: &Key) -> Option<&Arc<Pod>> {
+        match &self.rows.get(key)?.desired {
+            Desired::Pod(pod) => Some(pod),
+            _ => None,
+        }
+    }
+
+    /// A Namespace, if there is an object.
+    pub fn namespace(&self, key: &Key) -> Option<&Arc<Namespace>> {
+        match &self.rows.get(key)?.desired {
+            Desired::Namespace(namespace) => Some(namespace),
+            _ => None,
+        }
+    }
+
+    /// A NetworkPolicy or ClusterNetworkPolicy.
+    pub fn policy(&self, key: &Key) -> Option<&Arc<Policy>> {
+        match &self.rows.get(key)?.desired {
+            Desired::Policy(policy) => Some(policy),
+            _ => None,
+        }
+    }
+
     /// The ranges that Service addresses come from, by all ServiceCIDRs.
     pub fn service_ranges(&self) -> impl Iterator<Item = IpNet> {
         self.of_kind(Kind::ServiceCidr).flat_map(|row| match &row.desired {
@@ -210,10 +236,15 @@ impl Store {
         std::mem::take(&mut self.changed)
     }
 
-    /// Forgets changed Services of which nothing is there and nothing is `compiled`: while there is no compile step, what comes and goes
+    /// Forgets changed Services of which nothing is there and nothing is `compiled`, and other objects that are gone and not `known`: while there is no compile step, what comes and goes
     /// would fill the memory. Looks only when there are twice as many as can be worth it, so that it costs little for each change.
-    pub fn forget_gone(&mut self, compiled: impl Fn(&ServiceName) -> bool) {
-        if self.changed.services.len() < self.look_at.max(MANY) {
+    pub fn forget_gone(
+        &mut self,
+        compiled: impl Fn(&ServiceName) -> bool,
+        known: impl Fn(&Key) -> bool,
+    ) {
+        let many = self.changed.services.len().max(self.changed.policy.len());
+        if many < self.look_at.max(MANY) {
             return;
         }
         let (rows, slices) = (&self.rows, &self.slices);
@@ -222,7 +253,8 @@ impl Store {
                 || slices.contains_key(name)
         };
         self.changed.services.retain(|name| there(name) || compiled(name));
-        self.look_at = self.changed.services.len() * 2;
+        self.changed.policy.retain(|key| rows.contains_key(key) || known(key));
+        self.look_at = self.changed.services.len().max(self.changed.policy.len()) * 2;
     }
 
     fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Row> {
@@ -233,6 +265,9 @@ impl Store {
     }
 
     fn note(&mut self, key: &Key, old: Option<&Desired>, new: Option<&Desired>) {
+        if !matches!(key.kind, Kind::Service | Kind::ServiceCidr) {
+            self.changed.policy.insert(key.clone());
+        }
         match key.kind {
             Kind::Service => {
                 self.changed.services.insert(ServiceName {
@@ -266,7 +301,7 @@ impl Store {
             }
             Kind::Node | Kind::Pod => self.changed.world = true,
             Kind::ServiceCidr => self.changed.ranges = true,
-            Kind::Namespace => {}
+            Kind::Namespace | Kind::NetworkPolicy | Kind::ClusterNetworkPolicy => {}
         }
     }
 }
@@ -318,8 +353,9 @@ mod tests {
         store.delete_named("EndpointSlice", "", "gone");
         for number in 0..3 * MANY {
             store.apply_json(slice("s", &format!("a{number}"), "10.0.0.1"));
-            store.forget_gone(|service| *service == name("compiled"));
+            store.forget_gone(|service| *service == name("compiled"), |_| false);
             assert!(store.changed().services.len() <= MANY);
+            assert!(store.changed().policy.len() <= MANY);
         }
         store.delete_named("EndpointSlice", "", "s");
         let left = store.take_changed().services;

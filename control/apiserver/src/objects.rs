@@ -41,6 +41,8 @@ impl Target {
             "pods" => "Pod",
             "events" => "Event",
             "servicecidrs" => "ServiceCIDR",
+            "networkpolicies" => "NetworkPolicy",
+            "clusternetworkpolicies" => "ClusterNetworkPolicy",
             _ => return None,
         };
         Some(Target { kind, namespace, name: rest.get(1).map(|name| (*name).to_owned()) })

@@ -152,6 +152,29 @@ impl<'a> Checker<'a> {
     }
 }
 
+/// Whether a mapping has these fields alone. Each other one is refused, with the one it may be meant to be.
+pub fn known(
+    check: &mut Checker<'_>,
+    field: &str,
+    map: &serde_json::Map<String, serde_json::Value>,
+    fields: &[&str],
+) -> bool {
+    let strange =
+        map.iter().filter(|(name, value)| !value.is_null() && !fields.contains(&name.as_str()));
+    let mut known = true;
+    for (name, _) in strange {
+        let shown: String = name.chars().take(80).collect();
+        let meant = fields.iter().find(|field| field.eq_ignore_ascii_case(&shown));
+        let why = match meant {
+            Some(meant) => format!("is no field here, did you mean {meant}?"),
+            None => format!("is no field here: there are {}", fields.join(", ")),
+        };
+        check.refuse(format!("{field}.{shown}"), why);
+        known = false;
+    }
+    known
+}
+
 /// `ipnet` alone takes leading zeros.
 fn network(text: &str) -> Option<IpNet> {
     text.split('/').next()?.parse::<IpAddr>().ok()?;

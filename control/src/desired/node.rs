@@ -1,10 +1,13 @@
-//! Node → its addresses, the ranges of its pods and its zone.
+//! Node → its addresses, the ranges of its pods, its zone and its labels.
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node as Object;
 use millrace_wire::Addr;
 
-use super::check::{Checker, Use};
+use super::{
+    check::{Checker, Use},
+    selector::Labels,
+};
 
 /// A machine of the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,6 +22,8 @@ pub struct Node {
     pub zone: String,
     /// It is being deleted, or about to be: load balancers should look for another.
     pub leaving: bool,
+    /// Its labels.
+    pub labels: Labels,
 }
 
 /// As kube-proxy reads it (`healthcheck.ProxyHealthServer.SyncNode`).
@@ -41,7 +46,11 @@ impl Node {
 
 pub(super) fn judge(object: &Object, check: &mut Checker<'_>) -> Node {
     let zone = object.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE));
-    let mut row = Node { zone: zone.cloned().unwrap_or_default(), ..Node::default() };
+    let mut row = Node {
+        zone: zone.cloned().unwrap_or_default(),
+        labels: Labels::of(object.metadata.labels.as_ref()),
+        ..Node::default()
+    };
     let addresses = object.status.as_ref().and_then(|status| status.addresses.as_deref());
     for (at, address) in addresses.unwrap_or_default().iter().enumerate() {
         let list = match address.type_.as_str() {

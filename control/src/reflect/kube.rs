@@ -57,7 +57,7 @@ impl Access {
 pub struct Options {
     /// Where.
     pub access: Access,
-    /// This node: the one Node that is followed. None without a name.
+    /// This node, for what it says of itself.
     pub node: Option<String>,
     /// First wait after a failure; it doubles up to `longest_wait`. Both are shortened at random by up to a half.
     pub first_wait: Duration,
@@ -129,7 +129,7 @@ struct Resource {
 
 const OURS: &str = "!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless";
 
-const RESOURCES: [Resource; 4] = [
+const RESOURCES: [Resource; 8] = [
     Resource { kind: Kind::Node, path: "/api/v1/nodes", labels: "", optional: false },
     Resource { kind: Kind::Service, path: "/api/v1/services", labels: OURS, optional: false },
     Resource {
@@ -141,6 +141,20 @@ const RESOURCES: [Resource; 4] = [
     Resource {
         kind: Kind::ServiceCidr,
         path: "/apis/networking.k8s.io/v1/servicecidrs",
+        labels: "",
+        optional: true,
+    },
+    Resource { kind: Kind::Pod, path: "/api/v1/pods", labels: "", optional: false },
+    Resource { kind: Kind::Namespace, path: "/api/v1/namespaces", labels: "", optional: false },
+    Resource {
+        kind: Kind::NetworkPolicy,
+        path: "/apis/networking.k8s.io/v1/networkpolicies",
+        labels: "",
+        optional: false,
+    },
+    Resource {
+        kind: Kind::ClusterNetworkPolicy,
+        path: "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies",
         labels: "",
         optional: true,
     },
@@ -207,8 +221,7 @@ impl Health {
 
 /// Follows the API server from a thread of its own, which ends when nobody takes its batches any more.
 pub fn start(options: Options, outbox: Outbox) -> io::Result<(Intake, Arc<Health>)> {
-    let followed = |resource: &&Resource| resource.kind != Kind::Node || options.node.is_some();
-    let resources: Vec<Resource> = RESOURCES.iter().filter(followed).copied().collect();
+    let resources = RESOURCES;
     if options.node.is_none() {
         tracing::warn!("no --node NAME: no endpoint is local, and no zone is known");
     }

@@ -107,7 +107,7 @@ impl Api {
         next: &str,
         mut each: impl FnMut(&str),
     ) -> Result<PageEnd, Fault> {
-        let mut query = Query::of(resource, options);
+        let mut query = Query::of(resource);
         query.add("limit", &options.page.to_string());
         if !next.is_empty() {
             query.add("continue", next);
@@ -138,10 +138,9 @@ impl Api {
     pub(super) async fn watch(
         &self,
         resource: &Resource,
-        options: &Options,
         version: Option<&str>,
     ) -> Result<Body, Fault> {
-        let mut query = Query::of(resource, options);
+        let mut query = Query::of(resource);
         query.add("watch", "true");
         query.add("allowWatchBookmarks", "true");
         query.add("timeoutSeconds", &jittered(WATCH).as_secs().to_string());
@@ -271,13 +270,10 @@ fn chain(error: &dyn std::error::Error) -> String {
 struct Query(String);
 
 impl Query {
-    fn of(resource: &Resource, options: &Options) -> Query {
+    fn of(resource: &Resource) -> Query {
         let mut query = Query(format!("{}?", resource.path));
         if !resource.labels.is_empty() {
             query.add("labelSelector", resource.labels);
-        }
-        if let (crate::Kind::Node, Some(node)) = (resource.kind, &options.node) {
-            query.add("fieldSelector", &format!("metadata.name={node}"));
         }
         query
     }
@@ -306,14 +302,11 @@ mod tests {
 
     #[test]
     fn queries_are_encoded() {
-        let options = Options::new(Access::InCluster, Some("node-a&b=c".into()));
-        let mut query = Query::of(&RESOURCES[0], &options);
+        let mut query = Query::of(&RESOURCES[0]);
+        query.add("continue", "a&b=c");
         query.add("watch", "true");
-        assert_eq!(
-            query.0,
-            "/api/v1/nodes?fieldSelector=metadata.name%3Dnode-a%26b%3Dc&watch=true"
-        );
-        let query = Query::of(&RESOURCES[1], &options);
+        assert_eq!(query.0, "/api/v1/nodes?continue=a%26b%3Dc&watch=true");
+        let query = Query::of(&RESOURCES[1]);
         assert!(query.0.starts_with("/api/v1/services?labelSelector=%21service.kubernetes.io%2F"));
     }
 

@@ -183,9 +183,9 @@ impl Follower {
         }
         let mut gathered = None;
         let body = if !self.version.is_empty() {
-            api.watch(&self.resource, &self.options, Some(&self.version)).await?
+            api.watch(&self.resource, Some(&self.version)).await?
         } else if self.streams {
-            match api.watch(&self.resource, &self.options, None).await {
+            match api.watch(&self.resource, None).await {
                 Ok(body) => {
                     gathered = Some(Gathered::default());
                     body
@@ -199,7 +199,7 @@ impl Follower {
             }
         } else {
             self.list(&api).await?;
-            api.watch(&self.resource, &self.options, Some(&self.version)).await?
+            api.watch(&self.resource, Some(&self.version)).await?
         };
         self.opened = Some(Instant::now());
         self.health.count(self.resource.kind, |health| &health.watches, 1);

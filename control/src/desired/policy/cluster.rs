@@ -1,0 +1,243 @@
+//! ClusterNetworkPolicy, `policy.networking.k8s.io/v1alpha2`.
+//!
+//! What can't be read fails closed as the API says of peers: a rule that accepts matches nothing, one that denies or passes denies all.
+//! A field that names the wrong tier, priority or pods can't be told from the right one: of such a policy only what denies is in force.
+
+use serde_json::{Map, Value};
+
+use super::{
+    Action, Block, Namespaces, Peer, Peers, PodSet, Policy, Rule, Shown, Tier, cidr, list, mapping,
+    place,
+    ports::{self, Ports},
+    set, shadow, whole,
+};
+use crate::desired::{
+    check::{Checker, known},
+    selector::{self, Selector},
+};
+
+const SPEC: [&str; 5] = ["tier", "priority", "subject", "ingress", "egress"];
+const MOST_PRIORITY: i64 = 1000;
+const LONGEST_NAME: usize = 100;
+
+/// Peers of a direction, by field.
+#[derive(Clone, Copy)]
+struct Direction {
+    rules: &'static str,
+    peers: &'static str,
+    kinds: &'static [&'static str],
+}
+
+const INGRESS: Direction =
+    Direction { rules: "ingress", peers: "from", kinds: &["namespaces", "pods"] };
+const EGRESS: Direction = Direction {
+    rules: "egress",
+    peers: "to",
+    kinds: &["namespaces", "pods", "nodes", "networks", "domainNames"],
+};
+
+/// Judges the object.
+pub(crate) fn judge(check: &mut Checker<'_>, object: &Value) -> Policy {
+    let empty = Map::new();
+    let spec = match object.get("spec") {
+        Some(Value::Object(spec)) => spec,
+        _ => {
+            check.refuse("spec", "is missing or no mapping");
+            &empty
+        }
+    };
+    known(check, "spec", spec, &SPEC);
+    let before = check.refusals.len();
+    let priority = priority(check, spec);
+    let tier = match spec.get("tier").and_then(Value::as_str) {
+        Some("Baseline") => Tier::Baseline(priority),
+        Some("Admin") => Tier::Admin(priority),
+        _ => {
+            check.refuse("spec.tier", "must be Admin or Baseline");
+            Tier::Admin(priority)
+        }
+    };
+    let subject = subject(check, spec);
+    let trusted = check.refusals.len() == before;
+    let mut direction = |of: Direction| {
+        let listed = list(check, "spec", spec, of.rules).unwrap_or_default();
+        let mut rules: Vec<Rule> =
+            listed.iter().enumerate().filter_map(|(at, item)| rule(check, of, at, item)).collect();
+        rules.retain(|rule| trusted || rule.action == Action::Deny);
+        (!rules.is_empty()).then_some(rules)
+    };
+    let (ingress, egress) = (direction(INGRESS), direction(EGRESS));
+    Policy { tier, subject, ingress, egress, shadow: shadow(check, object) }
+}
+
+fn priority(check: &mut Checker<'_>, spec: &Map<String, Value>) -> u16 {
+    let value = spec.get("priority").unwrap_or(&Value::Null);
+    match value.as_i64().filter(|number| (0..=MOST_PRIORITY).contains(number)) {
+        Some(number) => place(number as usize),
+        None => {
+            check.refuse(
+                "spec.priority",
+                format!("{} is not a number from 0 to 1000", Shown(value)),
+            );
+            0
+        }
+    }
+}
+
+/// Requirements that can't be read hold for every pod.
+fn subject(check: &mut Checker<'_>, spec: &Map<String, Value>) -> PodSet {
+    let everyone =
+        PodSet { namespaces: Namespaces::Labelled(Selector::default()), pods: Selector::default() };
+    let value = spec.get("subject").unwrap_or(&Value::Null);
+    let field = "spec.subject";
+    let Some(map) = mapping(check, field, value, &["namespaces", "pods"]) else { return everyone };
+    let mut given = set(map);
+    let namespaces = |selector| Namespaces::Labelled(selector);
+    match (given.next(), given.next()) {
+        (Some(("namespaces", value)), None) => {
+            let read = selector::read(check, "spec.subject.namespaces", value);
+            PodSet { namespaces: namespaces(read.selector), pods: Selector::default() }
+        }
+        (Some((_, value)), None) => {
+            let field = "spec.subject.pods";
+            let Some(map) = mapping(check, field, value, &["namespaceSelector", "podSelector"])
+            else {
+                return everyone;
+            };
+            let mut part = |name: &str| {
+                let field = format!("{field}.{name}");
+                match map.get(name) {
+                    None | Some(Value::Null) => {
+                        check.refuse(field, "is missing");
+                        Selector::default()
+                    }
+                    Some(value) => selector::read(check, &field, value).selector,
+                }
+            };
+            let (of, pods) = (part("namespaceSelector"), part("podSelector"));
+            PodSet { namespaces: namespaces(of), pods }
+        }
+        _ => {
+            check.refuse(field, "must have exactly one of namespaces, pods");
+            everyone
+        }
+    }
+}
+
+/// One rule; `None` when nothing is left of it.
+fn rule(check: &mut Checker<'_>, of: Direction, at: usize, item: &Value) -> Option<Rule> {
+    let field = format!("spec.{}[{at}]", of.rules);
+    let closed =
+        Rule { at: place(at), action: Action::Deny, peers: Peers::Everyone, ports: Ports::All };
+    let Value::Object(map) = item else {
+        check.refuse(field, "must be a mapping with action and peers");
+        return Some(closed);
+    };
+    let action = match map.get("action").and_then(Value::as_str) {
+        Some("Accept") => Action::Accept,
+        Some("Deny") => Action::Deny,
+        Some("Pass") => Action::Pass,
+        _ => {
+            check.refuse(format!("{field}.action"), "must be Accept, Deny or Pass");
+            Action::Deny
+        }
+    };
+    let before = check.refusals.len();
+    let mut usable = known(check, &field, map, &["name", "action", of.peers, "protocols"]);
+    match map.get("name") {
+        None | Some(Value::Null) => {}
+        Some(Value::String(name)) if name.chars().count() <= LONGEST_NAME => {}
+        // A name decides nothing: said, and no fault of the rule.
+        Some(_) => {
+            check.refuse(format!("{field}.name"), "is not a string of at most 100 characters")
+        }
+    }
+    let named = check.refusals.len() - before;
+    let (peers, understood) = peers(check, of, &field, map);
+    usable &= understood;
+    let (ports, _) = ports::cluster(check, &field, map);
+    let whole = check.refusals.len() == before + named;
+    match action {
+        Action::Accept if !usable => None,
+        Action::Accept => Some(Rule { at: place(at), action, peers, ports }),
+        _ if usable && whole => Some(Rule { at: place(at), action, peers, ports }),
+        _ => Some(closed),
+    }
+}
+
+/// The peers that can be read, and whether there is none that a later version of the API may have brought.
+fn peers(
+    check: &mut Checker<'_>,
+    of: Direction,
+    field: &str,
+    map: &Map<String, Value>,
+) -> (Peers, bool) {
+    let field = format!("{field}.{}", of.peers);
+    let listed = match map.get(of.peers) {
+        Some(Value::Array(listed)) if !listed.is_empty() => listed,
+        _ => {
+            check.refuse(field, "must be a list with at least one item");
+            return (Peers::Of(Vec::new()), false);
+        }
+    };
+    let mut understood = true;
+    let mut peers = Vec::new();
+    for (at, item) in listed.iter().enumerate() {
+        let field = format!("{field}[{at}]");
+        let Some(map) = mapping(check, &field, item, of.kinds) else {
+            understood = false;
+            continue;
+        };
+        let mut given = set(map);
+        match (given.next(), given.next()) {
+            (Some((kind, value)), None) => {
+                peer(check, &format!("{field}.{kind}"), kind, value, &mut peers)
+            }
+            _ => {
+                check.refuse(field, format!("must have exactly one of {}", of.kinds.join(", ")));
+                understood = false;
+            }
+        }
+    }
+    (Peers::Of(peers), understood)
+}
+
+fn peer(check: &mut Checker<'_>, field: &str, kind: &str, value: &Value, peers: &mut Vec<Peer>) {
+    match kind {
+        "namespaces" => peers.extend(whole(check, field, value).map(|selector| {
+            Peer::Pods(PodSet {
+                namespaces: Namespaces::Labelled(selector),
+                pods: Selector::default(),
+            })
+        })),
+        "pods" => peers.extend(pods(check, field, value)),
+        "nodes" => peers.extend(whole(check, field, value).map(Peer::Nodes)),
+        "networks" => {
+            let Value::Array(listed) = value else { return check.refuse(field, "must be a list") };
+            if listed.is_empty() {
+                check.refuse(field, "must have at least one item");
+            }
+            for (at, item) in listed.iter().enumerate() {
+                let net = cidr(check, &format!("{field}[{at}]"), item);
+                peers.extend(net.map(|cidr| Peer::Block(Block { cidr, except: Box::default() })));
+            }
+        }
+        _ => check.refuse(field, "names are not supported here: give networks"),
+    }
+}
+
+fn pods(check: &mut Checker<'_>, field: &str, value: &Value) -> Option<Peer> {
+    let map = mapping(check, field, value, &["namespaceSelector", "podSelector"])?;
+    let mut part = |name: &str| {
+        let field = format!("{field}.{name}");
+        match map.get(name) {
+            None | Some(Value::Null) => {
+                check.refuse(field, "is missing");
+                None
+            }
+            Some(value) => whole(check, &field, value),
+        }
+    };
+    let (namespaces, pods) = (part("namespaceSelector"), part("podSelector"));
+    Some(Peer::Pods(PodSet { namespaces: Namespaces::Labelled(namespaces?), pods: pods? }))
+}
