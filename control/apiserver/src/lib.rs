@@ -20,7 +20,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -154,6 +154,11 @@ impl ApiServer {
     pub fn end_watches(&self) {
         self.shared.epoch.fetch_add(1, Ordering::Relaxed);
         self.shared.changed.notify_all();
+    }
+
+    /// When the latest change was put on a watch's wire.
+    pub fn sent(&self) -> Option<Instant> {
+        *self.shared.sent()
     }
 
     /// What has been asked for so far.

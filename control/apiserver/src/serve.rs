@@ -323,6 +323,8 @@ fn watch(
                 sender.flush()?;
                 return sender.end(true);
             }
+        } else if !sender.bytes.is_empty() {
+            *shared.sent() = Some(Instant::now());
         }
         sender.flush()?;
     }

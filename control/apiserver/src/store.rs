@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     ops::Bound,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, atomic::AtomicU64, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::{Map, Value, json};
@@ -22,9 +22,16 @@ pub(crate) struct Shared {
     /// Watches of an earlier epoch end.
     pub(crate) epoch: AtomicU64,
     pub(crate) counts: Counts,
+    /// When the latest change was put on a wire.
+    sent: Mutex<Option<Instant>>,
 }
 
 impl Shared {
+    /// When the latest change was put on a wire.
+    pub(crate) fn sent(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn lock(&self) -> MutexGuard<'_, Store> {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
