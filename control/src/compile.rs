@@ -4,7 +4,9 @@
 //! in `tests/` holds incremental and full compilation together). A change costs what it touches. Nothing here knows
 //! shared memory or sockets; [`crate::apply`] stages the changes.
 
+mod configured;
 pub mod interfaces;
+pub mod kernel;
 pub mod masquerade;
 pub mod node;
 pub mod service;

@@ -49,6 +49,13 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct At(String);
 
+impl At {
+    /// An interface of the engine.
+    pub fn interface(name: &str) -> At {
+        At(format!("interface {name}"))
+    }
+}
+
 /// One `[[route]]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {

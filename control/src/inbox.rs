@@ -27,6 +27,8 @@ pub enum Event {
     Manifests(BTreeSet<PathBuf>),
     /// The API server has said something.
     Objects(Batch),
+    /// The kernel's network has changed; the first time it is all of it.
+    Kernel(Vec<crate::kernel::Change>),
     /// The configuration file should be looked at.
     Config,
     /// A thread is gone without which the process is of no use; with the reason.

@@ -20,6 +20,7 @@ pub mod object;
 pub mod desired;
 pub mod store;
 pub mod reflect;
+pub mod kernel;
 pub mod world;
 pub mod compile;
 pub mod apply;

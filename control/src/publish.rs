@@ -16,14 +16,14 @@ use ipnet::IpNet;
 use millrace_tables::{
     Epochs, Error, InterfaceId, InterfaceKind, InterfaceSpec, Readers, SegmentConfig, Tables,
     Usage, Writer,
-    session::{Greeting, Interface, Message, Role, Session, SessionError},
+    session::{Greeting, Interface, Message, Mode, Role, Session, SessionError},
     shm::Segment,
 };
 use millrace_wire::Addr;
 
 use crate::{
     apply::{RowError, apply},
-    compile::Change,
+    compile::{Change, kernel::Attached},
 };
 
 /// First wait before connecting again; it doubles up to [`LONGEST_WAIT`].
@@ -33,6 +33,15 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 const TAKEN_OVER_WAIT: Duration = Duration::from_secs(10);
 /// An engine that takes a message no faster is treated as gone.
 const SEND_LIMIT: Duration = Duration::from_secs(2);
+
+/// What an engine says of itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Engine {
+    /// How it stands to the kernel.
+    pub mode: Mode,
+    /// Its interfaces.
+    pub interfaces: Vec<Attached>,
+}
 
 /// Why nothing was published.
 #[derive(Debug, thiserror::Error)]
@@ -119,14 +128,14 @@ impl Publisher {
         }
     }
 
-    /// Connects, makes an empty segment past the engine's generation, and answers the engine's interfaces. The engine goes on
+    /// Connects, makes an empty segment past the engine's generation, and answers what the engine is. The engine goes on
     /// with what it has until the first [`Publisher::publish`].
-    pub fn connect(&mut self) -> Result<Vec<InterfaceSpec>, PublishError> {
+    pub fn connect(&mut self) -> Result<Engine, PublishError> {
         match self.open() {
-            Ok((link, interfaces)) => {
+            Ok((link, engine)) => {
                 self.link = Some(link);
                 (self.wait, self.again) = (FIRST_WAIT, None);
-                Ok(interfaces)
+                Ok(engine)
             }
             Err(error) => {
                 self.disconnect();
@@ -135,11 +144,11 @@ impl Publisher {
         }
     }
 
-    fn open(&self) -> Result<(Link, Vec<InterfaceSpec>), PublishError> {
+    fn open(&self) -> Result<(Link, Engine), PublishError> {
         let failed = |source| PublishError::Session { path: self.path.clone(), source };
         let session = Session::connect(&self.path).map_err(failed)?;
         session.set_timeout(Some(SEND_LIMIT)).map_err(failed)?;
-        let Greeting { generation, interfaces, state, tables, workers, .. } =
+        let Greeting { generation, interfaces, mode, state, tables, workers, .. } =
             session.greet(Role::Control).map_err(failed)?;
         let config =
             SegmentConfig { generation: generation.saturating_add(1), ..self.segment.clone() };
@@ -166,7 +175,8 @@ impl Publisher {
             epochs,
             workers: workers.into(),
         };
-        Ok((link, interfaces.into_iter().map(interface).collect()))
+        let interfaces = interfaces.into_iter().map(interface).collect();
+        Ok((link, Engine { mode, interfaces }))
     }
 
     /// Stages `changes`, with the rows that were refused before, and publishes them. `None` when no engine is connected: then
@@ -181,6 +191,11 @@ impl Publisher {
                 PublishError::Session { path: self.path.clone(), source }
             }
         }))
+    }
+
+    /// Whether the connected engine has been given tables by us.
+    pub fn is_handed_over(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.handed_over)
     }
 
     /// Whether refused rows wait for another try.
@@ -315,13 +330,14 @@ fn row_key(change: &Change) -> RowKey {
     }
 }
 
-fn interface(interface: Interface) -> InterfaceSpec {
-    let Interface { id, name, mac, mtu, addresses, kind, .. } = interface;
+fn interface(interface: Interface) -> Attached {
+    let Interface { id, name, mac, mtu, addresses, kind, index } = interface;
     let kind = match kind.as_str() {
         "uplink" => InterfaceKind::UPLINK,
         "host" => InterfaceKind::HOST,
         "pod" => InterfaceKind::POD,
         _ => InterfaceKind::PORT,
     };
-    InterfaceSpec { id: InterfaceId(id), kind, mac, mtu, name, addresses }
+    let spec = InterfaceSpec { id: InterfaceId(id), kind, mac, mtu, name, addresses };
+    Attached { spec, index }
 }

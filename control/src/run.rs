@@ -15,22 +15,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millrace_tables::{InterfaceSpec, SegmentConfig};
+use millrace_tables::{SegmentConfig, session::Mode};
 
 pub use once::{Once, once};
 use reading::Reading;
 
 use crate::{
-    compile::{Compiler, Conflict, interfaces},
+    compile::{self, Compiler, Conflict, interfaces},
     config::{Config, Problem as ConfigProblem},
     desired::{Desired, Node},
     inbox::{Event, Inbox, Outbox, inbox},
+    kernel::Kernel,
     object::Key,
-    publish::Publisher,
+    publish::{Engine, Publisher},
     reflect::{
         files::{self, Files, Outcome},
         kube::{self, Batch, Intake},
-        watch,
+        netlink, watch,
     },
     serve::{self, Board, ServeOptions, Server},
     store::{ServiceName, Store},
@@ -78,6 +79,14 @@ pub enum SourceOptions {
 enum Source {
     Files(Files),
     Api(Intake),
+}
+
+/// What is known of the kernel's network. An engine that owns its addresses needs none of it.
+enum Mirror {
+    Off,
+    /// Asked for; the first answer is on its way.
+    Waiting,
+    On(Box<Kernel>),
 }
 
 /// Options that flags give and the configuration file may give too. An empty or absent one leaves the file's in force.
@@ -138,12 +147,13 @@ pub struct Control {
     store: Store,
     config: Reading,
     conflicts: BTreeSet<Conflict>,
-    interfaces: Vec<InterfaceSpec>,
+    engine: Option<Engine>,
+    mirror: Mirror,
     /// This node's object, as the world knows it.
     node: Option<Node>,
     /// This node's object has been there.
     node_seen: bool,
-    /// Of the interfaces, the configuration and the node; `None` when one of them has changed since it was made.
+    /// Of the engine, the kernel, the configuration and the node; `None` when one of them has changed since it was made.
     world: Option<Arc<World>>,
     compiler: Compiler,
     publisher: Publisher,
@@ -154,6 +164,8 @@ pub struct Control {
     /// healthCheckNodePorts by Service; two Services may ask for one port, the first by name has it.
     health_ports: BTreeMap<ServiceName, (u16, (usize, usize))>,
     inbox: Inbox,
+    /// For threads that start later.
+    outbox: Outbox,
     _server: Server,
 }
 
@@ -196,7 +208,8 @@ impl Control {
             store: Store::new(),
             config,
             conflicts: BTreeSet::new(),
-            interfaces: Vec::new(),
+            engine: None,
+            mirror: Mirror::Off,
             node: None,
             node_seen: false,
             world: None,
@@ -207,6 +220,7 @@ impl Control {
             board,
             health_ports: BTreeMap::new(),
             inbox,
+            outbox: outbox.clone(),
             _server: server,
             options,
         };
@@ -226,7 +240,7 @@ impl Control {
 
     /// One turn: waits for something, and deals with it. False when the process should end.
     pub fn turn(&mut self) -> Result<bool, RunError> {
-        self.connect();
+        self.connect()?;
         // Before everything has been read there is nothing to give to an engine.
         let mut limit = match self.publisher.reconnect_in() {
             Some(wait) if self.is_complete() => wait,
@@ -255,7 +269,7 @@ impl Control {
         self.publisher.look_at_workers();
         let quiet = events.is_empty();
         let (mut look, mut config, mut hint) = (self.unsettled, false, BTreeSet::new());
-        let mut heard = false;
+        let (mut heard, mut mirrored) = (false, false);
         for event in events {
             match event {
                 Event::Manifests(paths) => {
@@ -266,6 +280,7 @@ impl Control {
                     heard = true;
                     self.hear(batch);
                 }
+                Event::Kernel(changes) => mirrored |= self.mirror(changes),
                 Event::Config => config = true,
                 Event::Broken(why) => return Err(RunError::Broken(why)),
                 Event::Stop => {}
@@ -279,7 +294,9 @@ impl Control {
             self.config.read(&self.options);
         }
         let heard = (heard || self.settling.is_some()) && !self.settles();
-        if look || config || heard || (quiet && self.publisher.has_refused_rows()) {
+        // While a Service is given a moment, so is the kernel.
+        mirrored &= self.settling.is_none();
+        if look || config || heard || mirrored || (quiet && self.publisher.has_refused_rows()) {
             self.publish();
         }
         self.publisher.reclaim();
@@ -287,22 +304,53 @@ impl Control {
         Ok(true)
     }
 
-    fn connect(&mut self) {
+    fn connect(&mut self) -> Result<(), RunError> {
         if self.publisher.reconnect_in() != Some(Duration::ZERO) || !self.is_complete() {
-            return;
+            return Ok(());
         }
         match self.publisher.connect() {
-            Ok(interfaces) => {
-                tracing::info!(engine = %self.options.engine.display(), interfaces = interfaces.len(), "connected");
-                (self.interfaces, self.world) = (interfaces, None);
-                // Compiled against its interfaces first, then all of it goes out as one generation.
-                self.compile();
-                let all = self.compiler.all();
-                if self.hand_out(all) {
-                    self.board.receipts().restarted(self.publisher.published().0);
+            Ok(engine) => {
+                tracing::info!(
+                    engine = %self.options.engine.display(),
+                    interfaces = engine.interfaces.len(),
+                    mode = ?engine.mode,
+                    "connected"
+                );
+                if engine.mode == Mode::ServiceProxy && matches!(self.mirror, Mirror::Off) {
+                    netlink::start(self.outbox.clone())
+                        .map_err(|source| RunError::System { what: "netlink", source })?;
+                    self.mirror = Mirror::Waiting;
                 }
+                (self.engine, self.world) = (Some(engine), None);
+                self.publish();
             }
             Err(error) => tracing::debug!("{error}: trying again"),
+        }
+        Ok(())
+    }
+
+    /// Takes in what the kernel has said. False when it bears on nothing.
+    fn mirror(&mut self, changes: Vec<crate::kernel::Change>) -> bool {
+        if !matches!(self.mirror, Mirror::On(_)) {
+            self.mirror = Mirror::On(Box::default());
+            self.world = None;
+        }
+        let Mirror::On(kernel) = &mut self.mirror else { return false };
+        let mut differs = false;
+        for change in changes {
+            differs |= kernel.take(change);
+        }
+        if differs {
+            self.world = None;
+        }
+        self.world.is_none()
+    }
+
+    /// Whether what surrounds the services is known.
+    fn has_world(&self) -> bool {
+        match &self.engine {
+            Some(engine) => engine.mode == Mode::Router || matches!(self.mirror, Mirror::On(_)),
+            None => false,
         }
     }
 
@@ -388,8 +436,7 @@ impl Control {
         let world = match &self.world {
             Some(world) => Arc::clone(world),
             None => {
-                let (world, problems) =
-                    interfaces::world(self.interfaces.clone(), &self.config.config, &self.store);
+                let (world, problems) = self.surroundings();
                 self.config.say(problems, ConfigProblem::is_about_interfaces);
                 Arc::clone(self.world.insert(Arc::new(world)))
             }
@@ -408,11 +455,34 @@ impl Control {
         changes
     }
 
+    /// What surrounds the services, and what of the configuration can't be used there.
+    fn surroundings(&self) -> (World, Vec<ConfigProblem>) {
+        let (config, store) = (&self.config.config, &self.store);
+        match (&self.engine, &self.mirror) {
+            (Some(engine), Mirror::On(kernel)) if engine.mode == Mode::ServiceProxy => {
+                compile::kernel::world(&engine.interfaces, kernel, config, store)
+            }
+            (Some(engine), _) => {
+                let specs = engine.interfaces.iter().map(|it| it.spec.clone()).collect();
+                interfaces::world(specs, config, store)
+            }
+            (None, _) => interfaces::world(Vec::new(), config, store),
+        }
+    }
+
     fn publish(&mut self) {
-        // Without an engine's interfaces there is nothing to compile against; the connection brings everything.
-        if self.publisher.is_connected() {
+        // Without an engine's interfaces, or the kernel's where it needs that, there is nothing to compile against.
+        if self.publisher.is_connected() && self.has_world() {
             let changes = self.compile();
-            self.hand_out(changes);
+            if self.publisher.is_handed_over() {
+                self.hand_out(changes);
+            } else {
+                // All of it goes out as one generation.
+                let all = self.compiler.all();
+                if self.hand_out(all) {
+                    self.board.receipts().restarted(self.publisher.published().0);
+                }
+            }
         } else {
             let compiled = |name: &ServiceName| {
                 self.compiler.has_rows_of(name) || self.health_ports.contains_key(name)

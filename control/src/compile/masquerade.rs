@@ -40,22 +40,35 @@ pub fn families(ranges: &[IpNet]) -> Families {
     Families { v4: any(true), v6: any(false) }
 }
 
-/// The node's row: with the addresses of these interfaces to masquerade to, those of uplinks first.
+/// Where addresses are that are on no interface of the engine.
+const NO_INTERFACE: InterfaceId = InterfaceId(u16::MAX);
+
+/// The node's row: with the addresses of these interfaces to masquerade to, those of uplinks first, and then those `elsewhere`, for
+/// uplinks that have none.
 pub fn row<'a>(
     pods: Vec<IpNet>,
+    elsewhere: &[IpNet],
     interfaces: impl Iterator<Item = &'a InterfaceSpec> + Clone,
 ) -> NodeSpec {
-    let usable = |net: &&IpNet| {
+    // The trunk's own addresses may be link-local: nobody but this node's kernel sees them.
+    let usable = |net: &IpNet, on_trunk: bool| {
         let addr = millrace_wire::Addr::from(net.addr());
-        !addr.is_link_local() && !addr.is_loopback()
+        (!addr.is_link_local() || on_trunk) && !addr.is_loopback()
     };
     let of = |uplinks: bool| {
         let chosen =
             interfaces.clone().filter(move |it| (it.kind == InterfaceKind::UPLINK) == uplinks);
-        chosen.flat_map(move |it| it.addresses.iter().filter(usable).map(|net| (it.id, *net)))
+        chosen.flat_map(move |it| {
+            let on_trunk = it.kind == InterfaceKind::HOST;
+            let nets = it.addresses.iter().filter(move |net| usable(net, on_trunk));
+            nets.map(|net| (it.id, *net))
+        })
     };
-    let sources: Vec<(InterfaceId, IpNet)> =
-        of(true).chain(of(false)).take(node::MAX_SOURCES).collect();
+    let sources = of(true)
+        .chain(elsewhere.iter().map(|net| (NO_INTERFACE, *net)))
+        .chain(of(false))
+        .take(node::MAX_SOURCES)
+        .collect();
     NodeSpec { pods, sources }
 }
 

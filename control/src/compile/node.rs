@@ -146,7 +146,7 @@ pub fn world(
         pods_known: masquerade::families(&pods),
         masquerade_all: options.masquerade_all,
     };
-    builder.world.row = masquerade::row(pods, builder.world.interfaces.values());
+    builder.world.row = masquerade::row(pods, &[], builder.world.interfaces.values());
     Ok(builder.world)
 }
 
