@@ -236,7 +236,8 @@ impl Control {
 
     /// Connects and answers what an empty segment takes.
     fn connect(&mut self) -> Result<Usage, String> {
-        let interfaces = self.publisher.connect().map_err(|e| e.to_string())?;
+        let engine = self.publisher.connect().map_err(|e| e.to_string())?;
+        let interfaces = engine.interfaces.into_iter().map(|it| it.spec).collect();
         let (config, problems) =
             Config::parse(Path::new("perf"), engine::CONTROL, &Config::default());
         let (world, more) = interfaces::world(interfaces, &config, &self.store);
