@@ -8,7 +8,8 @@
 // Leaves to the engine: everything else, validity of headers included.
 //
 // Cost of a redirected frame: three array lookups (inlined by the verifier), one coarse clock
-// read, one map redirect. LPM lookups happen in service-proxy mode alone.
+// read, one map redirect. In service-proxy mode an LPM lookup more, and for the node's own
+// addresses an array lookup.
 //
 // The object is loaded once for each interface, so that a socket's slot in `xsks` is its queue.
 
@@ -23,12 +24,22 @@
 
 #define MAX_VLAN_TAGS 2
 
+#define ICMP 1
+#define TCP 6
+#define UDP 17
+#define FRAGMENT 44
 #define ICMPV6 58
-#define ARP_REQUEST 1
+#define SCTP 132
 #define ND_NEIGHBOR_SOLICITATION 135
 #define ND_NEIGHBOR_ADVERTISEMENT 136
 // RFC 4861 §7.1: a packet that was forwarded can't have it.
 #define ND_HOP_LIMIT 255
+
+// What is ours of a destination where the kernel owns the interface: src/steer/maps.rs has the same.
+#define OURS_WHOLE 1
+#define OURS_BY_PORT 2
+// Words of 64 ports, for each of three protocols.
+#define PORT_WORDS 1024
 
 // src/steer/maps.rs writes this as three native 64-bit words.
 struct settings {
@@ -101,6 +112,14 @@ struct {
     __type(value, __u8);
 } local6 SEC(".maps");
 
+// Ports on the node's own addresses that are ours, one bit each: protocol (TCP, UDP, SCTP) * PORT_WORDS + port / 64.
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 3 * PORT_WORDS);
+    __type(key, __u32);
+    __type(value, __u64);
+} ports SEC(".maps");
+
 struct vlan_tag {
     __be16 control;
     __be16 type;
@@ -139,49 +158,106 @@ struct neighbor_message {
 // Who a frame is for, by its destination MAC.
 enum audience { US, GROUP, OTHERS };
 
-static __always_inline int is_local4(const __u8 *address) {
+static __always_inline int ours4(const __u8 *address) {
     struct prefix4 key = {.length = 32};
     __builtin_memcpy(key.address, address, sizeof(key.address));
-    return bpf_map_lookup_elem(&local4, &key) != 0;
+    const __u8 *what = bpf_map_lookup_elem(&local4, &key);
+    return what ? *what : 0;
 }
 
-static __always_inline int is_local6(const __u8 *address) {
+static __always_inline int ours6(const __u8 *address) {
     struct prefix6 key = {.length = 128};
     __builtin_memcpy(key.address, address, sizeof(key.address));
-    return bpf_map_lookup_elem(&local6, &key) != 0;
+    const __u8 *what = bpf_map_lookup_elem(&local6, &key);
+    return what ? *what : 0;
+}
+
+static __always_inline int is_our_port(__u8 protocol, __be16 port) {
+    __u32 host = bpf_ntohs(port), place = protocol == TCP ? 0 : protocol == UDP ? 1 : 2;
+    __u32 key = place * PORT_WORDS + host / 64;
+    const __u64 *word = bpf_map_lookup_elem(&ports, &key);
+    return word && (*word >> (host % 64) & 1);
+}
+
+static __always_inline int has_ports(__u8 protocol) {
+    return protocol == TCP || protocol == UDP || protocol == SCTP;
+}
+
+// Behind the IP header of a packet to an address of the node's; `at` is one to be bounded by.
+static __always_inline int is_our_flow(const __be16 *at, void *end, __u8 protocol) {
+    return (void *)(at + 2) <= end && is_our_port(protocol, at[1]);
+}
+
+// The packet that an ICMP error quotes was sent by us if its source port is ours.
+static __always_inline int is_our_quote(const __be16 *at, void *end, __u8 protocol) {
+    return has_ports(protocol) && (void *)(at + 1) <= end && is_our_port(protocol, at[0]);
+}
+
+static __always_inline void *behind4(const struct ipv4 *ip) {
+    return (void *)ip + (ip->version_length & 0xf) * 4;
+}
+
+// Fragments go to the engine all or none, and only the first tells: all.
+static __always_inline int is_ours_by_port4(const struct ipv4 *ip, void *end) {
+    if (ip->fragment & bpf_htons(0x3fff))
+        return has_ports(ip->protocol);
+    void *payload = behind4(ip);
+    if (has_ports(ip->protocol))
+        return is_our_flow(payload, end, ip->protocol);
+    const __u8 *type = payload;
+    const struct ipv4 *quoted = payload + 8;
+    if (ip->protocol != ICMP || (void *)(quoted + 1) > end)
+        return 0;
+    // RFC 792: destination unreachable, time exceeded, parameter problem.
+    if (*type != 3 && *type != 11 && *type != 12)
+        return 0;
+    return is_our_quote(behind4(quoted), end, quoted->protocol);
+}
+
+static __always_inline int is_ours_by_port6(const struct ipv6 *ip, void *end) {
+    const void *payload = ip + 1;
+    if (ip->next_header == FRAGMENT)
+        return 1;
+    if (has_ports(ip->next_header))
+        return is_our_flow(payload, end, ip->next_header);
+    const __u8 *type = payload;
+    const struct ipv6 *quoted = payload + 8;
+    if (ip->next_header != ICMPV6 || (void *)(quoted + 1) > end || *type >= 128)
+        return 0;
+    return is_our_quote((const void *)(quoted + 1), end, quoted->next_header);
 }
 
 // A router resolves and is resolved by nobody else, so it takes all of ARP. Beside a kernel
-// that owns the interface only questions about our own addresses are for us.
+// that owns the interface the kernel does that, or whoever announces service addresses.
 static __always_inline int is_our_arp(const struct arp *arp, void *end, __u64 mode) {
-    if ((void *)(arp + 1) > end)
-        return 0;
-    if (mode == MODE_ROUTER)
-        return 1;
-    return arp->operation == bpf_htons(ARP_REQUEST) && is_local4(arp->target);
+    return mode == MODE_ROUTER && (void *)(arp + 1) <= end;
 }
 
 static __always_inline int is_our_ipv4(const struct ipv4 *ip, void *end, enum audience audience, __u64 mode) {
     if ((void *)(ip + 1) > end || audience != US)
         return 0;
-    return mode == MODE_ROUTER || is_local4(ip->destination);
+    if (mode == MODE_ROUTER)
+        return 1;
+    int what = ours4(ip->destination);
+    return what == OURS_BY_PORT ? is_ours_by_port4(ip, end) : what;
 }
 
-static __always_inline int is_our_neighbor_message(const struct ipv6 *ip, void *end, __u64 mode) {
+static __always_inline int is_our_neighbor_message(const struct ipv6 *ip, void *end) {
     const struct neighbor_message *message = (const void *)(ip + 1);
     if (ip->next_header != ICMPV6 || ip->hop_limit != ND_HOP_LIMIT || (void *)(message + 1) > end)
         return 0;
-    if (message->type == ND_NEIGHBOR_SOLICITATION)
-        return mode == MODE_ROUTER || is_local6(message->target);
-    return message->type == ND_NEIGHBOR_ADVERTISEMENT && mode == MODE_ROUTER;
+    return message->type == ND_NEIGHBOR_SOLICITATION || message->type == ND_NEIGHBOR_ADVERTISEMENT;
 }
 
 static __always_inline int is_our_ipv6(const struct ipv6 *ip, void *end, enum audience audience, __u64 mode) {
     if ((void *)(ip + 1) > end)
         return 0;
-    if (audience == US && (mode == MODE_ROUTER || is_local6(ip->destination)))
-        return 1;
-    return is_our_neighbor_message(ip, end, mode);
+    if (mode == MODE_ROUTER)
+        return audience == US || is_our_neighbor_message(ip, end);
+    if (audience != US)
+        return 0;
+    int what = ours6(ip->destination);
+    return what == OURS_BY_PORT ? is_ours_by_port6(ip, end) : what;
 }
 
 static __always_inline int is_vlan(__be16 type) {

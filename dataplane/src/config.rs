@@ -4,15 +4,18 @@
 //! error names the entry and what to write instead.
 
 mod snat;
+mod trunk;
 
 use ipnet::IpNet;
+use millrace_tables::session::Mode;
 use millrace_wire::Mac;
 use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use crate::snat::Ports;
+use crate::kernel;
+use crate::snat::{BESIDE_KERNEL, Ports, UNPRIVILEGED};
 use crate::state::conntrack::Timeouts;
 
 /// The socket on which the engine listens when the file names none.
@@ -65,6 +68,8 @@ struct File {
     limits: LimitsFile,
     #[serde(default)]
     snat: snat::File,
+    #[serde(default)]
+    trunk: trunk::File,
     #[serde(default, rename = "interface")]
     interfaces: Vec<InterfaceFile>,
 }
@@ -198,6 +203,10 @@ pub struct Interface {
 /// A checked configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    /// Whose the interfaces' addresses are.
+    pub mode: Mode,
+    /// The trunk to the node's stack, in [`Mode::ServiceProxy`].
+    pub trunk: kernel::Settings,
     /// The Unix socket for control and the command.
     pub socket: PathBuf,
     /// Whether the file names the socket. On captures, which are over in a moment, that means to wait for control.
@@ -243,13 +252,22 @@ impl Config {
     /// Checks a configuration's text.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let file: File = toml::from_str(text)?;
-        match file.mode.as_deref() {
-            Some("router") => {}
+        let modes = "write \"router\" or \"service-proxy\"";
+        let mode = match file.mode.as_deref() {
+            Some("router") => Mode::Router,
+            Some("service-proxy") => Mode::ServiceProxy,
             Some(other) => {
-                return refuse("mode", format!("\"{other}\" is not a mode; write \"router\""));
+                return refuse("mode", format!("\"{other}\" is not a mode; {modes}"));
             }
-            None => return refuse("mode", "is missing; write mode = \"router\""),
-        }
+            None => return refuse("mode", format!("is missing; {modes}")),
+        };
+        let usual_ports = match mode {
+            Mode::Router if file.trunk.is_given() => {
+                return refuse("[trunk]", "is for mode = \"service-proxy\"");
+            }
+            Mode::Router => UNPRIVILEGED,
+            Mode::ServiceProxy => BESIDE_KERNEL,
+        };
         let cpus = cpus(file.workers.cpus)?;
         let idle = match file.workers.mode.as_deref() {
             None | Some("adaptive") => Idle::Adaptive,
@@ -319,8 +337,10 @@ impl Config {
             conntrack_timeouts: file.conntrack.timeouts,
             neighbor_entries,
             icmp_errors_per_second,
-            snat_ports: snat::ports(&file.snat)?,
-            interfaces: interfaces(file.interfaces)?,
+            snat_ports: snat::ports(&file.snat, usual_ports)?,
+            trunk: trunk::settings(file.trunk)?,
+            interfaces: interfaces(file.interfaces, mode)?,
+            mode,
         })
     }
 
@@ -344,12 +364,13 @@ fn cpus(cpus: Option<Vec<usize>>) -> Result<Vec<usize>, ConfigError> {
     Ok(cpus)
 }
 
-fn interfaces(files: Vec<InterfaceFile>) -> Result<Vec<Interface>, ConfigError> {
+fn interfaces(files: Vec<InterfaceFile>, mode: Mode) -> Result<Vec<Interface>, ConfigError> {
     if files.is_empty() {
         return refuse("[[interface]]", "there is none; the engine needs at least one");
     }
-    if files.len() > 64 {
-        return refuse("[[interface]]", format!("{} of them; 64 at most", files.len()));
+    let most = if mode == Mode::Router { 64 } else { 63 };
+    if files.len() > most {
+        return refuse("[[interface]]", format!("{} of them; {most} at most", files.len()));
     }
     let mut names = BTreeSet::new();
     let mut owned = BTreeSet::new();
@@ -358,6 +379,9 @@ fn interfaces(files: Vec<InterfaceFile>) -> Result<Vec<Interface>, ConfigError> 
         let interface = interface(index, file)?;
         if !names.insert(interface.name.clone()) {
             return refuse("[[interface]] name", format!("\"{}\" is there twice", interface.name));
+        }
+        if mode == Mode::ServiceProxy {
+            beside_kernel(&interface)?;
         }
         for net in &interface.addresses {
             if !owned.insert(net.addr()) {
@@ -379,9 +403,30 @@ fn interfaces(files: Vec<InterfaceFile>) -> Result<Vec<Interface>, ConfigError> 
     Ok(interfaces)
 }
 
+/// What an interface can't have that is the kernel's.
+fn beside_kernel(interface: &Interface) -> Result<(), ConfigError> {
+    let entry = |key: &str| format!("[[interface]] {} {key}", interface.name);
+    if !interface.addresses.is_empty() {
+        let why = "in service-proxy mode the addresses are the kernel's, and control mirrors them: leave the key out";
+        return refuse(entry("addresses"), why);
+    }
+    if matches!(interface.driver, Driver::Pcap { .. }) {
+        return refuse(
+            entry("driver"),
+            "there is no kernel behind captures: write mode = \"router\"",
+        );
+    }
+    Ok(())
+}
+
+/// Whether the kernel would take it as an interface's name.
+fn is_name(name: &str) -> bool {
+    !(name.is_empty() || name.len() > 15 || name.contains(['/', ' ', ':', '"']))
+}
+
 fn interface(index: usize, file: InterfaceFile) -> Result<Interface, ConfigError> {
     let entry = |key: &str| format!("[[interface]] {} {key}", file.name);
-    if file.name.is_empty() || file.name.len() > 15 || file.name.contains(['/', ' ', ':']) {
+    if !is_name(&file.name) {
         return refuse(
             "[[interface]] name",
             format!("\"{}\" is not an interface's name", file.name),

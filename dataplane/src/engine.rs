@@ -1,32 +1,35 @@
 //! Puts an engine together and runs it: memory, sockets, workers, steering, then housekeeping until a signal.
 //!
 //! All kernel objects of a running engine (UMEM, sockets, XDP links, the two memfds) are made here, in
-//! [`open_queues`] and [`run`], so that a holder process can come to own them without the rest knowing. The order matters: the
+//! [`port::open_queues`] and [`run`], so that a holder process can come to own them without the rest knowing. The order matters: the
 //! fill rings are full before the program redirects the first packet, and the program goes before the sockets do.
+
+pub mod port;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
-use millrace_tables::{InterfaceId, InterfaceKind, Tables};
-use millrace_xsk::{BusyPoll, Mode, PageSize, Pool, Socket, SocketConfig, Umem, UmemConfig};
-use tracing::{info, warn};
+use millrace_tables::{InterfaceId, InterfaceKind, Tables, session};
+use millrace_xsk::{PageSize, UmemConfig};
+use tracing::info;
 
 use crate::boot;
-use crate::config::{Checksums, Config, Driver, Pages, ZeroCopy};
-use crate::driver::xsk::XskQueue;
+use crate::config::{Checksums, Config, Driver, Pages};
 use crate::housekeeping::Housekeeping;
 use crate::interface::{Interface, Interfaces};
+use crate::kernel::follow::Follower;
+use crate::kernel::{self, Trunk};
 use crate::live::Live;
 use crate::netdev::Netdev;
 use crate::pipeline::{Local, Settings};
 use crate::state::State;
 use crate::state::conntrack::Limits;
 use crate::state::segment::{self, Segment, Settings as StateSettings, Sizes};
-use crate::steer::{self, Steering};
+use crate::steer;
 use crate::worker::Worker;
+use port::Port;
 
 /// Why an engine can't start. Each message names the entry and what to change.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +70,12 @@ pub enum EngineError {
     /// The XDP program.
     #[error(transparent)]
     Steer(#[from] steer::Error),
+    /// The trunk to the kernel.
+    #[error(transparent)]
+    Trunk(#[from] kernel::TrunkError),
+    /// Source ports that are not the engine's alone.
+    #[error(transparent)]
+    Ports(#[from] kernel::ports::Overlap),
     /// The tables.
     #[error("tables: {0}")]
     Tables(#[from] millrace_tables::Error),
@@ -102,32 +111,35 @@ pub enum EngineError {
 /// Runs an engine on network devices until `stop`.
 pub fn run(config: &Config, stop: &Arc<AtomicBool>) -> Result<(), EngineError> {
     let workers = config.cpus.len();
-    let netdevs = netdevs(config, workers)?;
+    let mut ports = port::uplinks(config, workers)?;
+    let mut trunk = match config.mode {
+        session::Mode::Router => None,
+        session::Mode::ServiceProxy => Some(make_trunk(config, &ports)?),
+    };
+    ports.extend(trunk.as_ref().map(Port::of_trunk));
     let interfaces = interfaces(config, |index, _| {
-        let netdev = &netdevs[index];
+        let netdev = &ports[index].netdev;
         (netdev.mac, netdev.mtu, netdev.is_virtual)
     });
+    let interfaces = match &trunk {
+        Some(trunk) => with_trunk(&interfaces, trunk),
+        None => interfaces,
+    };
     let sizes = sizes(config, &interfaces);
     let shared = Segment::create(&sizes, secret())?;
     let state_settings = state_settings(config, &sizes);
     let live = Live::new(first_tables(config, &interfaces)?);
-    let mut housekeeping = Housekeeping::new(config, &interfaces, &netdevs, &shared, &live)?;
+    let mut housekeeping = Housekeeping::new(config, &interfaces, &ports, &shared, &live)?;
     housekeeping.sync_neighbors();
 
-    let (queues, pools) = open_queues(config, workers)?;
+    let (queues, pools) = port::open_queues(config, &ports)?;
     let mut steering = Vec::new();
-    for (index, (interface, netdev)) in config.interfaces.iter().zip(&netdevs).enumerate() {
+    for (index, port) in ports.iter().enumerate() {
         let sockets: Vec<(u32, BorrowedFd<'_>)> = (0u32..)
             .zip(&queues)
             .map(|(queue, of_worker)| (queue, of_worker[index].as_fd()))
             .collect();
-        let options = steer::Options {
-            mode: steer::Mode::Router,
-            mac: netdev.mac,
-            queues: netdev.rx_queues,
-            stale_after: Duration::from_secs(1),
-        };
-        steering.push(Steering::attach(&interface.name, netdev.index, &sockets, &options)?);
+        steering.push(port.steer(&sockets, config.mode)?);
     }
     housekeeping.steer(steering);
 
@@ -148,9 +160,17 @@ pub fn run(config: &Config, stop: &Arc<AtomicBool>) -> Result<(), EngineError> {
             thread::Builder::new().name(format!("worker-{index}")).spawn(move || worker.run());
         threads.push(thread.map_err(EngineError::Io)?);
     }
+    let led = match &mut trunk {
+        Some(trunk) => lead(trunk, &mut housekeeping),
+        None => Ok(()),
+    };
     info!(workers, interfaces = interfaces.len(), socket = %config.socket.display(), "forwarding");
-    let result = keep(&mut housekeeping, &threads, stop);
+    let result = led.and_then(|()| keep(&mut housekeeping, &threads, stop));
     stop.store(true, Ordering::Relaxed);
+    housekeeping.unfollow();
+    if let Some(trunk) = &mut trunk {
+        trunk.withdraw();
+    }
     // First the program lets go, so that what comes from here on is the kernel's.
     housekeeping.steer(Vec::new());
     for (index, thread) in threads.into_iter().enumerate() {
@@ -159,6 +179,32 @@ pub fn run(config: &Config, stop: &Arc<AtomicBool>) -> Result<(), EngineError> {
         }
     }
     result
+}
+
+/// The trunk, as wide as the widest uplink.
+fn make_trunk(config: &Config, uplinks: &[Port]) -> Result<Trunk, EngineError> {
+    kernel::ports::check(&config.snat_ports)?;
+    let mtu = uplinks.iter().map(|port| port.netdev.mtu).max().unwrap_or(1500);
+    let queues = u32::try_from(config.cpus.len()).unwrap_or(u32::MAX);
+    Ok(Trunk::make(&config.trunk, queues, mtu)?)
+}
+
+/// The interfaces with the trunk as the last one.
+fn with_trunk(interfaces: &Interfaces, trunk: &Trunk) -> Arc<Interfaces> {
+    let Netdev { mac, mtu, is_virtual, .. } = trunk.netdev();
+    let kernel::Settings { name, addresses, .. } = trunk.settings().clone();
+    let id = InterfaceId(interfaces.len() as u16);
+    let interface = Interface::new(id, &name, mac, mtu, InterfaceKind::HOST, addresses, is_virtual);
+    let mut list: Vec<Interface> = interfaces.iter().cloned().collect();
+    list.push(interface.with_peer(trunk.kernel_end().1));
+    Arc::new(Interfaces::new(list).unwrap_or_default())
+}
+
+/// Has the kernel lead service traffic into the trunk.
+fn lead(trunk: &mut Trunk, housekeeping: &mut Housekeeping) -> Result<(), EngineError> {
+    trunk.lead()?;
+    housekeeping.follow(Follower::start(trunk).map_err(EngineError::Io)?);
+    Ok(())
 }
 
 fn keep(
@@ -257,80 +303,4 @@ pub fn settings(config: &Config) -> Settings {
         snat_ports: config.snat_ports,
         ..Settings::default()
     }
-}
-
-fn netdevs(config: &Config, workers: usize) -> Result<Vec<Netdev>, EngineError> {
-    let mut netdevs = Vec::new();
-    for interface in &config.interfaces {
-        let netdev = Netdev::read(&interface.name)?;
-        let queues = netdev.rx_queues.min(netdev.tx_queues);
-        if (queues as usize) < workers {
-            return Err(EngineError::Queues { name: interface.name.clone(), queues, workers });
-        }
-        if netdev.rx_queues as usize > workers {
-            warn!(
-                interface = interface.name,
-                queues = netdev.rx_queues,
-                workers,
-                "more queues than workers: packets on the others go to the kernel; `ethtool -L {} combined {workers}` \
-                 brings all to the engine",
-                interface.name
-            );
-        }
-        netdevs.push(netdev);
-    }
-    Ok(netdevs)
-}
-
-/// One UMEM, and for each worker its queue on each interface and the frames that are left.
-fn open_queues(
-    config: &Config,
-    workers: usize,
-) -> Result<(Vec<Vec<XskQueue>>, Vec<Pool>), EngineError> {
-    let interfaces = config.interfaces.len();
-    let per_worker = config.frames / workers as u32;
-    // Half of its frames may wait in fill rings; the other half is for what is under way.
-    let fill = (per_worker / (2 * interfaces as u32)).min(2048);
-    if fill < 16 {
-        let least = 32 * (workers * interfaces) as u32;
-        return Err(EngineError::Frames { frames: config.frames, workers, interfaces, least });
-    }
-    let (umem, frames) = Umem::new(&umem(config))?;
-    let mut all = Pool::new(&umem, frames);
-    let (mut queues, mut pools) = (Vec::new(), Vec::new());
-    for worker in 0..workers {
-        let mut pool = if worker + 1 == workers {
-            all.split(all.len())
-        } else {
-            all.split(per_worker as usize)
-        };
-        let mut of_worker = Vec::new();
-        for interface in &config.interfaces {
-            let socket = bind(config, interface, worker as u32, &umem)?;
-            of_worker.push(XskQueue::new(socket, fill, &mut pool));
-        }
-        queues.push(of_worker);
-        pools.push(pool);
-    }
-    Ok((queues, pools))
-}
-
-fn bind(
-    config: &Config,
-    interface: &crate::config::Interface,
-    queue: u32,
-    umem: &Arc<Umem>,
-) -> Result<Socket, EngineError> {
-    let mode = match interface.driver {
-        Driver::Xsk { zero_copy: ZeroCopy::Always } => Mode::ZeroCopy,
-        Driver::Xsk { zero_copy: ZeroCopy::Never } => Mode::Copy,
-        _ => Mode::Auto,
-    };
-    let device = millrace_xsk::Interface::named(&interface.name)?;
-    let busy_poll = config.busy_poll_us.map(|microseconds| BusyPoll { microseconds, budget: 64 });
-    let socket =
-        Socket::bind(&SocketConfig { mode, busy_poll, ..SocketConfig::new(device, queue) }, umem)?;
-    let how = if socket.is_zero_copy() { "zero-copy" } else { "copy" };
-    info!(interface = interface.name, queue, mode = how, "queue opened");
-    Ok(socket)
 }

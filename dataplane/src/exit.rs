@@ -6,8 +6,8 @@
 //!
 //! ```text
 //! bits 0–15   the place of the counter that it is booked under, which tells the kind and the reason
-//! 16–31       interface (transmit, hold)
-//! 32–63       transmit: start and offset of the checksum to complete, or 0   hold: the neighbor's id
+//! 16–31       interface (transmit, hold; of a punt that is handed on, one more)
+//! 32–63       transmit, punt: start and offset of the checksum to complete, or 0   hold: the neighbor's id
 //! ```
 
 use millrace_tables::InterfaceId;
@@ -37,6 +37,21 @@ impl Exit {
         Exit(TRANSMIT | u64::from(interface.0) << 16 | todo << 32)
     }
 
+    /// To the node's stack, by the trunk `interface`.
+    pub(crate) fn hand_on(reason: PuntReason, interface: InterfaceId, offload: TxOffload) -> Exit {
+        let place = reason.place() as u64;
+        let way = u64::from(interface.0.saturating_add(1));
+        Exit(place | way << 16 | (Exit::transmit(interface, offload).0 >> 32) << 32)
+    }
+
+    /// The trunk by which a punt is handed on, and what is left to do to its checksum.
+    #[inline]
+    pub(crate) fn handed_on(self) -> Option<(InterfaceId, TxOffload)> {
+        let way = self.interface().0.checked_sub(1)?;
+        let is_punt = (PUNTS..PUNTS + PuntReason::ALL.len()).contains(&self.place());
+        is_punt.then(|| (InterfaceId(way), self.offload()))
+    }
+
     /// Waits for a neighbor.
     pub(crate) fn hold(interface: InterfaceId, neighbor: NeighborId) -> Exit {
         Exit(HOLD | u64::from(interface.0) << 16 | u64::from(neighbor.to_bits()) << 32)
@@ -59,12 +74,16 @@ impl Exit {
         if self.0 & 0xffff != TRANSMIT {
             return None;
         }
+        Some((self.interface(), self.offload()))
+    }
+
+    #[inline]
+    fn offload(self) -> TxOffload {
         // No header has its checksum at its beginning.
-        let offload = match ((self.0 >> 32) as u16, (self.0 >> 48) as u16) {
+        match ((self.0 >> 32) as u16, (self.0 >> 48) as u16) {
             (_, 0) => TxOffload::None,
             (start, offset) => TxOffload::Checksum { start, offset },
-        };
-        Some((self.interface(), offload))
+        }
     }
 
     /// The way out of a packet that leaves rewritten, with nothing left to do to it.
@@ -146,6 +165,19 @@ mod tests {
             assert_eq!(verdict(exit), Verdict::Transmit { interface, offload });
             assert_eq!(exit.place(), place_of(&verdict(exit)));
         }
+    }
+
+    #[test]
+    fn a_punt_that_is_handed_on_is_booked_as_one_that_ends_here() {
+        let offload = TxOffload::Checksum { start: 34, offset: 16 };
+        let exit = Exit::hand_on(PuntReason::Local, InterfaceId(0), offload);
+        assert_eq!(exit.handed_on(), Some((InterfaceId(0), offload)));
+        assert_eq!(exit.place(), Exit::from(PuntReason::Local).place());
+        assert_eq!(verdict(exit), Verdict::Punt(PuntReason::Local));
+        assert_eq!((exit.transmitted(), exit.ready()), (None, None));
+        assert_eq!(Exit::from(PuntReason::Local).handed_on(), None);
+        let sent = Exit::transmit(InterfaceId(1), TxOffload::None);
+        assert_eq!(sent.handed_on(), None);
     }
 
     #[test]

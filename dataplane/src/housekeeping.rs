@@ -1,21 +1,25 @@
 //! The engine's one thread beside the workers: the socket, heartbeats, sweeps and ageing. Never in a packet's way.
 
+mod follow;
+
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use millrace_tables::session::{Interface as Told, Mode};
-use millrace_tables::{Epochs, ReaderEpoch};
+use millrace_tables::session::Interface as Told;
+use millrace_tables::{Epochs, InterfaceId, ReaderEpoch};
+use millrace_wire::{Addr, Mac};
 use rustix::event::Timespec;
 use tracing::{error, info, warn};
 
 use crate::clock::{self, MILLISECOND, Nanos, SECOND};
 use crate::config::Config;
 use crate::engine::EngineError;
+use crate::engine::port::Port;
 use crate::engine::state_settings;
 use crate::flow::Tuple;
 use crate::interface::Interfaces;
+use crate::kernel::follow::Follower;
 use crate::live::{Handle, Live};
-use crate::netdev::Netdev;
 use crate::pipeline::service::is_stale;
 use crate::server::{Facts, Server};
 use crate::state::conntrack::{Conntrack, SnatSet, SnatUse};
@@ -48,6 +52,9 @@ const SNAT_ALARM: u64 = 80;
 pub struct Housekeeping {
     server: Server,
     steering: Vec<Steering>,
+    follow: follow::Follow,
+    /// The one station at the other end of the trunk, which needs no asking.
+    peers: Vec<(InterfaceId, Addr, Mac)>,
     conntrack: Conntrack,
     neighbors: Neighbors,
     tables: Handle,
@@ -77,8 +84,8 @@ impl Housekeeping {
     /// Listens on the socket and is ready to turn.
     pub fn new(
         config: &Config,
-        interfaces: &Interfaces,
-        netdevs: &[Netdev],
+        interfaces: &Arc<Interfaces>,
+        ports: &[Port<'_>],
         shared: &Segment,
         live: &Arc<Live>,
     ) -> Result<Self, EngineError> {
@@ -93,11 +100,11 @@ impl Housekeeping {
             mtu: interface.mtu,
             addresses: interface.addresses.clone(),
             kind: interface.kind.name().to_owned(),
-            index: netdevs.get(usize::from(interface.id.0)).map_or(0, |netdev| netdev.index),
+            index: ports.get(usize::from(interface.id.0)).map_or(0, Port::told_index),
         });
         let facts = Facts {
             interfaces: told.collect(),
-            mode: Mode::Router,
+            mode: config.mode,
             workers: u16::try_from(workers).unwrap_or(u16::MAX),
             state: shared.fd().as_fd().try_clone_to_owned().map_err(EngineError::Io)?,
             epochs: shared.slots().epochs(),
@@ -108,6 +115,8 @@ impl Housekeeping {
         Ok(Self {
             server: Server::listen(&config.socket, facts, Arc::clone(live), slots.collect())?,
             steering: Vec::new(),
+            follow: follow::Follow::new(interfaces, config.snat_ports),
+            peers: peers(interfaces),
             conntrack,
             neighbors: shared.neighbors(&settings)?,
             tables: live.handle(),
@@ -134,13 +143,25 @@ impl Housekeeping {
         self.beaten = 0;
     }
 
+    /// From now on the kernel is told what is to come here.
+    pub fn follow(&mut self, follower: Follower) {
+        self.follow.set(Some(follower));
+    }
+
+    /// The kernel is told nothing more.
+    pub fn unfollow(&mut self) {
+        self.follow.set(None);
+    }
+
     /// Serves the socket for a moment, and does what is due.
     pub fn turn(&mut self) {
-        let busy = self.server.awaits_workers() || self.review_left > 0;
+        let busy = self.server.awaits_workers() || self.review_left > 0 || self.follow.is_behind();
         let wait = if busy { TURN } else { QUIET_TURN };
         self.server.turn(Timespec { tv_sec: 0, tv_nsec: wait as i64 });
         self.server.acknowledge();
         self.sync_neighbors();
+        self.follow.take_up(&self.epoch.enter(self.tables.tables()), &mut self.steering);
+        self.epoch.idle();
         let now = clock::now();
         self.conntrack.sweep(SWEEP, now);
         self.review();
@@ -161,6 +182,7 @@ impl Housekeeping {
         let tables = self.epoch.enter(self.tables.tables());
         if self.synced != Some(tables.generation()) {
             let wanted = tables.static_neighbors().map(|row| (row.interface, row.addr, row.mac));
+            let wanted = wanted.chain(self.peers.iter().copied());
             let missed = self.neighbors.sync_static(wanted, clock::now());
             // A row can be busy for a moment; what is missed for lack of room is tried again as well, quietly.
             if missed == 0 {
@@ -247,6 +269,13 @@ impl Housekeeping {
             }
         }
     }
+}
+
+/// The kernel's addresses on the trunk, by neighbor.
+fn peers(interfaces: &Interfaces) -> Vec<(InterfaceId, Addr, Mac)> {
+    let Some(trunk) = interfaces.trunk() else { return Vec::new() };
+    let peers = [trunk.peer4, trunk.peer6].into_iter().flatten();
+    peers.filter_map(|addr| Some((trunk.id, addr, trunk.mac?))).collect()
 }
 
 impl Drop for Housekeeping {

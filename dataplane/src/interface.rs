@@ -31,6 +31,28 @@ pub struct Interface {
     mac_bits: u64,
     /// The broadcast addresses of its networks.
     broadcasts: Vec<Addr>,
+    /// The MAC at the other end, where that is known from the start.
+    peer_mac: Option<Mac>,
+}
+
+/// The trunk: the interface behind which the node's own stack is, which routes whatever the engine has no better way for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trunk {
+    /// The interface.
+    pub id: InterfaceId,
+    /// The kernel's IPv4 address there.
+    pub peer4: Option<Addr>,
+    /// The kernel's IPv6 address there.
+    pub peer6: Option<Addr>,
+    /// The kernel's MAC there, if it is known.
+    pub mac: Option<Mac>,
+}
+
+impl Trunk {
+    /// Whom to send packets to: all of a family to one.
+    pub fn peer(&self, v4: bool) -> Option<Addr> {
+        if v4 { self.peer4 } else { self.peer6 }
+    }
 }
 
 impl Interface {
@@ -57,7 +79,28 @@ impl Interface {
             link_local,
             mac_bits: mac.to_u64(),
             broadcasts,
+            peer_mac: None,
         }
+    }
+
+    /// With the one station at the other end.
+    pub fn with_peer(mut self, mac: Mac) -> Interface {
+        self.peer_mac = Some(mac);
+        self
+    }
+
+    /// As a trunk: it leads to the node's stack, and has an address that a peer goes with.
+    fn trunk(&self) -> Option<Trunk> {
+        if self.kind != InterfaceKind::HOST {
+            return None;
+        }
+        let peer = |v4: bool| {
+            let mut own = self.addresses.iter().filter(move |net| net.addr().is_ipv4() == v4);
+            own.find_map(millrace_tables::trunk::peer)
+        };
+        let (peer4, peer6) = (peer(true), peer(false));
+        let is_one = peer4.is_some() || peer6.is_some();
+        is_one.then_some(Trunk { id: self.id, peer4, peer6, mac: self.peer_mac })
     }
 
     /// Our MAC on it, as a number ([`Mac::to_u64`]).
@@ -119,7 +162,7 @@ fn broadcast(net: &IpNet) -> Option<Addr> {
 
 /// All interfaces of an engine; `InterfaceId(i)` is the `i`th.
 #[derive(Clone, Debug, Default)]
-pub struct Interfaces(Vec<Interface>);
+pub struct Interfaces(Vec<Interface>, Option<Trunk>);
 
 impl Interfaces {
     /// From a list in which each interface stands at the place that its id names.
@@ -133,7 +176,10 @@ impl Interfaces {
             .find(|(index, interface)| usize::from(interface.id.0) != *index)
         {
             Some((_, interface)) => Err(interface.id),
-            None => Ok(Interfaces(list)),
+            None => {
+                let trunk = list.iter().find_map(Interface::trunk);
+                Ok(Interfaces(list, trunk))
+            }
         }
     }
 
@@ -141,6 +187,12 @@ impl Interfaces {
     #[inline]
     pub fn get(&self, id: InterfaceId) -> Option<&Interface> {
         self.0.get(usize::from(id.0))
+    }
+
+    /// The trunk, where the engine works beside a kernel.
+    #[inline]
+    pub fn trunk(&self) -> Option<&Trunk> {
+        self.1.as_ref()
     }
 
     /// All of them, by id.

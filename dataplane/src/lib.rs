@@ -25,6 +25,7 @@ pub mod interface;
 
 pub mod driver;
 pub mod netdev;
+pub mod kernel;
 pub mod steer;
 
 pub mod live;

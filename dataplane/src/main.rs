@@ -8,13 +8,14 @@ use std::sync::atomic::AtomicBool;
 
 use clap::{Parser, ValueEnum};
 use millrace_dataplane::config::Config;
-use millrace_dataplane::{engine, replay};
+use millrace_dataplane::{engine, kernel, replay};
 use tracing::error;
 use tracing_subscriber::EnvFilter;
 
 /// The Millrace engine: moves packets between interfaces by the tables that millrace-control publishes.
 ///
-/// Needs root, or CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and CAP_IPC_LOCK; with driver = "pcap" it needs nothing.
+/// Needs root, or CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and CAP_IPC_LOCK, and in service-proxy mode CAP_SYS_ADMIN; with driver = "pcap" it needs
+/// nothing.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
@@ -27,6 +28,9 @@ struct Arguments {
     /// Check the configuration and exit
     #[arg(long)]
     check: bool,
+    /// Take away what a service-proxy engine with this configuration has left in the kernel after a crash, and exit
+    #[arg(long)]
+    cleanup: bool,
     /// How to write the log; RUST_LOG sets what is in it
     #[arg(long, value_enum, default_value = "text")]
     log: Log,
@@ -59,6 +63,15 @@ fn main() -> ExitCode {
     config.tables = arguments.tables.or(config.tables);
     if arguments.check {
         return ExitCode::SUCCESS;
+    }
+    if arguments.cleanup {
+        return match kernel::clean_up(&config.trunk) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(why) => {
+                error!("{why}");
+                ExitCode::FAILURE
+            }
+        };
     }
     let result = if config.is_pcap() { replay::run(&config).map(drop) } else { run(&config) };
     match result {

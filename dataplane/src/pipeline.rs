@@ -20,6 +20,7 @@ pub mod local;
 pub mod policy;
 pub mod rewrite;
 pub mod tx;
+mod trunk;
 
 pub use burst::{burst, tick};
 pub use context::{Context, Local, Settings};
@@ -68,7 +69,7 @@ fn path<O: Observer>(
         let route = fib::lookup(&mut packet, &flow, context)?;
         policy::check(&flow, &route, context)?;
         let adjacency = neighbor::resolve(&mut packet, &route, context)?;
-        if conntrack::commit(&packet, &mut flow, &adjacency, context)? {
+        if conntrack::commit(&packet, &mut flow, &route, &adjacency, context)? {
             let packet = if flow.is_translated() {
                 let translation = flow.translation(context.state);
                 rewrite::apply(packet, translation, &adjacency, context)?

@@ -127,7 +127,8 @@ fn tables(
         return Ok(first);
     }
     info!(socket = %config.socket.display(), "waiting for control's tables");
-    let mut housekeeping = Housekeeping::new(config, interfaces, &[], segment, &live)?;
+    let mut housekeeping =
+        Housekeeping::new(config, &Arc::new(interfaces.clone()), &[], segment, &live)?;
     let deadline = clock::now() + WAIT;
     while live.current().id() == first.id() {
         if clock::now() > deadline {

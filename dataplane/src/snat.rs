@@ -11,6 +11,8 @@ use crate::flow::Tuple;
 
 /// Node ports of a cluster whose API server was told nothing else (`--service-node-port-range`).
 pub const NODE_PORTS: RangeInclusive<u16> = 30_000..=32_767;
+/// What Linux gives to nobody who does not ask for it by name (`net.ipv4.ip_local_port_range` ends before).
+pub const BESIDE_KERNEL: RangeInclusive<u16> = 61_000..=65_535;
 /// What Linux calls unprivileged.
 pub const UNPRIVILEGED: RangeInclusive<u16> = 1024..=65_535;
 /// Most ranges.
@@ -58,6 +60,11 @@ impl Ports {
     /// How many there are.
     pub fn count(&self) -> u32 {
         self.count
+    }
+
+    /// First and last of each range, ascending.
+    pub fn ranges(&self) -> impl Iterator<Item = (u16, u16)> + '_ {
+        self.ranges.iter().copied().filter(|(first, last)| first <= last)
     }
 
     /// The `n`th, ascending; counted round.

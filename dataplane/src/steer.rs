@@ -12,6 +12,7 @@
 pub mod maps;
 mod occupant;
 pub mod program;
+pub mod wanted;
 
 use aya::EbpfError;
 use aya::programs::links::FdLink;
@@ -26,7 +27,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-pub use maps::Statistics;
+pub use maps::{PortSet, Statistics};
 
 /// Who owns an interface's addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,6 +189,18 @@ impl Steering {
     pub fn set_local(&mut self, prefixes: impl IntoIterator<Item = IpNet>) -> Result<(), Error> {
         self.maps
             .set_local(prefixes)
+            .map_err(|source| Error::Map { interface: self.interface.clone(), source })
+    }
+
+    /// The same, and of these addresses of the node's the ports that are ours ([`Maps::set_ours`]).
+    pub fn set_ours(
+        &mut self,
+        prefixes: impl IntoIterator<Item = IpNet>,
+        addresses: impl IntoIterator<Item = IpNet>,
+        ports: &PortSet,
+    ) -> Result<(), Error> {
+        self.maps
+            .set_ours(prefixes, addresses, ports)
             .map_err(|source| Error::Map { interface: self.interface.clone(), source })
     }
 

@@ -1,9 +1,11 @@
 //! `[snat]`: which source ports masqueraded flows may get.
 
+use std::ops::RangeInclusive;
+
 use serde::Deserialize;
 
 use super::{ConfigError, refuse};
-use crate::snat::{NODE_PORTS, Ports, UNPRIVILEGED};
+use crate::snat::{NODE_PORTS, Ports};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -12,8 +14,8 @@ pub(super) struct File {
     node_ports: Option<String>,
 }
 
-/// Unprivileged ports, unless others are listed; never node ports.
-pub(super) fn ports(file: &File) -> Result<Ports, ConfigError> {
+/// `usual` ports, unless others are listed; never node ports.
+pub(super) fn ports(file: &File, usual: RangeInclusive<u16>) -> Result<Ports, ConfigError> {
     let range = |entry: &str, text: &str| {
         let (first, last) = text.split_once('-').unwrap_or((text, text));
         match (first.trim().parse::<u16>(), last.trim().parse::<u16>()) {
@@ -24,7 +26,7 @@ pub(super) fn ports(file: &File) -> Result<Ports, ConfigError> {
         }
     };
     let wanted = match &file.ports {
-        None => vec![UNPRIVILEGED],
+        None => vec![usual],
         Some(texts) => {
             texts.iter().map(|text| range("[snat] ports", text)).collect::<Result<_, _>>()?
         }

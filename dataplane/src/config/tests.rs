@@ -26,6 +26,41 @@ fn a_router_with_two_interfaces_is_read() {
     assert!(!config.is_pcap());
 }
 
+const PROXY: &str = r#"
+    mode = "service-proxy"
+    [[interface]]
+    name = "eth0"
+"#;
+
+#[test]
+fn beside_a_kernel_the_trunk_and_the_source_ports_have_usual_values() {
+    let config = Config::parse(PROXY).unwrap();
+    assert_eq!((config.mode, &config.trunk), (Mode::ServiceProxy, &kernel::Settings::default()));
+    assert_eq!((config.snat_ports.nth(0), config.snat_ports.count()), (61_000, 4536));
+    let trunk = |lines: &str| Config::parse(&format!("{PROXY}\n[trunk]\n{lines}"));
+    let other = trunk("name = \"mr0\"\naddresses = [\"10.7.7.1/30\"]\nmark = 0x80").unwrap().trunk;
+    assert_eq!((other.name.as_str(), other.addresses.len(), other.mark), ("mr0", 1, 0x80));
+    for wrong in [
+        "name = \"a\\\"b\"",
+        "addresses = []",
+        "addresses = [\"10.7.7.1/24\"]",
+        "addresses = [\"10.7.7.1/30\", \"10.8.7.1/30\"]",
+        "mark = 0",
+        "mark = 3",
+        "colour = 1",
+    ] {
+        assert!(trunk(wrong).is_err(), "{wrong}");
+    }
+    for (text, needle) in [
+        (format!("{PROXY}addresses = [\"192.0.2.1/24\"]"), "eth0 addresses"),
+        (format!("{PROXY}driver = \"pcap\""), "eth0 driver"),
+        (format!("{ROUTER}\n[trunk]\nname = \"x\""), "[trunk]"),
+    ] {
+        let error = Config::parse(&text).unwrap_err().to_string();
+        assert!(error.contains(needle), "{error}");
+    }
+}
+
 #[test]
 fn a_capture_interface_has_a_mac_and_mtu_without_being_told() {
     let text =

@@ -14,6 +14,7 @@ use millrace_tables::{Destination, ServiceId};
 use millrace_wire::{Addr, Protocol, tcp};
 
 use super::Context;
+use super::fib::Route;
 use super::fragment;
 use super::neighbor::Adjacency;
 use crate::exit::Exit;
@@ -165,6 +166,7 @@ pub fn may_begin(flags: tcp::Flags) -> bool {
 pub fn commit<O: Observer>(
     packet: &Packet<'_, Parsed<'_>>,
     flow: &mut Flow,
+    route: &Route,
     adjacency: &Adjacency,
     context: &mut Context<'_, O>,
 ) -> Result<bool, Exit> {
@@ -174,7 +176,7 @@ pub fn commit<O: Observer>(
         Known::Found(hit) => hit,
         Known::New { service, translated, masquerade } => {
             let new = create::New { service, translated, masquerade };
-            let Some(hit) = create::create(packet.headers(), new, adjacency, context)? else {
+            let Some(hit) = create::create(packet.headers(), new, route, context)? else {
                 return Ok(false);
             };
             flow.known = Known::Found(hit);

@@ -10,7 +10,7 @@ use millrace_tables::{InterfaceId, InterfaceKind, NextHop};
 use millrace_wire::Addr;
 
 use super::conntrack::Flow;
-use super::{Context, local};
+use super::{Context, local, trunk};
 use crate::exit::Exit;
 use crate::flow::Tuple;
 use crate::packet::{Packet, Parsed, Part};
@@ -71,6 +71,7 @@ pub fn lookup<O: Observer>(
             .ok_or(DropReason::Inconsistent)?,
     };
     let route = Route { interface: hop.interface, neighbor: hop.gateway.unwrap_or(destination) };
+    let route = trunk::bend(route, flow, packet, context);
     let out = context.interfaces.get(route.interface).ok_or(DropReason::NoInterface)?;
     context.observer.see(|| Step::NextHop { interface: route.interface, neighbor: route.neighbor });
     // Before anything is answered: a broadcast is not to be complained about (RFC 1122 section 3.2.2).

@@ -7,7 +7,7 @@
 use millrace_tables::InterfaceKind;
 use millrace_wire::{Protocol, icmp, icmpv6};
 
-use super::Context;
+use super::{Context, trunk};
 use crate::exit::Exit;
 use crate::packet::{Network, Packet, Parsed, Part};
 use crate::reply::{self, Problem};
@@ -30,8 +30,11 @@ pub fn deliver<O: Observer>(
     context: &mut Context<'_, O>,
 ) -> Exit {
     let headers = packet.headers();
-    if to == To::Owned && context.interfaces.of_kind(InterfaceKind::HOST).is_some() {
-        return PuntReason::Local.into();
+    let stack = context.interfaces.of_kind(InterfaceKind::HOST).is_some();
+    // The trunk's own address is the engine's alone.
+    let is_own = trunk::is_from_kernel(context) && context.interfaces.owns(&headers.tuple.dst);
+    if to == To::Owned && stack && !is_own {
+        return trunk::hand_on(packet, PuntReason::Local, context);
     }
     if headers.part != Part::Whole {
         return DropReason::FragmentUnsupported.into();

@@ -18,7 +18,7 @@ use millrace_wire::Mac;
 
 use super::context::request;
 use super::fib::Route;
-use super::{Context, tx};
+use super::{Context, trunk, tx};
 use crate::clock::Nanos;
 use crate::counters::{Counter, Place};
 use crate::driver::{Burst, Queue};
@@ -178,6 +178,9 @@ fn resolve_unknown<O: Observer>(
     context: &mut Context<'_, O>,
 ) -> Result<Adjacency, Exit> {
     let Route { interface, neighbor } = *route;
+    if let Some(adjacency) = trunk::instead(route, context, packet) {
+        return Ok(adjacency);
+    }
     let out = context.interfaces.get(interface).ok_or(DropReason::NoInterface)?;
     match context.state.neighbors.resolve(interface, &neighbor, context.now) {
         Answer::Complete { id, mac, probe } => {

@@ -10,12 +10,13 @@ mod stale;
 
 pub use stale::is_stale;
 
-use millrace_tables::{Backend, Frontend, Route, SetChoice, WhenEmpty};
+use millrace_tables::{Backend, Frontend, SetChoice, WhenEmpty};
 use millrace_wire::{Addr, Protocol};
 
 use super::Context;
 use super::conntrack::{Flow, Known, may_begin};
 use super::fragment;
+use super::trunk::is_own;
 use crate::clock::{MILLISECOND, Nanos};
 use crate::exit::Exit;
 use crate::flow::{Direction, Seed, Tuple};
@@ -186,9 +187,4 @@ fn treatment<O: Observer>(
     } else {
         (frontend.set, false)
     }
-}
-
-/// Whether it is an address of this node.
-fn is_own<O: Observer>(addr: &Addr, context: &Context<'_, O>) -> bool {
-    context.tables.route(addr) == Some(Route::Local) || context.interfaces.owns(addr)
 }

@@ -53,6 +53,9 @@ fn end<Q: Queue>(
     state: &mut State,
     now: Nanos,
 ) -> Result<(), (Frame, Exit)> {
+    if let Some((trunk, offload)) = exit.handed_on() {
+        return send(trunk, queues, frame, offload, state);
+    }
     match exit.verdict(|neighbor| state.neighbors.addr(neighbor)) {
         Verdict::Transmit { interface, offload } => send(interface, queues, frame, offload, state),
         Verdict::Reply(_) => send(from, queues, frame, TxOffload::None, state),

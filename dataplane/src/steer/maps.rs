@@ -8,8 +8,9 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, LpmTrie, Map, MapData, MapError, PerCpuArray, XskMap};
 use ipnet::IpNet;
+use millrace_wire::Protocol;
 use rustix::time::{ClockId, clock_gettime};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// The XSKMAP: one slot for each queue.
@@ -19,9 +20,15 @@ const HEARTBEAT: &str = "heartbeat";
 const STATS: &str = "stats";
 const LOCAL4: &str = "local4";
 const LOCAL6: &str = "local6";
+const PORTS: &str = "ports";
 
 /// Each map's name, in the order of [`Handles`].
-const NAMES: [&str; 6] = [XSKS, SETTINGS, HEARTBEAT, STATS, LOCAL4, LOCAL6];
+const NAMES: [&str; 7] = [XSKS, SETTINGS, HEARTBEAT, STATS, LOCAL4, LOCAL6, PORTS];
+
+/// All that goes to a destination is ours.
+const WHOLE: u8 = 1;
+/// What goes to a port of the port map is ours.
+const BY_PORT: u8 = 2;
 
 /// A map that could not be read or written, and why.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +62,34 @@ pub struct Statistics {
     pub stale: u64,
     /// Ours, but the queue has no socket: passed to the kernel.
     pub unbound: u64,
+}
+
+/// Words of 64 ports for each of three protocols.
+const PORT_WORDS: usize = 1024;
+
+/// Ports of TCP, UDP and SCTP, one bit each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortSet(Box<[u64; 3 * PORT_WORDS]>);
+
+impl Default for PortSet {
+    fn default() -> PortSet {
+        PortSet(Box::new([0; 3 * PORT_WORDS]))
+    }
+}
+
+impl PortSet {
+    /// Puts a port into the set. Of other protocols nothing is.
+    pub fn insert(&mut self, protocol: Protocol, port: u16) {
+        let place = match protocol {
+            Protocol::TCP => 0,
+            Protocol::UDP => 1,
+            Protocol::SCTP => 2,
+            _ => return,
+        };
+        if let Some(word) = self.0.get_mut(place * PORT_WORDS + usize::from(port) / 64) {
+            *word |= 1 << (port % 64);
+        }
+    }
 }
 
 /// `struct settings`.
@@ -118,7 +153,9 @@ pub struct Maps {
     stats: PerCpuArray<MapData, [u64; 4]>,
     local4: LpmTrie<MapData, [u8; 4], u8>,
     local6: LpmTrie<MapData, [u8; 16], u8>,
-    local: BTreeSet<IpNet>,
+    ports: Array<MapData, u64>,
+    local: BTreeMap<IpNet, u8>,
+    ours: PortSet,
 }
 
 impl Maps {
@@ -137,10 +174,15 @@ impl Maps {
             stats: map(3)?.try_into().map_err(failure(STATS))?,
             local4: map(4)?.try_into().map_err(failure(LOCAL4))?,
             local6: map(5)?.try_into().map_err(failure(LOCAL6))?,
-            local: BTreeSet::new(),
+            ports: map(6)?.try_into().map_err(failure(PORTS))?,
+            local: BTreeMap::new(),
+            ours: PortSet::default(),
             handles,
         };
         maps.local = maps.read_local()?;
+        for (at, word) in (0u32..).zip(&mut *maps.ours.0) {
+            *word = maps.ports.get(&at, 0).map_err(failure(PORTS))?;
+        }
         Ok(maps)
     }
 
@@ -173,20 +215,49 @@ impl Maps {
         &mut self,
         prefixes: impl IntoIterator<Item = IpNet>,
     ) -> Result<(), MapFailure> {
-        let wanted: BTreeSet<IpNet> = prefixes.into_iter().map(|prefix| prefix.trunc()).collect();
-        for prefix in wanted.difference(&self.local) {
-            match prefix {
-                IpNet::V4(p) => self.local4.insert(&key4(p), 1, 0).map_err(failure(LOCAL4))?,
-                IpNet::V6(p) => self.local6.insert(&key6(p), 1, 0).map_err(failure(LOCAL6))?,
+        self.set_destinations(prefixes.into_iter().map(|prefix| (prefix.trunc(), WHOLE)).collect())
+    }
+
+    /// The same, and the node's own addresses, of which only those of `ports` are ours. Ports come first and go last, so that no packet is
+    /// asked about a port that is not listed yet.
+    pub fn set_ours(
+        &mut self,
+        prefixes: impl IntoIterator<Item = IpNet>,
+        addresses: impl IntoIterator<Item = IpNet>,
+        ports: &PortSet,
+    ) -> Result<(), MapFailure> {
+        for (at, word) in (0u32..).zip(&*ports.0) {
+            let place = self.ours.0.get_mut(at as usize);
+            if let Some(before) = place.filter(|before| *before != word) {
+                self.ports.set(at, word, 0).map_err(failure(PORTS))?;
+                *before = *word;
             }
         }
-        for prefix in self.local.difference(&wanted) {
+        let whole = prefixes.into_iter().map(|prefix| (prefix.trunc(), WHOLE));
+        let by_port = addresses.into_iter().map(|prefix| (prefix, BY_PORT));
+        self.set_destinations(whole.chain(by_port).collect())
+    }
+
+    fn set_destinations(&mut self, wanted: BTreeMap<IpNet, u8>) -> Result<(), MapFailure> {
+        for (prefix, what) in &wanted {
+            if self.local.get(prefix) == Some(what) {
+                continue;
+            }
             match prefix {
+                IpNet::V4(p) => self.local4.insert(&key4(p), *what, 0).map_err(failure(LOCAL4))?,
+                IpNet::V6(p) => self.local6.insert(&key6(p), *what, 0).map_err(failure(LOCAL6))?,
+            }
+            self.local.insert(*prefix, *what);
+        }
+        let gone: Vec<IpNet> =
+            self.local.keys().filter(|it| !wanted.contains_key(it)).copied().collect();
+        for prefix in gone {
+            match &prefix {
                 IpNet::V4(p) => self.local4.remove(&key4(p)).map_err(failure(LOCAL4))?,
                 IpNet::V6(p) => self.local6.remove(&key6(p)).map_err(failure(LOCAL6))?,
             }
+            self.local.remove(&prefix);
         }
-        self.local = wanted;
         Ok(())
     }
 
@@ -204,20 +275,24 @@ impl Maps {
     }
 
     /// What the kernel holds: an adopter starts from what the engine before it had set.
-    fn read_local(&self) -> Result<BTreeSet<IpNet>, MapFailure> {
-        let mut local = BTreeSet::new();
+    fn read_local(&self) -> Result<BTreeMap<IpNet, u8>, MapFailure> {
+        let mut local = BTreeMap::new();
         let refuse =
             |map| move |why: ipnet::PrefixLenError| MapFailure { map, why: why.to_string() };
         for key in self.local4.keys() {
             let key = key.map_err(failure(LOCAL4))?;
+            let what = self.local4.get(&key, 0).map_err(failure(LOCAL4))?;
             local.insert(
                 IpNet::new(key.data().into(), length(key.prefix_len())).map_err(refuse(LOCAL4))?,
+                what,
             );
         }
         for key in self.local6.keys() {
             let key = key.map_err(failure(LOCAL6))?;
+            let what = self.local6.get(&key, 0).map_err(failure(LOCAL6))?;
             local.insert(
                 IpNet::new(key.data().into(), length(key.prefix_len())).map_err(refuse(LOCAL6))?,
+                what,
             );
         }
         Ok(local)
@@ -265,7 +340,7 @@ mod tests {
     fn handles_need_one_descriptor_for_each_map() {
         let null = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         assert!(Handles::from_fds(vec![null()]).is_none());
-        let handles = Handles::from_fds(std::iter::repeat_with(null).take(6).collect()).unwrap();
+        let handles = Handles::from_fds(std::iter::repeat_with(null).take(7).collect()).unwrap();
         let refused = Maps::adopt(handles).err().unwrap().to_string();
         assert!(refused.contains("xsks"), "{refused}");
     }

@@ -1,8 +1,8 @@
 //! The verdict on every kind of frame, from the program as the kernel runs it (`BPF_PROG_TEST_RUN`).
 
 use super::*;
-use crate::steer::Mode;
-use millrace_wire::Mac;
+use crate::steer::{Mode, PortSet};
+use millrace_wire::{Mac, Protocol};
 use std::time::Duration;
 
 const OURS: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -182,16 +182,101 @@ fn a_service_proxy_takes_only_its_prefixes() {
             ("to another MAC", frame(OTHER, 0x0800, &ipv4([192, 0, 2, 7])), false),
             ("the IPv6 host", frame(OURS, 0x86dd, &ipv6(v6(7), 17, 64, &[0; 8])), true),
             ("beside the IPv6 host", frame(OURS, 0x86dd, &ipv6(v6(6), 17, 64, &[0; 8])), false),
-            ("ARP request for ours", frame(BROADCAST, 0x0806, &arp(1, [192, 0, 2, 7])), true),
+            (
+                "ARP request: whoever announces service addresses answers",
+                frame(BROADCAST, 0x0806, &arp(1, [192, 0, 2, 7])),
+                false,
+            ),
             (
                 "ARP request for the kernel's",
                 frame(BROADCAST, 0x0806, &arp(1, [192, 0, 2, 6])),
                 false,
             ),
             ("ARP reply: the kernel resolves", frame(OURS, 0x0806, &arp(2, [192, 0, 2, 7])), false),
-            ("solicitation for ours", frame(SOLICITED, 0x86dd, &solicit(7)), true),
+            ("solicitation: the same", frame(SOLICITED, 0x86dd, &solicit(7)), false),
             ("solicitation for the kernel's", frame(SOLICITED, 0x86dd, &solicit(6)), false),
             ("advertisement: the kernel resolves", frame(ALL_NODES, 0x86dd, &advertise), false),
+        ],
+    );
+}
+
+/// An IPv4 packet to 192.0.2.9 with a payload; `fragment` is the field of flags and offset.
+fn to_node(protocol: u8, fragment: u16, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0x45, 0, 0, 20 + payload.len() as u8, 0, 7];
+    bytes.extend(fragment.to_be_bytes());
+    bytes.extend([64, protocol, 0, 0, 10, 0, 0, 9, 192, 0, 2, 9]);
+    bytes.extend(payload);
+    frame(OURS, 0x0800, &bytes)
+}
+
+fn ports(source: u16, destination: u16) -> Vec<u8> {
+    [&source.to_be_bytes()[..], &destination.to_be_bytes(), &[0; 16]].concat()
+}
+
+#[test]
+fn of_a_node_s_own_address_only_listed_ports_are_taken() {
+    let Some(mut program) = program(Mode::ServiceProxy) else { return };
+    let mut set = PortSet::default();
+    set.insert(Protocol::TCP, 30080);
+    set.insert(Protocol::UDP, 61000);
+    set.insert(Protocol::SCTP, 65535);
+    set.insert(Protocol::ICMP, 8);
+    let nodes: [ipnet::IpNet; 2] = ["192.0.2.9/32", "2001:db8::9/128"].map(|p| p.parse().unwrap());
+    let whole: ipnet::IpNet = "192.0.2.0/24".parse().unwrap();
+    program.maps().set_ours([whole], nodes, &set).unwrap();
+    let quote = |kind: u8, protocol: u8, source: u16| {
+        let mut bytes = vec![kind, 0, 0, 0, 0, 0, 0, 0, 0x45, 0, 0, 48, 0, 0, 0, 0, 64, protocol];
+        bytes.extend([0, 0, 192, 0, 2, 9, 10, 0, 0, 9]);
+        bytes.extend(&ports(source, 80)[..8]);
+        bytes
+    };
+    let node6 = |next, payload: &[u8]| frame(OURS, 0x86dd, &ipv6(v6(9), next, 64, payload));
+    let mut options = to_node(6, 0, &[&[1; 4][..], &ports(40000, 30080)].concat());
+    options[14] = 0x46;
+    check(
+        &mut program,
+        &[
+            ("beside the node", frame(OURS, 0x0800, &ipv4([192, 0, 2, 8])), true),
+            ("a node port", to_node(6, 0, &ports(40000, 30080)), true),
+            ("behind IPv4 options", options, true),
+            ("ssh", to_node(6, 0, &ports(40000, 22)), false),
+            ("the same port of another protocol", to_node(17, 0, &ports(40000, 30080)), false),
+            ("an answer to a masqueraded flow", to_node(17, 0, &ports(53, 61000)), true),
+            ("SCTP", to_node(132, 0, &ports(9, 65535)), true),
+            ("cut before its ports", to_node(6, 0, &[1, 2, 3]), false),
+            ("a first fragment", to_node(17, 0x2000, &ports(40000, 22)), true),
+            ("a later fragment", to_node(17, 100, &[0; 8]), true),
+            ("a fragment of something else", to_node(47, 100, &[0; 8]), false),
+            ("ping", to_node(1, 0, &[8, 0, 0, 0, 0, 1, 0, 1]), false),
+            ("too big, of a flow of ours", to_node(1, 0, &quote(3, 17, 61000)), true),
+            ("too big, of the kernel's", to_node(1, 0, &quote(3, 17, 61001)), false),
+            ("of what has no ports", to_node(1, 0, &quote(3, 1, 61000)), false),
+            ("no error", to_node(1, 0, &quote(0, 17, 61000)), false),
+            ("IPv6 node port", node6(6, &ports(40000, 30080)), true),
+            ("IPv6 ssh", node6(6, &ports(40000, 22)), false),
+            ("IPv6 fragment", node6(44, &[17, 0, 0, 1, 0, 0, 0, 7]), true),
+            (
+                "IPv6 error",
+                node6(
+                    58,
+                    &[&[2, 0, 0, 0, 0, 0, 5, 0][..], &ipv6(v6(1), 17, 64, &ports(61000, 53))]
+                        .concat(),
+                ),
+                true,
+            ),
+            ("neighbor solicitation to it", node6(58, &neighbor_message(135, v6(9))), false),
+        ],
+    );
+    let mut less = PortSet::default();
+    less.insert(Protocol::SCTP, 65535);
+    let mut adopted = Maps::adopt(program.maps().handles().unwrap()).unwrap();
+    adopted.set_ours([], nodes, &less).unwrap();
+    check(
+        &mut program,
+        &[
+            ("a node port that is gone", to_node(6, 0, &ports(40000, 30080)), false),
+            ("one that stayed", to_node(132, 0, &ports(9, 65535)), true),
+            ("a prefix that is gone", frame(OURS, 0x0800, &ipv4([192, 0, 2, 8])), false),
         ],
     );
 }

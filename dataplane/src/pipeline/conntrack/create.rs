@@ -16,7 +16,8 @@ use crate::clock::Nanos;
 use crate::exit::Exit;
 use crate::flow::Tuple;
 use crate::packet::Headers;
-use crate::pipeline::neighbor::Adjacency;
+use crate::pipeline::fib::Route;
+use crate::pipeline::trunk;
 use crate::state::State;
 use crate::state::conntrack::{CreateError, Hit, NewFlow};
 use crate::trace::{Observer, Step};
@@ -43,7 +44,7 @@ pub(super) struct New {
 pub(super) fn create<O: Observer>(
     headers: &Headers,
     new: New,
-    adjacency: &Adjacency,
+    route: &Route,
     context: &mut Context<'_, O>,
 ) -> Result<Option<Hit>, Exit> {
     let mut flow = NewFlow {
@@ -53,8 +54,8 @@ pub(super) fn create<O: Observer>(
         tcp: (headers.protocol == Protocol::TCP).then_some(headers.tcp),
         masqueraded: false,
     };
-    if new.masquerade
-        && let Some(source) = source(&new.translated, adjacency, context)?
+    if (new.masquerade || trunk::must_masquerade(&new.translated, route, context))
+        && let Some(source) = source(&new.translated, route, context)?
     {
         flow.masqueraded = true;
         flow.reply.dst = source;
@@ -73,26 +74,31 @@ pub(super) fn create<O: Observer>(
     Ok(created)
 }
 
-/// The address that a masqueraded flow leaves with. `None`: its own, for what this node's own stack serves and no address of the
-/// trunk says otherwise. There a kernel would not masquerade either: the packet never goes out.
+/// The address that a masqueraded flow leaves with. `None`: its own, for what this node's own stack serves.
+/// There a kernel would not masquerade either: the packet never goes out.
 #[cold]
 fn source<O: Observer>(
     translated: &Tuple,
-    adjacency: &Adjacency,
+    route: &Route,
     context: &Context<'_, O>,
 ) -> Result<Option<Addr>, Exit> {
-    let interface = adjacency.interface;
-    // Gone in this moment: then its network doesn't count.
-    let peer = context.state.neighbors.addr(adjacency.neighbor).unwrap_or(translated.dst);
-    let node = context.tables.node();
-    if let Some(source) = node.source_on(interface, &peer) {
-        return Ok(Some(source));
-    }
+    // The route's, though the packet may leave by the trunk while the neighbor is not known: it goes on from there.
+    let (interface, peer) = (route.interface, route.neighbor);
     let out = context.interfaces.get(interface);
     let to_stack = out.is_some_and(|out| out.kind == InterfaceKind::HOST)
         && context.tables.route(&translated.dst) == Some(Row::Local);
     if to_stack && context.tables.route(&translated.src) != Some(Row::Local) {
         return Ok(None);
+    }
+    // The trunk's is known here alone.
+    if let Some(out) =
+        out.filter(|out| context.interfaces.trunk().is_some_and(|it| it.id == out.id))
+    {
+        return out.source_for(&peer).map(Some).ok_or(DropReason::NoSnatAddress.into());
+    }
+    let node = context.tables.node();
+    if let Some(source) = node.source_on(interface, &peer) {
+        return Ok(Some(source));
     }
     let source = node.source(&peer).or_else(|| context.interfaces.source_for(interface, &peer));
     source.map(Some).ok_or(DropReason::NoSnatAddress.into())

@@ -14,7 +14,7 @@ use crate::packet::{Packet, Parsed, Part, range_of_segments, view_mut};
 
 /// Whether the packet's checksum was left to us. Fragments' never are: the sender needed it before it cut the packet.
 #[inline(always)]
-pub(super) fn is_partial(packet: &Packet<'_, Parsed<'_>>) -> bool {
+pub(in crate::pipeline) fn is_partial(packet: &Packet<'_, Parsed<'_>>) -> bool {
     let headers = packet.headers();
     if headers.part != Part::Whole || headers.fault.is_some() {
         return false;
@@ -34,7 +34,7 @@ pub(super) fn is_partial(packet: &Packet<'_, Parsed<'_>>) -> bool {
 }
 
 /// What the transmit queue has to do to the checksum, whose field holds the sum of the new pseudo-header.
-pub(super) fn complete(packet: &Packet<'_, Parsed<'_>>) -> Result<TxOffload, Exit> {
+pub(in crate::pipeline) fn complete(packet: &Packet<'_, Parsed<'_>>) -> Result<TxOffload, Exit> {
     let headers = packet.headers();
     let offset = headers.protocol.checksum_offset().unwrap_or_default() as u16;
     Ok(TxOffload::Checksum { start: headers.l4, offset })

@@ -1,0 +1,291 @@
+//! What the engine asks of this node's kernel in `service-proxy` mode: the trunk, and that service traffic comes through it.
+//!
+//! [`Trunk`] makes all of it and takes it away again when it is dropped; [`clean_up`] does the latter after an engine that could not.
+//! What there is, and what a killed engine leaves of it:
+//!
+//! | what | where | after SIGKILL |
+//! |---|---|---|
+//! | the veth pair, its addresses, neighbors and sysctls | `kernel/link.rs` | goes with the process: its far end lives in a namespace of the process |
+//! | routes to service addresses | `kernel/route.rs` | go with the device |
+//! | two rules a family | `kernel/route.rs` | stay, and lead to empty tables |
+//! | the table `inet millrace` | `kernel/nft.rs` | stays: node ports of this node are not answered to its own pods and processes |
+//!
+//! No global sysctl is written and no address, route or neighbor of others touched. Needs CAP_NET_ADMIN all along, CAP_SYS_ADMIN to make
+//! the namespace, and nftables' program `nft`.
+
+pub mod follow;
+mod link;
+mod netlink;
+mod nft;
+pub mod ports;
+mod route;
+
+use std::io;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use millrace_tables::trunk;
+use millrace_wire::{Addr, Mac};
+use tracing::{info, warn};
+
+use crate::netdev::Netdev;
+pub use link::Namespace;
+use link::Pair;
+use netlink::{Netlink, explain};
+use route::Way;
+
+/// Name of the engine's end, in a namespace where nobody else is.
+pub const INSIDE: &str = "engine";
+/// The kernel's MAC on the trunk, the engine's, and the one from which the engine hands on what it does not open.
+const KERNEL_MAC: Mac = Mac([0x02, 0x4d, 0x52, 0, 0, 2]);
+const ENGINE_MAC: Mac = Mac([0x02, 0x4d, 0x52, 0, 0, 1]);
+/// See [`KERNEL_MAC`].
+pub const HANDED_ON_MAC: Mac = Mac([0x02, 0x4d, 0x52, 0, 0, 3]);
+/// A killed predecessor's device is gone this long after it.
+const PREDECESSOR: Duration = Duration::from_secs(5);
+
+/// `[trunk]` of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The kernel's end.
+    pub name: String,
+    /// The engine's addresses on it, at most one a family, each with room for one peer.
+    pub addresses: Vec<IpNet>,
+    /// The bit by which answers are known, in connections' and packets' marks.
+    pub mark: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        let addresses = ["169.254.77.1/30", "fd4d:696c:6c72::1/126"];
+        Settings {
+            name: "millrace0".into(),
+            addresses: addresses.iter().filter_map(|text| text.parse().ok()).collect(),
+            mark: 0x1000,
+        }
+    }
+}
+
+impl Settings {
+    /// The engine's addresses.
+    pub fn own(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.addresses.iter().map(IpNet::addr)
+    }
+}
+
+/// The trunk could not be made or led into.
+#[derive(Debug, thiserror::Error)]
+#[error("the trunk {name}: {source}")]
+pub struct TrunkError {
+    name: String,
+    source: io::Error,
+}
+
+/// The trunk, and what leads into it.
+pub struct Trunk {
+    settings: Settings,
+    netlink: Netlink,
+    inside: Namespace,
+    index: u32,
+    inside_index: u32,
+    mtu: u32,
+    queues: u32,
+    is_led: bool,
+}
+
+impl Trunk {
+    /// Makes the trunk, and nothing that leads into it. What an engine that was killed has left is taken away before.
+    pub fn make(settings: &Settings, queues: u32, mtu: u32) -> Result<Trunk, TrunkError> {
+        let name = settings.name.clone();
+        Trunk::try_make(settings, queues, mtu).map_err(|source| TrunkError { name, source })
+    }
+
+    fn try_make(settings: &Settings, queues: u32, mtu: u32) -> io::Result<Trunk> {
+        let netlink = Netlink::open()?;
+        let left = withdraw(&netlink)?;
+        if left > 0 {
+            warn!(left, "rules that an engine had left were taken away");
+        }
+        let name = settings.name.as_str();
+        wait_for_predecessor(name)?;
+        let inside = Namespace::new()?;
+        let pair = Pair {
+            name,
+            mac: KERNEL_MAC,
+            inside: &inside,
+            inside_name: INSIDE,
+            inside_mac: ENGINE_MAC,
+            queues,
+            mtu,
+        };
+        pair.make(&netlink)?;
+        let inside_index = inside.run(|| {
+            link::sysctl("ipv6", INSIDE, "disable_ipv6", "1")?;
+            let index = link::index_of(INSIDE)?;
+            link::set_up(&Netlink::open()?, index)?;
+            Ok::<_, io::Error>(index)
+        })??;
+        let index = link::index_of(name)?;
+        for (family, key, value) in [
+            // Answers of services come in by it, from addresses that other devices lead to, and from this node's own.
+            ("ipv4", "rp_filter", "2"),
+            ("ipv4", "accept_local", "1"),
+            ("ipv4", "forwarding", "1"),
+            ("ipv4", "send_redirects", "0"),
+            ("ipv6", "forwarding", "1"),
+            ("ipv6", "accept_ra", "0"),
+            ("ipv6", "addr_gen_mode", "1"),
+            ("ipv6", "accept_dad", "0"),
+        ] {
+            link::sysctl(family, name, key, value)?;
+        }
+        link::set_up(&netlink, index)?;
+        let trunk = Trunk {
+            settings: settings.clone(),
+            netlink,
+            inside,
+            index,
+            inside_index,
+            mtu,
+            queues,
+            is_led: false,
+        };
+        for net in &settings.addresses {
+            if let (IpNet::V4(_), Some(peer)) = (net, trunk::peer(net)) {
+                // Reverse path filtering, where it is on, wants a device with an address.
+                let own = IpNet::from(IpAddr::from(peer));
+                link::add_address(&trunk.netlink, index, &own)?;
+            }
+        }
+        for way in trunk.ways() {
+            link::add_neighbor(&trunk.netlink, index, &way.gateway, &ENGINE_MAC)?;
+        }
+        Ok(trunk)
+    }
+
+    /// Leads answers of marked connections, and node ports as the engine comes to know them, into the trunk. Service
+    /// addresses are [`follow`]'s.
+    pub fn lead(&mut self) -> Result<(), TrunkError> {
+        self.is_led = true;
+        self.try_lead().map_err(|source| TrunkError { name: self.settings.name.clone(), source })
+    }
+
+    fn try_lead(&self) -> io::Result<()> {
+        nft::run(&nft::table(&self.settings, &HANDED_ON_MAC))?;
+        for way in self.ways() {
+            let v4 = way.gateway.is_ipv4();
+            let everything = if v4 { "0.0.0.0/0" } else { "::/0" };
+            if let Ok(everything) = everything.parse() {
+                route::add(&self.netlink, trunk::ANSWERS, &everything, &way, None)?;
+            }
+            // The way back to the engine's own address.
+            let own = IpNet::from(way.gateway);
+            route::add(&self.netlink, trunk::SERVICES, &own, &way, None)?;
+            route::add_rules(&self.netlink, v4, self.settings.mark, &self.settings.name)?;
+        }
+        if std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|on| on.trim() == "0")
+        {
+            warn!(
+                "net.ipv4.ip_forward is 0: this node's kernel passes nothing between pods and the trunk"
+            );
+        }
+        Ok(())
+    }
+
+    /// Ways into the trunk: one for each family that the kernel has.
+    fn ways(&self) -> impl Iterator<Item = Way> + '_ {
+        let index = self.index;
+        let has_v6 = std::path::Path::new("/proc/sys/net/ipv6").exists();
+        let usable = self.settings.own().filter(move |addr| addr.is_ipv4() || has_v6);
+        usable.map(move |gateway| Way { index, gateway })
+    }
+
+    /// Leads nothing into the trunk any more.
+    pub fn withdraw(&mut self) {
+        if std::mem::take(&mut self.is_led)
+            && let Err(error) = withdraw(&self.netlink)
+        {
+            warn!(%error, "not all rules could be taken away: millrace-dataplane --cleanup does so");
+        }
+    }
+
+    /// The namespace of the engine's end.
+    pub fn inside(&self) -> &Namespace {
+        &self.inside
+    }
+
+    /// The engine's end as a device.
+    pub fn netdev(&self) -> Netdev {
+        Netdev {
+            index: self.inside_index,
+            mac: ENGINE_MAC,
+            mtu: self.mtu,
+            rx_queues: self.queues,
+            tx_queues: self.queues,
+            is_virtual: true,
+        }
+    }
+
+    /// The kernel's end: index and MAC.
+    pub fn kernel_end(&self) -> (u32, Mac) {
+        (self.index, KERNEL_MAC)
+    }
+
+    /// Its settings.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The kernel's addresses on it.
+    pub fn peers(&self) -> impl Iterator<Item = Addr> + '_ {
+        self.settings.addresses.iter().filter_map(trunk::peer)
+    }
+}
+
+impl Drop for Trunk {
+    fn drop(&mut self) {
+        // First nothing more is led here, then the device goes.
+        self.withdraw();
+        if let Err(error) = link::remove(&self.netlink, &self.settings.name) {
+            warn!(%error, "the trunk stays until this process ends");
+        }
+    }
+}
+
+/// Takes away routes, rules and the nftables table. How many routes and rules there were.
+fn withdraw(netlink: &Netlink) -> io::Result<usize> {
+    let removed = route::remove_rules(netlink)? + route::remove_all(netlink)?;
+    nft::run(&nft::gone())?;
+    Ok(removed)
+}
+
+/// A killed engine's device goes a moment after it; that of a living one stays.
+fn wait_for_predecessor(name: &str) -> io::Result<()> {
+    let began = Instant::now();
+    while link::index_of(name).is_ok() {
+        if began.elapsed() > PREDECESSOR {
+            return Err(io::Error::other(
+                "there is such a device: does another engine run here? If not, `millrace-dataplane --cleanup` removes it",
+            ));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Takes away all that an engine with these settings has left. Says what there was.
+pub fn clean_up(settings: &Settings) -> Result<(), TrunkError> {
+    let failed = |source| TrunkError { name: settings.name.clone(), source };
+    let netlink = Netlink::open().map_err(failed)?;
+    let table = nft::is_there();
+    let rules = withdraw(&netlink).map_err(failed)?;
+    let device = match link::is_veth(&netlink, &settings.name) {
+        Ok(true) => link::remove(&netlink, &settings.name),
+        Ok(false) => Ok(false),
+        Err(error) => Err(explain("looking for it")(error)),
+    };
+    let device = device.map_err(failed)?;
+    info!(rules, table, device, "nothing of the engine is left");
+    Ok(())
+}

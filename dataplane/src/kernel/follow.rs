@@ -1,0 +1,164 @@
+//! A thread that keeps the kernel's routes to service addresses, and the set of node ports, as the tables want them.
+//!
+//! Housekeeping says what is wanted and goes on; system calls and `nft` cost it nothing. What others have taken away (the kernel removes routes whose
+//! source address goes) is put back within [`LOOK`].
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use millrace_tables::trunk;
+use tracing::{debug, warn};
+
+use super::netlink::Netlink;
+use super::route::Way;
+use super::{Trunk, nft, route};
+
+/// How often the kernel's routes are compared with what they should be.
+const LOOK: Duration = Duration::from_secs(2);
+/// After a failure.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// What is to lead into the trunk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Service addresses, and ranges of them.
+    pub services: BTreeSet<IpNet>,
+    /// The address of each family that host processes speak to them from.
+    pub sources: Vec<IpAddr>,
+    /// Protocol number and port on this node's own addresses.
+    pub node_ports: BTreeSet<(u8, u16)>,
+}
+
+#[derive(Default)]
+struct Desk {
+    wanted: Wanted,
+    news: bool,
+    stop: bool,
+}
+
+/// The thread; it ends when this is dropped.
+pub struct Follower {
+    desk: Arc<(Mutex<Desk>, Condvar)>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Follower {
+    /// Starts it, with nothing wanted.
+    pub fn start(trunk: &Trunk) -> io::Result<Follower> {
+        let desk = Arc::new((Mutex::new(Desk::default()), Condvar::new()));
+        let mut work = Work {
+            netlink: Netlink::open()?,
+            ways: trunk.ways().collect(),
+            kept: trunk.settings.own().map(IpNet::from).collect(),
+            node_ports: BTreeSet::new(),
+        };
+        let thread = std::thread::Builder::new().name("kernel".into());
+        let of_thread = Arc::clone(&desk);
+        let thread = thread.spawn(move || work.run(&of_thread))?;
+        Ok(Follower { desk, thread: Some(thread) })
+    }
+
+    /// Says what is wanted from now on.
+    pub fn want(&self, wanted: Wanted) {
+        let (desk, bell) = &*self.desk;
+        let mut desk = desk.lock().unwrap_or_else(PoisonError::into_inner);
+        if desk.wanted != wanted {
+            desk.wanted = wanted;
+            desk.news = true;
+            bell.notify_one();
+        }
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let (desk, bell) = &*self.desk;
+        desk.lock().unwrap_or_else(PoisonError::into_inner).stop = true;
+        bell.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // One that panicked has said so.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Work {
+    netlink: Netlink,
+    ways: Vec<Way>,
+    /// Routes of the same table that are not ours to remove: to the engine's own addresses.
+    kept: BTreeSet<IpNet>,
+    /// As they were given to nft.
+    node_ports: BTreeSet<(u8, u16)>,
+}
+
+impl Work {
+    fn run(&mut self, (desk, bell): &(Mutex<Desk>, Condvar)) {
+        let mut wait = LOOK;
+        let mut failing = false;
+        loop {
+            let wanted = {
+                let desk = desk.lock().unwrap_or_else(PoisonError::into_inner);
+                let waited = bell.wait_timeout_while(desk, wait, |it| !it.news && !it.stop);
+                let (mut desk, _) = waited.unwrap_or_else(PoisonError::into_inner);
+                if desk.stop {
+                    return;
+                }
+                desk.news = false;
+                desk.wanted.clone()
+            };
+            wait = match self.apply(&wanted) {
+                Ok(()) => {
+                    failing = false;
+                    LOOK
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut failing, true) {
+                        warn!(%error, "not all service traffic of this node comes to the engine; tried again every second");
+                    }
+                    AGAIN
+                }
+            };
+        }
+    }
+
+    fn apply(&mut self, wanted: &Wanted) -> io::Result<()> {
+        let there = route::list(&self.netlink, trunk::SERVICES)?;
+        let mut result = Ok(());
+        for prefix in &wanted.services {
+            let v4 = prefix.addr().is_ipv4();
+            let Some(way) = self.ways.iter().find(|way| way.gateway.is_ipv4() == v4) else {
+                continue;
+            };
+            let source = wanted.sources.iter().find(|addr| addr.is_ipv4() == v4).copied();
+            if there.get(prefix) == Some(&source) {
+                continue;
+            }
+            debug!(%prefix, ?source, "routed into the trunk");
+            let added = route::add(&self.netlink, trunk::SERVICES, prefix, way, source);
+            // An address that the kernel has no more is no source; without one it chooses itself.
+            let added = match (added, source) {
+                (Err(_), Some(_)) => route::add(&self.netlink, trunk::SERVICES, prefix, way, None),
+                (added, _) => added,
+            };
+            result = result.and(added);
+        }
+        for prefix in
+            there.keys().filter(|it| !wanted.services.contains(it) && !self.kept.contains(it))
+        {
+            result = result.and(route::remove(&self.netlink, trunk::SERVICES, prefix));
+        }
+        if self.node_ports != wanted.node_ports {
+            let set = nft::run(&nft::node_ports(wanted.node_ports.iter()));
+            if set.is_ok() {
+                self.node_ports.clone_from(&wanted.node_ports);
+            }
+            result = result.and(set);
+        }
+        result
+    }
+}

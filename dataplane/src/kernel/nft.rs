@@ -1,0 +1,161 @@
+//! The nftables table `inet millrace`: what keeps a connection's two directions together where the kernel routes by destination alone.
+//!
+//! Static but for one set. Written by one call of `nft`, whose transactions are atomic. What each chain is for:
+//!
+//! * `guard`: nobody but the engine speaks from or to the trunk's addresses on other links.
+//! * `mark`, `answer`: a connection that came out of the trunk is marked; its answers, from pods or from this node's own sockets, go
+//!   back into the trunk by the rule for marked packets. What the engine hands on unopened comes from a MAC of its own and
+//!   is treated as what came by the wire.
+//! * `node-ports`, `own-node-ports`: who asks on this node for a port of one of its addresses is sent to the engine's own address, since
+//!   the kernel would deliver it here.
+//! * `leave`: what goes into the trunk keeps its source whatever rules of others say, since it is the engine that decides on that; what comes
+//!   from the engine's own address gets one that answers find, and so passes for a connection of this node.
+//!
+//! Priorities lie ten before those of others' NAT, so that these rules decide first; a connection that others have translated
+//! before keeps that, so that what began with kube-proxy ends with it.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::process::{Command, Stdio};
+
+use millrace_wire::Mac;
+
+use super::Settings;
+use super::netlink::explain;
+
+const TABLE: &str = "inet millrace";
+
+/// The table as a script. It replaces one that is there.
+pub(super) fn table(settings: &Settings, handed_on: &Mac) -> String {
+    let Settings { name, mark, .. } = settings;
+    let engine: Vec<(&str, &str, String)> = settings
+        .own()
+        .map(|addr| match addr {
+            std::net::IpAddr::V4(addr) => ("ip", "127.0.0.0/8", addr.to_string()),
+            std::net::IpAddr::V6(addr) => ("ip6", "::1", addr.to_string()),
+        })
+        .collect();
+    let each = |rule: &dyn Fn(&str, &str, &str) -> String| -> String {
+        engine.iter().map(|(family, loopback, addr)| rule(family, loopback, addr)).collect()
+    };
+    let guard = each(&|ip, _, addr| {
+        format!(
+            "    iifname != \"{name}\" {ip} daddr {addr} drop\n    iifname != \"{name}\" {ip} saddr {addr} drop\n"
+        )
+    });
+    let translate = |from: &str| {
+        each(&|ip, loopback, addr| {
+            format!(
+                "    {from}{ip} daddr != {loopback} fib daddr type local meta l4proto . th dport @node-ports dnat {ip} to {addr}\n"
+            )
+        })
+    };
+    let (node_ports, own_node_ports) =
+        (translate(&format!("iifname != \"{name}\" ")), translate(""));
+    let leave = each(&|ip, _, addr| {
+        format!(
+            "    {ip} saddr {addr} masquerade\n    oifname \"{name}\" snat {ip} to {ip} saddr\n"
+        )
+    });
+    format!(
+        "table {TABLE}
+delete table {TABLE}
+table {TABLE} {{
+  set node-ports {{
+    type inet_proto . inet_service
+  }}
+  chain guard {{
+    type filter hook prerouting priority raw; policy accept;
+{guard}  }}
+  chain mark {{
+    type filter hook prerouting priority mangle; policy accept;
+    iifname \"{name}\" ether saddr != {handed_on} ct state new ct mark set ct mark or {mark:#x}
+    iifname \"{name}\" ether saddr != {handed_on} accept
+    ct direction reply ct mark and {mark:#x} != 0 meta mark set meta mark or {mark:#x}
+  }}
+  chain answer {{
+    type route hook output priority mangle; policy accept;
+    ct direction reply ct mark and {mark:#x} != 0 meta mark set meta mark or {mark:#x}
+  }}
+  chain node-ports {{
+    type nat hook prerouting priority dstnat - 10; policy accept;
+{node_ports}  }}
+  chain own-node-ports {{
+    type nat hook output priority -110; policy accept;
+{own_node_ports}  }}
+  chain leave {{
+    type nat hook postrouting priority srcnat - 10; policy accept;
+{leave}  }}
+}}
+"
+    )
+}
+
+/// Replaces the set of node ports: protocol number and port.
+pub(super) fn node_ports<'a>(ports: impl Iterator<Item = &'a (u8, u16)>) -> String {
+    let mut script = format!("flush set {TABLE} node-ports\n");
+    let list: Vec<String> = ports.map(|(protocol, port)| format!("{protocol} . {port}")).collect();
+    if !list.is_empty() {
+        let _ = writeln!(script, "add element {TABLE} node-ports {{ {} }}", list.join(", "));
+    }
+    script
+}
+
+/// Removes the table, if it is there. Adding it first makes deleting it succeed.
+pub(super) fn gone() -> String {
+    format!("table {TABLE}\ndelete table {TABLE}\n")
+}
+
+/// Whether the table is there.
+pub(super) fn is_there() -> bool {
+    let listed = Command::new("nft").args(["-t", "list", "table", "inet", "millrace"]).output();
+    listed.is_ok_and(|listed| listed.status.success())
+}
+
+/// Has `nft` do it, all or nothing.
+pub(super) fn run(script: &str) -> io::Result<()> {
+    let mut child = Command::new("nft")
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(explain("starting nft (nftables' program, which service-proxy mode needs)"))?;
+    if let Some(mut input) = child.stdin.take() {
+        // One that ends early says why below.
+        let _ = input.write_all(script.as_bytes());
+    }
+    let ended = child.wait_with_output()?;
+    if ended.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&ended.stderr);
+    let first = said.lines().next().unwrap_or("no reason given");
+    Err(io::Error::other(format!("nft refused the table {TABLE}: {first}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_names_the_trunk_its_addresses_and_the_mark() {
+        let script = table(&Settings::default(), &Mac([2, 0x4d, 0x52, 0, 0, 3]));
+        for needle in [
+            "iifname != \"millrace0\" ip daddr 169.254.77.1 drop",
+            "dnat ip6 to fd4d:696c:6c72::1",
+            "ip saddr 169.254.77.1 masquerade",
+            "ct mark or 0x1000",
+            "ether saddr != 02:4d:52:00:00:03",
+        ] {
+            assert!(script.contains(needle), "{needle} in\n{script}");
+        }
+    }
+
+    #[test]
+    fn node_ports_are_replaced_as_a_whole() {
+        assert_eq!(node_ports([].iter()), "flush set inet millrace node-ports\n");
+        let two = node_ports([(6, 30080), (132, 30081)].iter());
+        assert!(two.ends_with("add element inet millrace node-ports { 6 . 30080, 132 . 30081 }\n"));
+    }
+}
