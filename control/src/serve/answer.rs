@@ -43,10 +43,16 @@ impl fmt::Display for Surface {
 }
 
 impl Status {
+    /// Whether the process does its work. Whoever kills it when not must not kill it for what others do: no engine, no API server, a node
+    /// that is leaving.
+    pub fn is_alive(&self) -> bool {
+        self.beat.elapsed() < HANGS
+    }
+
     /// Whether packets are handled as the objects say, as far as is known.
     pub fn is_healthy(&self) -> bool {
         let settled = self.behind_since.is_none_or(|since| since.elapsed() < STALE);
-        self.beat.elapsed() < HANGS && self.complete && self.connected && settled
+        self.is_alive() && self.complete && self.connected && settled
     }
 }
 
@@ -79,17 +85,19 @@ pub fn answer(
     }
 }
 
-/// `/healthz` tells whether new connections should come to this node, `/livez` whether the process is well (KEP-3836).
+/// `/healthz` tells whether new connections should come to this node, `/livez` whether a new process would do better (KEP-3836). kube-proxy's
+/// are apart by the node alone; here packets are another process's business, which a restart of this one does not mend.
 fn health(status: &Status, readiness: bool) -> Response<Full<Bytes>> {
-    let healthy = status.is_healthy() && (status.node_eligible || !readiness);
+    let healthy = if readiness { status.is_healthy() } else { status.is_alive() };
     let text = |time: SystemTime| Timestamp::try_from(time).unwrap_or_default().to_string();
     let mut body = json!({
-        "lastUpdated": text(status.updated), "currentTime": text(SystemTime::now()), "healthy": status.is_healthy(),
+        "lastUpdated": text(status.updated), "currentTime": text(SystemTime::now()), "healthy": healthy,
     });
     if readiness {
         body["nodeEligible"] = status.node_eligible.into();
     }
-    json_answer(code(healthy), body.to_string())
+    let good = healthy && (status.node_eligible || !readiness);
+    json_answer(code(good), body.to_string())
 }
 
 /// `hcHandler.ServeHTTP`: endpoints that are ready on this node, and whether traffic gets to them.
@@ -242,11 +250,14 @@ mod tests {
         for change in changes {
             let board = board(change);
             assert_eq!(ask(&board, Surface::Health, None, "/healthz").0, 503);
-            assert_eq!(ask(&board, Surface::Health, None, "/livez").0, 503);
+            let hangs = board.status().beat.elapsed() > HANGS;
+            let (code, _, body) = ask(&board, Surface::Health, None, "/livez");
+            assert_eq!(code, if hangs { 503 } else { 200 }, "a restart mends what hangs, no more");
+            assert!(body.contains(&format!("\"healthy\":{}", !hangs)), "{body}");
         }
         let now = Instant::now();
         let board = board(|status| status.note_generations((7, now), 6, now));
-        assert_eq!(ask(&board, Surface::Health, None, "/livez").0, 200, "on its way");
+        assert_eq!(ask(&board, Surface::Health, None, "/healthz").0, 200, "on its way");
     }
 
     #[test]

@@ -4,8 +4,13 @@
 #[allow(dead_code, reason = "each test binary uses a part")]
 mod netns;
 
+#[path = "../whole/engine.rs"]
+#[allow(dead_code, reason = "each test binary uses a part")]
+mod engine;
+
 mod follow;
 mod oracle;
+mod process;
 
 /// Leaves the test, saying why, where it can't run. `MILLRACE_PRIVILEGED` makes that a failure.
 macro_rules! require_root {

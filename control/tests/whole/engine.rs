@@ -41,6 +41,25 @@ pub struct FakeEngine {
 impl FakeEngine {
     /// Listens at `path`, with one interface `eth0` that has 192.0.2.1/24, speaking `contract`.
     pub fn start(path: &Path, contract: Contract) -> FakeEngine {
+        let interface = Interface {
+            id: 0,
+            name: "eth0".into(),
+            mac: "02:00:00:00:00:01".parse().unwrap(),
+            mtu: 1500,
+            addresses: vec!["192.0.2.1/24".parse().unwrap()],
+            kind: "uplink".into(),
+            index: 1,
+        };
+        FakeEngine::with(path, contract, Mode::Router, vec![interface])
+    }
+
+    /// Listens at `path` as an engine with these interfaces.
+    pub fn with(
+        path: &Path,
+        contract: Contract,
+        mode: Mode,
+        interfaces: Vec<Interface>,
+    ) -> FakeEngine {
         let state =
             Arc::new(Segment::create("millrace-test-state", bytes(2), Seals::Shared).unwrap());
         let slots = Slots::create(Arc::clone(&state), 2, 0).unwrap();
@@ -51,6 +70,8 @@ impl FakeEngine {
         let server = Server {
             listener,
             contract,
+            mode,
+            interfaces,
             state,
             seen: Arc::clone(&seen),
             stop: Arc::clone(&stop),
@@ -124,6 +145,8 @@ impl Drop for FakeEngine {
 struct Server {
     listener: Listener,
     contract: Contract,
+    mode: Mode,
+    interfaces: Vec<Interface>,
     state: Arc<Segment>,
     seen: Arc<Mutex<Seen>>,
     stop: Arc<AtomicBool>,
@@ -149,21 +172,12 @@ impl Server {
         let Ok(Role::Control) = session.greeted() else { return };
         let tables = self.seen.lock().unwrap().tables.clone();
         let generation = tables.as_ref().map_or(0, |tables| tables.snapshot().generation());
-        let interface = Interface {
-            id: 0,
-            name: "eth0".into(),
-            mac: "02:00:00:00:00:01".parse().unwrap(),
-            mtu: 1500,
-            addresses: vec!["192.0.2.1/24".parse().unwrap()],
-            kind: "uplink".into(),
-            index: 1,
-        };
         let welcome = Message::Welcome {
             contract: self.contract.clone(),
             generation,
             workers: 1,
-            mode: Mode::Router,
-            interfaces: vec![interface],
+            mode: self.mode,
+            interfaces: self.interfaces.clone(),
         };
         let mut fds = vec![self.state.fd()];
         fds.extend(tables.as_ref().map(|tables| tables.segment().fd()));

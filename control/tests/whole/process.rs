@@ -437,9 +437,13 @@ fn receipts_name_the_version_the_generation_and_when_every_worker_had_it() {
 
 /// Status line, weight header and body of `GET /` at a port of this machine.
 fn get(port: u16) -> Option<(String, String, String)> {
+    get_path(port, "/healthz")
+}
+
+fn get_path(port: u16, path: &str) -> Option<(String, String, String)> {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").ok()?;
     let mut text = String::new();
     stream.read_to_string(&mut text).ok()?;
     let (head, body) = text.split_once("\r\n\r\n")?;
@@ -515,6 +519,7 @@ fn load_balancers_are_told_of_local_endpoints_and_probes_of_the_node() {
     // Without an engine no packet gets anywhere.
     drop(engine);
     says(healthz, "503", "");
+    assert!(get_path(healthz, "/livez").unwrap().0.contains("200"), "nothing to restart for");
     server.delete("Service", "shop", "lb");
     wait(|| get(port).is_none_or(|(line, ..)| !line.contains("200")), || control.log());
 }
