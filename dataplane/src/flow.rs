@@ -13,8 +13,8 @@ use std::fmt;
 
 /// The five-tuple of a packet. Ports are in host order.
 ///
-/// ICMP and ICMPv6 echo carry their identifier in both ports, so that [`Tuple::reversed`] is the tuple
-/// of the answer. Protocols without ports have 0 in both.
+/// An ICMP or ICMPv6 echo request has its identifier as source port and 0 as destination port, the answer the other way round, so that
+/// [`Tuple::reversed`] is the tuple of the answer, and who asks the other way begins another flow. Protocols without ports have 0 in both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tuple {
     /// Source address.

@@ -71,7 +71,7 @@ pub struct Headers {
     pub ttl: u8,
     /// Whether routers may not fragment it: IPv4 with DF, or IPv6.
     pub dont_fragment: bool,
-    /// Whether the tuple names a flow that conntrack may know: it has ports.
+    /// Whether the tuple names a flow that conntrack may know: it has ports, or is of echo messages.
     pub trackable: bool,
     /// Whether it took the short way through `parse`: whole, TCP or UDP, all headers at fixed places and sound.
     pub plain: bool,

@@ -67,10 +67,13 @@ fn path<O: Observer>(
         let mut flow = Flow::of(hit);
         service::choose(&mut packet, &mut flow, context)?;
         let route = fib::lookup(&mut packet, &flow, context)?;
-        policy::check(&flow, &route, context)?;
+        policy::check(&packet, &mut flow, context)?;
         let adjacency = neighbor::resolve(&mut packet, &route, context)?;
         if conntrack::commit(&packet, &mut flow, &route, &adjacency, context)? {
-            let packet = if flow.is_translated() {
+            if flow.judged {
+                policy::count_allowed(context);
+            }
+            let packet = if flow.is_tracked() {
                 let translation = flow.translation(context.state);
                 rewrite::apply(packet, translation, &adjacency, context)?
             } else {

@@ -6,6 +6,7 @@
 //! | affinity | one table for all workers | `state/affinity.rs` |
 //! | neighbors | one table for all workers | `state/neighbor.rs` |
 //! | counters | each worker's own block per interface | `state/counters.rs` |
+//! | policies' counters | each worker's own block | `state/policy.rs` |
 //! | frames, held frames, limits | each worker's own, in no shared memory | `pipeline/context.rs` |
 //!
 //! The segment is a memfd that the engine writes and control and `millrace` map read-only
@@ -17,6 +18,7 @@ pub mod conntrack;
 pub mod counters;
 pub mod index;
 pub mod neighbor;
+pub mod policy;
 pub mod segment;
 pub mod word;
 

@@ -3,7 +3,7 @@
 //! The pipeline is generic over an [`Observer`]. A worker's is [`Silent`], whose one method does nothing and is inlined
 //! away together with the closure that would make the step, so watching costs nothing where nobody watches.
 
-use millrace_tables::{Backend, Frontend, InterfaceId, Route, ServiceId};
+use millrace_tables::{Backend, Decision, Frontend, InterfaceId, Route, ServiceId};
 use millrace_wire::Addr;
 
 use crate::flow::{Direction, Tuple};
@@ -71,8 +71,20 @@ pub enum Step {
         /// Through whom: the gateway, or the destination itself.
         neighbor: Addr,
     },
-    /// policy: it may pass.
+    /// policy: it may pass, since no policy is about it, or it goes on as it began.
     Allowed,
+    /// policy: what the rules for one end of the flow say.
+    Judged {
+        /// Whether it is the end that the flow goes to.
+        ingress: bool,
+        /// What they say.
+        decision: Decision,
+    },
+    /// policy: control has not said yet who may reach this end.
+    Closed {
+        /// Which.
+        endpoint: Addr,
+    },
     /// conntrack: the flow is now known, and goes on as this tuple.
     Created {
         /// The tuple as it leaves.

@@ -8,6 +8,8 @@ mod packets;
 mod states;
 #[path = "path/world.rs"]
 mod world;
+#[path = "path/rules.rs"]
+mod rules;
 
 #[path = "path/arp.rs"]
 mod arp;
@@ -39,3 +41,5 @@ mod workers;
 mod hostile;
 #[path = "path/short.rs"]
 mod short;
+#[path = "path/policy.rs"]
+mod policy;

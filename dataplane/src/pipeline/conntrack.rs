@@ -5,8 +5,8 @@
 //! `fragment` could give no ports: they could only leave untranslated. Leaves to `service` the choice of a backend for flows it does not know; [`commit`] comes back
 //! to store that choice once route, policy and neighbor have agreed, so that refused packets leave no trace in the table.
 //!
-//! Only flows that are translated are tracked. Routed ones have no entry: they cost no memory, and nothing about them need be
-//! remembered until a policy asks.
+//! Flows that are translated are tracked, and those that a policy is about (`policy` says so). Others have no entry: they cost no memory, and nothing
+//! about them need be remembered.
 
 mod create;
 
@@ -19,9 +19,9 @@ use super::fragment;
 use super::neighbor::Adjacency;
 use crate::exit::Exit;
 use crate::flow::Tuple;
-use crate::packet::{Packet, Parsed, Part};
+use crate::packet::{Headers, Packet, Parsed, Part};
 use crate::state::State;
-use crate::state::conntrack::{CachedHop, Hint, Hit, Touch};
+use crate::state::conntrack::{CachedHop, Hint, Hit, Table, Touch};
 use crate::trace::{Observer, Step};
 use crate::verdict::DropReason;
 
@@ -34,6 +34,8 @@ pub struct Flow {
     pub destination: Option<Destination>,
     /// Whether its backend is gone and it is to begin anew soon: nothing about its way is remembered.
     pub leaving: bool,
+    /// Whether it begins, and policies have decided about it.
+    pub judged: bool,
 }
 
 /// Where a flow stands.
@@ -45,8 +47,8 @@ pub enum Known {
     Found(Hit),
     /// To be put into the table.
     New {
-        /// The service that it goes to.
-        service: ServiceId,
+        /// The service that it goes to, if it is translated.
+        service: Option<ServiceId>,
         /// The tuple that the packet must have when it leaves, but for a source that [`commit`] changes.
         translated: Tuple,
         /// Whether its source is to become an address of the way out.
@@ -59,12 +61,12 @@ impl Flow {
     #[inline]
     pub fn of(hit: Option<Hit>) -> Flow {
         let known = hit.map_or(Known::Untracked, Known::Found);
-        Flow { known, destination: None, leaving: false }
+        Flow { known, destination: None, leaving: false, judged: false }
     }
 
-    /// Whether the packet leaves with another tuple than it has.
+    /// Whether it is in the table, or is to be: only such flows leave with another tuple than they came with.
     #[inline]
-    pub fn is_translated(&self) -> bool {
+    pub fn is_tracked(&self) -> bool {
         !matches!(self.known, Known::Untracked)
     }
 
@@ -85,7 +87,7 @@ impl Flow {
         packet: &Packet<'_, Parsed<'_>>,
         state: &State,
     ) -> Result<Addr, Exit> {
-        if self.is_translated()
+        if self.is_tracked()
             && let Some(Tuple { dst, .. }) = self.translation(state)
             && dst != packet.headers().tuple.dst
         {
@@ -113,15 +115,13 @@ pub fn find<O: Observer>(
         context.observer.see(|| Step::Untracked);
         return Ok(None);
     };
-    if !fragment::is_translatable(headers) {
-        return Err(DropReason::FragmentUnsupported.into());
-    }
-    if let Some(fault) = headers.fault {
-        return Err(fault.into());
+    if headers.fault.is_some() || headers.part != Part::Whole {
+        untranslatable(headers, hit, conntrack.table())?;
     }
     // An ICMP error says nothing about whether the flow still lives.
     if headers.quote.is_none() {
-        let has_flags = headers.protocol == Protocol::TCP && headers.part != Part::Later;
+        let is_sound = headers.part != Part::Later && headers.fault.is_none();
+        let has_flags = headers.protocol == Protocol::TCP && is_sound;
         let flags = has_flags.then_some(headers.tcp);
         if let Touch::Reopened = conntrack.touch(hit, headers.protocol, flags, context.now) {
             conntrack.remove(hit);
@@ -130,6 +130,18 @@ pub fn find<O: Observer>(
         }
     }
     Ok(Some(hit))
+}
+
+/// What is faulty, or a fragment that can't be translated, goes on only if it leaves as it came.
+#[cold]
+fn untranslatable(headers: &Headers, hit: Hit, table: &Table) -> Result<(), Exit> {
+    if table.translated(hit) == Some(headers.tuple) {
+        return Ok(());
+    }
+    if !fragment::is_translatable(headers) {
+        return Err(DropReason::FragmentUnsupported.into());
+    }
+    headers.fault.map_or(Ok(()), |fault| Err(fault.into()))
 }
 
 /// The way out that the flow's entry holds, if the tables in force decided it and the neighbor is still known.

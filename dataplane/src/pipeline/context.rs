@@ -12,6 +12,7 @@ use super::fragment::Fragments;
 use super::neighbor::hold::Hold;
 use super::neighbor::met::Met;
 use super::neighbor::recent::Recent;
+use super::policy::Judgement;
 use crate::clock::{Nanos, SECOND};
 use crate::driver::BURST;
 use crate::exit::Exit;
@@ -91,6 +92,8 @@ pub struct Local {
     pub(super) searches: Vec<Search>,
     /// What this burst has staged, by interface.
     pub(crate) staged: Vec<Staged>,
+    /// What policies have decided about the flow that the packet under way begins.
+    pub(super) judgement: Judgement,
     /// Verdicts of this burst that are not booked yet: so many of the one at this place.
     pub(crate) unbooked: (usize, u64),
 }
@@ -136,6 +139,7 @@ impl Local {
             searches: Vec::with_capacity(BURST),
             parsed: vec![Headers::BLANK; BURST].into_boxed_slice(),
             staged,
+            judgement: Judgement::default(),
             unbooked: (0, 0),
         }
     }

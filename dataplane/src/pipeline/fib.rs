@@ -62,7 +62,7 @@ pub fn lookup<O: Observer>(
                 context,
             ));
         }
-        Some(Row::Local) if flow.is_translated() => to_host(destination, context)?,
+        Some(Row::Local) if is_translated(packet, flow, context) => to_host(destination, context)?,
         Some(Row::Local) => return Err(local::deliver(packet, local::To::Owned, context)),
         Some(Row::Vip) => return Err(local::deliver(packet, local::To::Vip, context)),
         Some(Row::Forward(group)) => context
@@ -84,6 +84,15 @@ pub fn lookup<O: Observer>(
     }
     check_transit(packet, out.mtu, context)?;
     Ok(route)
+}
+
+/// Whether the packet leaves with another tuple than it has.
+fn is_translated<O: Observer>(
+    packet: &Packet<'_, Parsed<'_>>,
+    flow: &Flow,
+    context: &Context<'_, O>,
+) -> bool {
+    flow.translation(context.state).is_some_and(|leaving| leaving != packet.headers().tuple)
 }
 
 /// Whether the packet may travel one hop on, and fits.

@@ -6,8 +6,8 @@
 //!
 //! What can't be told apart or could deceive is dropped: a fragment that overlaps the first, a packet whose first fragment is cut short or
 //! comes twice with different ports, one that would be longer than an IP packet may be (RFC 1858, RFC 3128, RFC 5722). That holds for
-//! what is sent to a service or to us. What is only routed, or an answer of a backend, waits a moment if it comes too early, and passes in any
-//! case; and nothing is done while there are no services: a router does not look into fragments.
+//! what is sent to a service or to us, and for both ends of what policies are about. What is only routed, or an answer of a backend, waits a moment if it comes too
+//! early, and passes in any case; and nothing is done while there are neither services nor policies: a router does not look into fragments.
 //!
 //! Each worker has its own notes: a NIC spreads fragments by their addresses, so that those of a packet meet one worker.
 //! Bounds: 256 packets under way, of which the oldest of four makes room; 64 frames that wait, 16 for one packet, for a second at most.
@@ -16,7 +16,7 @@ use millrace_tables::{InterfaceId, Route};
 use millrace_wire::{Addr, Protocol, View, ipv6, ipv6_ext};
 use millrace_xsk::Frame;
 
-use super::Context;
+use super::{Context, policy};
 use crate::clock::{Nanos, SECOND};
 use crate::driver::Burst;
 use crate::exit::Exit;
@@ -227,11 +227,17 @@ pub(super) fn admit<O: Observer>(
 ) -> (Next, Option<(u16, u16)>) {
     let headers = packet.headers();
     let carried = (Next::Line, None);
-    if !context.tables.has_services() || headers.quote.is_some() || !headers.protocol.has_ports() {
+    let tables = &context.tables;
+    let judged = tables.has_policies() && policy::concerns(tables, &headers.tuple);
+    let has_name = match headers.protocol {
+        Protocol::ICMP | Protocol::ICMPV6 => judged,
+        protocol => protocol.has_ports() && (judged || tables.has_services()),
+    };
+    if headers.quote.is_some() || !has_name {
         return carried;
     }
     let Some(piece) = piece(&packet) else { return carried };
-    let ours = is_ours(&piece.key.dst, context);
+    let ours = judged || is_ours(&piece.key.dst, context);
     let refused = || {
         let end = Next::End(DropReason::FragmentInvalid.into());
         (if ours { end } else { Next::Line }, None)

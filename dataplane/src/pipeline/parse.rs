@@ -163,7 +163,8 @@ fn v6(
 fn finish(headers: &mut Headers, seed: &Seed) {
     let Tuple { sport, dport, protocol, .. } = headers.tuple;
     headers.hash = seed.hash(&headers.tuple);
-    headers.trackable = protocol.has_ports() && headers.part == Part::Whole && (sport | dport) != 0;
+    let has_name = headers.trackable || protocol.has_ports() && (sport | dport) != 0;
+    headers.trackable = has_name && headers.part == Part::Whole;
 }
 
 fn reason(error: Error) -> DropReason {
@@ -234,27 +235,49 @@ fn transport(headers: &mut Headers, payload: &[u8]) {
         }
         Protocol::ICMP if headers.network == Network::Ipv4 => match icmp::Header::view(payload) {
             Ok((icmp, quoted)) if icmp.kind.is_error() => quote(headers, quoted),
-            Ok((icmp, _))
-                if matches!(icmp.kind, icmp::Type::ECHO_REQUEST | icmp::Type::ECHO_REPLY) =>
-            {
-                (headers.tuple.sport, headers.tuple.dport) = (icmp.echo_id(), icmp.echo_id());
-            }
-            Ok(_) => {}
+            Ok((icmp, _)) => match icmp.kind {
+                icmp::Type::ECHO_REQUEST => echo(headers, (icmp.echo_id(), 0)),
+                icmp::Type::ECHO_REPLY => echo(headers, (0, icmp.echo_id())),
+                _ => {}
+            },
             Err(_) => headers.fault = Some(DropReason::Truncated),
         },
         Protocol::ICMPV6 if headers.network == Network::Ipv6 => match icmpv6::Header::view(payload)
         {
             Ok((icmp, quoted)) if icmp.kind.is_error() => quote(headers, quoted),
-            Ok((icmp, _))
-                if matches!(icmp.kind, icmpv6::Type::ECHO_REQUEST | icmpv6::Type::ECHO_REPLY) =>
-            {
-                (headers.tuple.sport, headers.tuple.dport) = (icmp.echo_id(), icmp.echo_id());
-            }
-            Ok(_) => {}
+            Ok((icmp, _)) => match icmp.kind {
+                icmpv6::Type::ECHO_REQUEST => echo(headers, (icmp.echo_id(), 0)),
+                icmpv6::Type::ECHO_REPLY => echo(headers, (0, icmp.echo_id())),
+                _ => {}
+            },
             Err(_) => headers.fault = Some(DropReason::Truncated),
         },
         _ => {}
     }
+}
+
+/// Requests with one identifier are a flow: it stands for the port of who asks.
+#[inline]
+fn echo(headers: &mut Headers, ports: (u16, u16)) {
+    (headers.tuple.sport, headers.tuple.dport) = ports;
+    headers.trackable = true;
+}
+
+/// The same of an echo message that an error quotes.
+fn quoted_echo(protocol: Protocol, payload: &[u8]) -> Option<(u16, u16)> {
+    let (asks, id) = match protocol {
+        Protocol::ICMP => {
+            let (icmp, _) = icmp::Header::view(payload).ok()?;
+            let asks = icmp.kind == icmp::Type::ECHO_REQUEST;
+            (asks || icmp.kind == icmp::Type::ECHO_REPLY).then(|| (asks, icmp.echo_id()))
+        }
+        _ => {
+            let (icmp, _) = icmpv6::Header::view(payload).ok()?;
+            let asks = icmp.kind == icmpv6::Type::ECHO_REQUEST;
+            (asks || icmp.kind == icmpv6::Type::ECHO_REPLY).then(|| (asks, icmp.echo_id()))
+        }
+    }?;
+    Some(if asks { (id, 0) } else { (0, id) })
 }
 
 /// Source and destination port, where all three protocols have them.
@@ -299,6 +322,7 @@ fn quote(headers: &mut Headers, quoted: &[u8]) {
     let l3 = headers.l4 + icmp::Header::LEN as u16;
     headers.quote = Some(Quote { l3, l4: l3 + at, protocol: offset });
     headers.tuple = inner.reversed();
+    headers.trackable = !inner.protocol.has_ports();
 }
 
 /// The quoted packet's tuple, its protocol, and where its L4 header is behind its IP header.
@@ -324,9 +348,13 @@ fn quoted_tuple(network: Network, quoted: &[u8]) -> Option<(Tuple, Protocol, u16
             ))?
         }
     };
-    if !protocol.has_ports() {
-        return None;
-    }
-    let (sport, dport) = ports(quoted.get(at..)?)?;
+    let payload = quoted.get(at..)?;
+    let (sport, dport) = match (protocol, network) {
+        (protocol, _) if protocol.has_ports() => ports(payload)?,
+        (Protocol::ICMP, Network::Ipv4) | (Protocol::ICMPV6, Network::Ipv6) => {
+            quoted_echo(protocol, payload)?
+        }
+        _ => return None,
+    };
     Some((Tuple { src, dst, sport, dport, protocol }, protocol, at as u16))
 }

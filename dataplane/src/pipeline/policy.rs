@@ -1,21 +1,250 @@
-//! May this flow go there? The place where it is judged; every packet may, until the tables hold policies.
+//! May this flow go there? Judged when it begins, and again when the tables change; never per packet.
 //!
-//! Needs the flow, translated, and the route, since a policy is judged on the addresses that the endpoints see, at the
-//! endpoint that the route names. It stands on the line behind the shortcut: a known flow is judged when it begins and
-//! again when the tables change, never per packet.
+//! Needs the flow, translated, and stands behind `fib`, since policies are about the addresses that the endpoints have: the client's own source, and the
+//! destination and port after DNAT. The flow is judged as egress of its source and as ingress of its destination, where these are isolated;
+//! both have to allow it. What control has compiled is looked up ([`millrace_tables::policy`]); here is only what is judged, and when:
+//!
+//! * not at all: what an end of which is this node itself (kubelet's probes; Kubernetes has the node reach its own pods whatever policies
+//!   say, and they it), a pod to itself, and answers and ICMP errors of a flow that was allowed: they find its entry;
+//! * a known flow, in the direction that it began in, whichever way the packet goes, once for each generation of the tables. What is forbidden now
+//!   is dropped (`strict`), or goes on (`keep`);
+//! * everything else as a new flow in its own direction. A TCP segment from the middle of a connection that is not known, which nobody saw beginning, has to be allowed
+//!   in the direction too in which it presumably began: the server is the end with the lower port. An answer of an isolated server can't open it so.
+//!
+//! A flow that is allowed, and of which any end is isolated in any direction, is tracked from then on, so that its answers pass. Without room for that
+//! it is dropped. What can't be tracked (fragments whose first nobody saw, other protocols, ICMP but echo) is judged packet by packet.
+//!
+//! An entry of a forbidden TCP connection stays, as the memory of who opened it, until it has been idle for too long or another SYN comes. Others go at once: without
+//! a SYN, what comes the other way may be a flow of its own.
+//!
+//! Cost: without policies a comparison. With policies, for a flow that begins, the look-ups of `tables/src/policy.rs`; for packets of flows without an isolated end, which
+//! are not tracked, those of both addresses.
+
+use millrace_tables::{Decision, Endpoint, PolicyChanges, Snapshot};
+use millrace_wire::{Addr, Protocol, tcp};
 
 use super::Context;
-use super::conntrack::Flow;
-use super::fib::Route;
+use super::conntrack::{Flow, Known, may_begin};
 use crate::exit::Exit;
+use crate::flow::{Direction, Tuple};
+use crate::packet::{Packet, Parsed, Part};
+use crate::state::conntrack::Hit;
+use crate::state::policy::{Count, PolicyCounters};
 use crate::trace::{Observer, Step};
+use crate::verdict::DropReason;
 
-/// Judges a flow that would leave by `route`.
+/// What was decided about a flow at its ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Judgement {
+    /// Whether an end is isolated in any direction: then the flow is tracked.
+    pub concerned: bool,
+    /// The end that control has said nothing of yet.
+    pub closed: Option<Addr>,
+    /// What the rules for the source say, if it is isolated.
+    pub egress: Option<Decision>,
+    /// What those for the destination say.
+    pub ingress: Option<Decision>,
+}
+
+impl Judgement {
+    /// Whether the flow may begin.
+    pub fn is_allowed(&self) -> bool {
+        self.closed.is_none()
+            && [self.egress, self.ingress].iter().flatten().all(Decision::is_allowed)
+    }
+
+    /// The decisions, that of the source first.
+    fn decisions(&self) -> impl Iterator<Item = Decision> {
+        [self.egress, self.ingress].into_iter().flatten()
+    }
+}
+
+/// Judges a flow that begins with a packet of this tuple.
+pub fn judge(tables: &Snapshot<'_>, tuple: &Tuple) -> Judgement {
+    let source = tables.policy_endpoint(&tuple.src);
+    let destination = tables.policy_endpoint(&tuple.dst);
+    if !is_concerned(&source, &destination) || tuple.src == tuple.dst {
+        return Judgement::default();
+    }
+    let Tuple { protocol, dport, .. } = *tuple;
+    let closed = [(&source, tuple.src), (&destination, tuple.dst)]
+        .into_iter()
+        .find_map(|(end, addr)| end.is_closed().then_some(addr));
+    Judgement {
+        concerned: true,
+        closed,
+        egress: source
+            .egress()
+            .map(|subject| tables.judge(subject, destination.class, protocol.0, dport)),
+        ingress: destination
+            .ingress()
+            .map(|subject| tables.judge(subject, source.class, protocol.0, dport)),
+    }
+}
+
+fn is_concerned(source: &Endpoint, destination: &Endpoint) -> bool {
+    (source.is_isolated() || destination.is_isolated())
+        && !source.is_node()
+        && !destination.is_node()
+}
+
+/// Whether packets of this tuple are to be judged, or tracked, if their flow is not known.
+#[inline(never)]
+pub(super) fn concerns(tables: &Snapshot<'_>, tuple: &Tuple) -> bool {
+    is_concerned(&tables.policy_endpoint(&tuple.src), &tables.policy_endpoint(&tuple.dst))
+        && tuple.src != tuple.dst
+}
+
+/// Judges a flow whose way is known.
+#[inline]
 pub fn check<O: Observer>(
-    _flow: &Flow,
-    _route: &Route,
+    packet: &Packet<'_, Parsed<'_>>,
+    flow: &mut Flow,
     context: &mut Context<'_, O>,
 ) -> Result<(), Exit> {
-    context.observer.see(|| Step::Allowed);
+    if !context.tables.has_policies() {
+        context.observer.see(|| Step::Allowed);
+        return Ok(());
+    }
+    in_force(packet, flow, context)
+}
+
+#[inline(never)]
+fn in_force<O: Observer>(
+    packet: &Packet<'_, Parsed<'_>>,
+    flow: &mut Flow,
+    context: &mut Context<'_, O>,
+) -> Result<(), Exit> {
+    let headers = packet.headers();
+    let tuple = match flow.known {
+        Known::Found(hit) => match began_as(hit, context) {
+            Some(tuple) => tuple,
+            None => return Err(DropReason::Inconsistent.into()),
+        },
+        Known::New { translated, .. } => translated,
+        Known::Untracked if headers.quote.is_some() => Tuple {
+            src: packet.source()?,
+            dst: packet.destination()?,
+            sport: 0,
+            dport: 0,
+            protocol: headers.protocol,
+        },
+        Known::Untracked => headers.tuple,
+    };
+    let known = matches!(flow.known, Known::Found(_));
+    if known && context.tables.policy_changes() == PolicyChanges::Keep {
+        context.observer.see(|| Step::Allowed);
+        return Ok(());
+    }
+    let mut judgement = judge(&context.tables, &tuple);
+    let mut track = headers.trackable && headers.part != Part::Later && headers.quote.is_none();
+    if headers.protocol == Protocol::TCP && headers.part != Part::Later {
+        track &= may_begin(headers.tcp) && headers.fault.is_none();
+        let is_untracked = matches!(flow.known, Known::Untracked);
+        // From the server, presumably: then it has to be allowed to be one, too.
+        if is_untracked
+            && judgement.concerned
+            && judgement.is_allowed()
+            && may_begin(headers.tcp)
+            && !headers.tcp.contains(tcp::Flags::SYN)
+            && tuple.sport < tuple.dport
+        {
+            track = false;
+            let presumed = judge(&context.tables, &tuple.reversed());
+            if !presumed.is_allowed() {
+                judgement = presumed;
+            }
+        }
+    }
+    see(&judgement, context);
+    if !judgement.is_allowed() {
+        count_denied(&judgement, context);
+        if let Known::Found(hit) = flow.known {
+            forget(hit, headers.protocol, headers.tcp, context);
+        }
+        return Err(DropReason::Policy.into());
+    }
+    if !known && judgement.concerned {
+        context.state.local.judgement = judgement;
+        flow.judged = true;
+        if track && let Known::Untracked = flow.known {
+            flow.known = Known::New { service: None, translated: headers.tuple, masquerade: false };
+        }
+    }
     Ok(())
+}
+
+/// The tuple that a known flow began with, and had behind DNAT.
+fn began_as<O: Observer>(hit: Hit, context: &Context<'_, O>) -> Option<Tuple> {
+    let table = context.state.conntrack.table();
+    let [original, reply] =
+        [Direction::Original, Direction::Reply].map(|direction| table.tuple(hit, direction));
+    let (original, reply) = (original?, reply?);
+    Some(Tuple { dst: reply.src, dport: reply.sport, ..original })
+}
+
+/// What is remembered of a flow that is forbidden now.
+fn forget<O: Observer>(
+    hit: Hit,
+    protocol: Protocol,
+    flags: tcp::Flags,
+    context: &mut Context<'_, O>,
+) {
+    let begins = flags.contains(tcp::Flags::SYN) && !flags.contains(tcp::Flags::ACK);
+    if protocol != Protocol::TCP || begins {
+        context.state.conntrack.remove(hit);
+    }
+}
+
+fn see<O: Observer>(judgement: &Judgement, context: &mut Context<'_, O>) {
+    let Judgement { concerned, closed, egress, ingress } = *judgement;
+    if let Some(endpoint) = closed {
+        context.observer.see(|| Step::Closed { endpoint });
+    }
+    for (ingress, decision) in [(false, egress), (true, ingress)] {
+        if let Some(decision) = decision {
+            context.observer.see(|| Step::Judged { ingress, decision });
+        }
+    }
+    if !concerned || (closed.is_none() && egress.is_none() && ingress.is_none()) {
+        context.observer.see(|| Step::Allowed);
+    }
+}
+
+/// Counts a flow that was allowed, once it goes its way: what waits for a neighbor is judged again.
+#[cold]
+pub(super) fn count_allowed<O: Observer>(context: &mut Context<'_, O>) {
+    let judgement = context.state.local.judgement;
+    let (tables, counters) = (&context.tables, &context.state.counters.policies);
+    for decision in judgement.decisions() {
+        if let Some(policy) = decision.policy() {
+            counters.add(policy, Count::Allowed);
+        }
+        if decision.would_be_denied() {
+            count_all(tables, &decision, true, Count::Shadow, counters);
+        }
+    }
+}
+
+#[cold]
+fn count_denied<O: Observer>(judgement: &Judgement, context: &mut Context<'_, O>) {
+    let (tables, counters) = (&context.tables, &context.state.counters.policies);
+    for decision in judgement.decisions().filter(|decision| !decision.is_allowed()) {
+        count_all(tables, &decision, false, Count::Denied, counters);
+    }
+}
+
+/// Most policies that one decision is counted for: a pod that more of them isolate is shown with the first.
+const COUNTED: usize = 16;
+
+fn count_all(
+    tables: &Snapshot<'_>,
+    decision: &Decision,
+    shadow: bool,
+    what: Count,
+    counters: &PolicyCounters,
+) {
+    for policy in tables.deciders(decision, shadow).take(COUNTED) {
+        counters.add(policy, what);
+    }
 }

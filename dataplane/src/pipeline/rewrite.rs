@@ -41,6 +41,8 @@ pub fn apply<'a, O: Observer>(
     if let Some(translated) = &translation {
         match &headers.quote {
             None => nat::translate(bytes, headers, translated, partial)?,
+            // About a flow that is not translated, and may have no ports.
+            Some(_) if *translated == headers.tuple => {}
             Some(quoted) => quote::translate(bytes, headers, quoted, translated)?,
         }
     }

@@ -39,7 +39,7 @@ pub fn choose<O: Observer>(
     {
         forget_stale(hit, flow, context);
     }
-    if flow.is_translated() || headers.quote.is_some() || !headers.trackable {
+    if flow.is_tracked() || headers.quote.is_some() || !headers.trackable {
         return Ok(());
     }
     let destination = match headers.destination {
@@ -134,7 +134,7 @@ fn look_up<O: Observer>(
     // Who is sent to itself would answer itself, and not us.
     masquerade |= backend.addr == tuple.src;
     let translated = Tuple { dst: backend.addr, dport: backend.port, ..*tuple };
-    Ok(Some(Known::New { service: frontend.service, translated, masquerade }))
+    Ok(Some(Known::New { service: Some(frontend.service), translated, masquerade }))
 }
 
 /// The backend of the set, or the answer that the service has when there is none.

@@ -5,14 +5,14 @@
 //! it holds no rule of its own, only fewer questions. Whatever `tests/path` sends goes down both.
 //!
 //! 1. A known IPv4 flow that the packet does not change, decided under these tables: the entry's line, nothing of control's.
-//! 2. A packet of no flow, to no service's address, that is forwarded to a neighbor that this worker knows.
+//! 2. A packet of no flow, to no service's address and about which no policy has anything to say, that is forwarded to a neighbor that this worker knows.
 //!
 //! Who looks on ([`Observer::LOOKS`]) sees every packet on the line.
 
 use millrace_tables::{Destination, Route};
 
 use super::neighbor::Adjacency;
-use super::{Context, rewrite};
+use super::{Context, policy, rewrite};
 use crate::exit::Exit;
 use crate::packet::{Headers, Network, Packet, Parsed};
 use crate::state::conntrack::{CachedHop, tick};
@@ -58,6 +58,9 @@ fn routed<O: Observer>(
     let headers = packet.headers();
     let leaf = headers.destination?;
     if leaf.has_frontends() || context.state.conntrack.has_made(headers.hash) {
+        return None;
+    }
+    if context.tables.has_policies() && policy::concerns(&context.tables, &headers.tuple) {
         return None;
     }
     let round = context.state.local.recent.round();

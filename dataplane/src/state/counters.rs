@@ -5,6 +5,7 @@
 //! decided in `counters.rs` of the crate; a value may be a gauge, which goes down by adding a negative number's
 //! two's complement.
 
+use super::policy::PolicyCounters;
 use super::word::{Memory, Region, Word};
 use crate::clock::Nanos;
 use millrace_tables::InterfaceId;
@@ -44,6 +45,8 @@ pub struct Counters {
     pub(super) interfaces: Box<[CounterBlock]>,
     pub(super) nowhere: CounterBlock,
     pub(super) worker: WorkerLine,
+    /// Flows that policies allowed and denied.
+    pub policies: PolicyCounters,
 }
 
 impl Counters {

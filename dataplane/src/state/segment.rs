@@ -5,6 +5,7 @@
 //! directory     one line: boot seed and sizes, from which every place below follows
 //! workers       a line per worker
 //! counters      per worker and interface COUNTERS words, rounded up to lines
+//! policies      per worker counters of policies, and their labels
 //! neighbors     head, index, rows
 //! affinity      places of clients: a quarter as many as connections
 //! conntrack     pool, entries, what else IPv6 entries need
@@ -23,6 +24,7 @@ use super::affinity::{self, Affinity};
 use super::conntrack::{self, Conntrack, Limits, Table, Timeouts};
 use super::counters::{CounterBlock, Counters, WORKER_WORDS, WorkerInfo, WorkerLine};
 use super::neighbor::{self, Neighbor, Neighbors, Occupancy};
+use super::policy::{self, PolicyBook, PolicyCounters};
 use super::word::{Memory, Region, Word};
 use crate::clock::Nanos;
 use crate::counters::{COUNTERS, describe};
@@ -168,6 +170,8 @@ struct Plan {
     directory: Range<usize>,
     workers: Range<usize>,
     counters: Range<usize>,
+    policies: Range<usize>,
+    labels: Range<usize>,
     neighbor_head: Range<usize>,
     neighbor_index: Range<usize>,
     neighbor_rows: Range<usize>,
@@ -194,6 +198,8 @@ impl Plan {
             directory: next(LINE),
             workers: next(sizes.workers * WORKER_WORDS),
             counters: next(sizes.workers * sizes.interfaces * BLOCK),
+            policies: next(sizes.workers * policy::BLOCK),
+            labels: next(policy::BLOCK),
             neighbor_head: next(neighbors.head),
             neighbor_index: next(neighbors.index),
             neighbor_rows: next(neighbors.rows),
@@ -225,7 +231,7 @@ fn layout_hash() -> u64 {
     let mut feed = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     // The number goes up when the meaning of a word changes and no size does.
     let one = Sizes { workers: 1, interfaces: 1, conntrack_entries: 1 << 10, neighbor_entries: 16 };
-    for number in [4, Plan::of(&one).words(), OTHER_READERS, COUNTERS, WORKER_WORDS] {
+    for number in [5, Plan::of(&one).words(), OTHER_READERS, COUNTERS, WORKER_WORDS] {
         number.to_le_bytes().into_iter().for_each(&mut feed);
     }
     for name in (0..COUNTERS).filter_map(describe).map(|counter| counter.name) {
@@ -348,6 +354,23 @@ impl View {
         Ok(WorkerLine::new(self.region(&(start..start + WORKER_WORDS))?))
     }
 
+    fn policy_counters(&self, worker: usize) -> Result<PolicyCounters, Error> {
+        if worker >= self.sizes.workers {
+            return Err(Error::NoWorker { worker, workers: self.sizes.workers });
+        }
+        let start = self.plan.policies.start + worker * policy::BLOCK;
+        Ok(PolicyCounters::new(self.region(&(start..start + policy::BLOCK))?))
+    }
+
+    /// What policies allowed and denied.
+    pub fn policies(&self) -> Result<PolicyBook, Error> {
+        let workers = (0..self.sizes.workers).map(|worker| self.policy_counters(worker));
+        Ok(PolicyBook {
+            workers: workers.collect::<Result<_, _>>()?,
+            labels: self.region(&self.plan.labels)?,
+        })
+    }
+
     /// The workers.
     pub fn workers(&self) -> Vec<WorkerInfo> {
         (0..self.sizes.workers)
@@ -453,6 +476,7 @@ impl Segment {
             interfaces: blocks?.into_boxed_slice(),
             nowhere: CounterBlock::new(self.view.region(&nowhere)?),
             worker: self.view.worker_line(worker)?,
+            policies: self.view.policy_counters(worker)?,
         })
     }
 }

@@ -33,7 +33,7 @@ const FIRST_PORT: u64 = 1024;
 /// A flow to be stored.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct New {
-    pub(super) service: ServiceId,
+    pub(super) service: Option<ServiceId>,
     /// With the backend in place of the frontend.
     pub(super) translated: Tuple,
     pub(super) masquerade: bool,
@@ -50,7 +50,7 @@ pub(super) fn create<O: Observer>(
     let mut flow = NewFlow {
         original: headers.tuple,
         reply: new.translated.reversed(),
-        service: Some(new.service),
+        service: new.service,
         tcp: (headers.protocol == Protocol::TCP).then_some(headers.tcp),
         masqueraded: false,
     };

@@ -374,6 +374,11 @@ impl<M: Memory> Table<M> {
         })
     }
 
+    /// The tuple that packets of one direction come with.
+    pub fn tuple(&self, hit: Hit, direction: Direction) -> Option<Tuple> {
+        Some(tuple_of(&self.place(hit.row())?, direction))
+    }
+
     /// The flow's first tuple.
     pub fn original(&self, hit: Hit) -> Option<Tuple> {
         Some(tuple_of(&self.place(hit.row())?, Direction::Original))

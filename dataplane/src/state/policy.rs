@@ -1,0 +1,115 @@
+//! Counters of policies, in the state segment: for each policy number and worker how many flows it allowed, denied, or would deny.
+//!
+//! Each worker has words of its own, as with all counters. Numbers are control's, and used again: the *label* of a number says whose it is now, and
+//! what its counters stood at when it became so. Only housekeeping writes labels.
+//!
+//! ```text
+//! counters  per worker and policy: allowed, denied, shadow, 0
+//! label     per policy: fingerprint | 1 << 63, and what is to be taken off: allowed, denied, shadow
+//! ```
+//! Cost: a load, an addition and a store for each policy that decided about a flow that began. Memory: 32 bytes a policy and worker, and 32; pages
+//! that no policy uses take none.
+
+use super::word::{Memory, Region, Word};
+use millrace_tables::{PolicyId, policy::spec::MAX_POLICIES};
+
+/// Words of a policy's counters, and of its label.
+const WORDS: usize = 4;
+/// Words of the counters of one worker, and of all labels.
+pub(super) const BLOCK: usize = MAX_POLICIES as usize * WORDS;
+const LABELLED: u64 = 1 << 63;
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Count {
+    /// Flows that began because of it.
+    Allowed,
+    /// Packets that may begin no flow, or go on with none, because of it.
+    Denied,
+    /// Flows that began though a policy in shadow mode would have denied them.
+    Shadow,
+}
+
+/// All that is counted of a policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PolicyCounts {
+    /// [`Count::Allowed`].
+    pub allowed: u64,
+    /// [`Count::Denied`].
+    pub denied: u64,
+    /// [`Count::Shadow`].
+    pub shadow: u64,
+}
+
+/// One worker's counters.
+#[derive(Clone, Debug)]
+pub struct PolicyCounters {
+    words: Region,
+}
+
+impl PolicyCounters {
+    pub(super) fn new(words: Region) -> Self {
+        Self { words }
+    }
+
+    /// Counts one.
+    #[inline]
+    pub fn add(&self, policy: PolicyId, what: Count) {
+        if let Some(word) = self.words.words().get(policy.0 as usize * WORDS + what as usize) {
+            word.set(word.get().wrapping_add(1));
+        }
+    }
+
+    /// Allowed, denied and shadow, of whichever policies had the number.
+    pub fn get(&self, policy: PolicyId) -> [u64; 3] {
+        read(&self.words, policy.0 as usize * WORDS)
+    }
+}
+
+fn read(words: &Region, at: usize) -> [u64; 3] {
+    std::array::from_fn(|index| words.words().get(at + index).map_or(0, Word::get))
+}
+
+/// The counters of all workers, and whose they are.
+#[derive(Clone, Debug)]
+pub struct PolicyBook {
+    pub(super) workers: Vec<PolicyCounters>,
+    pub(super) labels: Region,
+}
+
+impl PolicyBook {
+    fn sum(&self, policy: PolicyId) -> [u64; 3] {
+        self.workers.iter().map(|worker| worker.get(policy)).fold([0; 3], |sum, one| {
+            std::array::from_fn(|index| sum[index].wrapping_add(one[index]))
+        })
+    }
+
+    /// The counts of the policy that has this number and whose name has this fingerprint; zeros if they are another's still.
+    pub fn counts(&self, policy: PolicyId, fingerprint: u32) -> PolicyCounts {
+        let at = policy.0 as usize * WORDS;
+        let label = self.labels.words().get(at).map_or(0, Word::get);
+        if label != u64::from(fingerprint) | LABELLED {
+            return PolicyCounts::default();
+        }
+        let (sum, before) = (self.sum(policy), read(&self.labels, at + 1));
+        let [allowed, denied, shadow] =
+            std::array::from_fn(|index| sum[index].wrapping_sub(before[index]));
+        PolicyCounts { allowed, denied, shadow }
+    }
+
+    /// Notes whose the numbers are. Housekeeping alone calls it, on the segment that it may write, after each change of the tables.
+    pub fn label(&self, policies: impl Iterator<Item = (PolicyId, u32)>) {
+        for (policy, fingerprint) in policies {
+            let at = policy.0 as usize * WORDS;
+            let Some([label, before @ ..]) = self.labels.words().get(at..at + WORDS) else {
+                continue;
+            };
+            let wanted = u64::from(fingerprint) | LABELLED;
+            if label.get() != wanted {
+                let sum = self.sum(policy);
+                before.iter().zip(sum).for_each(|(word, value)| word.set(value));
+                label.set(wanted);
+            }
+        }
+    }
+}
