@@ -54,7 +54,8 @@ pub(super) fn create<O: Observer>(
         tcp: (headers.protocol == Protocol::TCP).then_some(headers.tcp),
         masqueraded: false,
     };
-    if (new.masquerade || trunk::must_masquerade(&new.translated, route, context))
+    if (new.masquerade
+        || new.service.is_some() && trunk::must_masquerade(&new.translated, route, context))
         && let Some(source) = source(&new.translated, route, context)?
     {
         flow.masqueraded = true;
