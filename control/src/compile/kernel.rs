@@ -9,7 +9,7 @@
 //! | an address (table local) | local: to the kernel |
 //! | a broadcast address | blackhole |
 //! | a route over engine interfaces | forward by them, with the kernel's weights |
-//! | a route over other devices, by a gateway or to the one station there is | forward to the trunk, by way of the kernel's end |
+//! | a route over other devices, by a gateway or to the one station there is; one that the kernel has to encapsulate | forward to the trunk, by way of the kernel's end |
 //! | a network on another device | forward to the trunk, on-link: answers may not come back this way |
 //! | a route over the trunk | none: it is the engine's |
 //! | blackhole, unreachable, prohibit, throw | blackhole, unreachable |
@@ -21,7 +21,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use millrace_tables::{
-    InterfaceId, InterfaceKind, InterfaceSpec, NextHop, RouteSpec, route::MAX_MEMBERS, trunk,
+    InterfaceId, InterfaceKind, InterfaceSpec, NextHop, RouteSpec, route::MAX_MEMBERS,
+    spec::MAX_ADDRESSES, trunk,
 };
 use millrace_wire::Addr;
 
@@ -74,6 +75,8 @@ pub fn world(
     world.routes.extend(around.trunk_own().map(|addr| (configured::host(addr), RouteSpec::Vip)));
     let main: Vec<Addr> = node.into_iter().flat_map(Node::primary).collect();
     configured::view(&mut world, config, node, &around.answering(), &around.elsewhere(&main));
+    // What this node's own processes and pods send to its node ports the kernel sends there.
+    world.node.node_port_addresses.extend(around.trunk_own());
     (world, problems)
 }
 
@@ -118,7 +121,7 @@ impl<'a> Around<'a> {
             let all = self.kernel.addresses.iter();
             all.filter(move |it| it.link == index && it.usable && it.lesser == lesser)
         };
-        of(false).chain(of(true)).map(|it| it.net).collect()
+        of(false).chain(of(true)).map(|it| it.net).take(MAX_ADDRESSES).collect()
     }
 
     /// The engine's own addresses on the trunk.
@@ -249,7 +252,7 @@ impl<'a> Around<'a> {
     fn next_hop(&self, hop: &Hop, prefix: &IpNet) -> Option<NextHop> {
         let v4 = prefix.addr().is_ipv4();
         match self.interfaces.get(&hop.link) {
-            Some(id) if !hop.encapsulated => {
+            Some(id) if !hop.encapsulated && hop.gateway.is_none_or(|via| via.is_ipv4() == v4) => {
                 Some(NextHop { interface: *id, gateway: hop.gateway.map(Addr::from) })
             }
             _ => {
@@ -287,8 +290,9 @@ enum Way {
 fn is_ours(prefix: &IpNet) -> bool {
     let addr = Addr::from(prefix.addr());
     let link_local = addr.is_link_local() && !addr.is_v4();
+    let mapped = matches!(prefix, IpNet::V6(net) if net.addr().to_ipv4_mapped().is_some());
     let unspecified = addr.is_unspecified() && prefix.prefix_len() == prefix.max_prefix_len();
-    !(link_local || addr.is_multicast() || addr.is_loopback() || unspecified)
+    !(link_local || mapped || addr.is_multicast() || addr.is_loopback() || unspecified)
 }
 
 #[cfg(test)]

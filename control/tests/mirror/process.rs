@@ -156,6 +156,8 @@ fn what_the_kernel_does_is_in_the_engine() {
             &format!("neighbor millrace0 169.254.77.2 {trunk}"),
             "frontend 192.0.2.2:30080",
             "frontend 10.1.0.1:30080",
+            // Where the kernel sends what this node itself asks of node ports.
+            "frontend 169.254.77.1:30080",
         ],
         &["frontend 169.254.77.2:30080", "169.254.77.0/30: millrace0 1"],
     );

@@ -7,6 +7,7 @@ mod engine;
 mod files;
 mod hostile;
 mod incremental;
+mod kernel_world;
 mod process;
 mod scenarios;
 mod topology;

@@ -210,6 +210,8 @@ fn what_other_devices_reach_goes_to_the_trunk() {
          10.5.0.0/24 dev tunl0
          10.6.0.0/24 via 10.1.0.9 dev cni0
          10.7.0.0/24 via 192.0.2.9 dev eth0 encap mpls
+         10.8.0.0/24 via fe80::9 dev eth0
+         ::ffff:0.0.0.0/96 dev eth0
          fd00:1::/64 dev cni0
          fd00:2::/64 via fd00:1::9 dev cni0",
     );
@@ -217,11 +219,18 @@ fn what_other_devices_reach_goes_to_the_trunk() {
     for on_link in ["10.1.0.0/24", "10.2.0.6/32", "fd00:1::/64"] {
         assert_eq!(row(&world, on_link), "millrace0 weight 1", "{on_link}");
     }
-    for routed in
-        ["10.2.0.5/32", "10.3.0.0/24", "10.4.0.0/24", "10.5.0.0/24", "10.6.0.0/24", "10.7.0.0/24"]
-    {
+    for routed in [
+        "10.2.0.5/32",
+        "10.3.0.0/24",
+        "10.4.0.0/24",
+        "10.5.0.0/24",
+        "10.6.0.0/24",
+        "10.7.0.0/24",
+        "10.8.0.0/24",
+    ] {
         assert_eq!(row(&world, routed), TO_KERNEL, "{routed}");
     }
+    assert_eq!(row(&world, "::ffff:0.0.0.0/96"), "none");
     assert_eq!(row(&world, "fd00:2::/64"), "millrace0 via fd4d::2 weight 1");
 }
 
@@ -343,7 +352,9 @@ fn node_ports_answer_on_the_kernels_addresses_and_flows_leave_with_them() {
             "10.1.0.1",
             "203.0.113.1",
             "2001:db8::2",
-            "198.51.100.2"
+            "198.51.100.2",
+            "169.254.77.1",
+            "fd4d::1"
         ]
     );
     let sources: Vec<String> = world
