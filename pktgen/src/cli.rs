@@ -19,6 +19,7 @@ pub struct Cli {
 
 /// What to do.
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "there is one, once")]
 pub enum Command {
     /// Send streams, receive them, and report loss, duplicates, reordering, latency and rates
     Run(Run),
@@ -113,6 +114,9 @@ pub struct Ends {
     /// Router that the sending end resolves and sends to
     #[arg(long, value_name = "ADDRESS")]
     pub gateway: Option<IpAddr>,
+    /// Router of the receiving end: it is made to know the end's addresses before the first packet
+    #[arg(long, value_name = "ADDRESS")]
+    pub rx_gateway: Option<IpAddr>,
     /// CPUs to pin the sending queues' threads to
     #[arg(long, value_delimiter = ',', value_name = "CPU,…")]
     pub cpus_tx: Vec<usize>,

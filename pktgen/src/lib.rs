@@ -5,6 +5,31 @@
 
 #![warn(missing_docs)]
 
+pub mod check;
 pub mod cli;
+pub mod craft;
+pub mod detect;
+pub mod end;
+pub mod field;
+pub mod latency;
+pub mod listen;
+pub mod live;
+pub mod neighbor;
+pub mod netdev;
+pub mod netns;
+pub mod pacer;
+pub mod profile;
+pub mod receive;
 pub mod report;
+pub mod ring;
+pub mod rng;
+pub mod run;
+pub mod session;
+pub mod signature;
+pub mod source;
+pub mod steer;
+pub mod summary;
+pub mod template;
 pub mod units;
+pub mod verify;
+pub mod worker;

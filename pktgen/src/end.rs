@@ -1,0 +1,182 @@
+//! One end of a run: an interface in its namespace, opened, steered, and its neighbors found.
+
+use crate::cli::Port;
+use crate::neighbor::{self, Responder};
+use crate::netdev::{Netdev, NetdevError};
+use crate::netns::{self, NetnsError};
+use crate::profile::EndPlan;
+use crate::report;
+use crate::ring::{self, Opened, Options, RingError, UNCOUNTED};
+use crate::steer::{SteerError, Steering};
+use millrace_wire::Mac;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+/// Longest frame that a chunk of 2,048 bytes holds: the kernel takes 256 of it.
+const SMALL: u32 = 2048 - 256;
+/// Bytes before a packet that its MTU doesn't count: Ethernet and two tags.
+const LINK: u32 = 14 + 8;
+/// How often a neighbor is asked.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// An open end.
+pub struct End {
+    /// Its interface.
+    pub device: Netdev,
+    /// Interface and queues as they were asked for.
+    pub port: Port,
+    /// One socket for each queue; empty once the workers have them.
+    pub queues: Vec<Opened>,
+    /// Its MAC address: the interface's, or another that was asked for.
+    pub mac: Mac,
+    /// Whether its sockets are in zero-copy mode.
+    pub zero_copy: bool,
+    netns: Option<String>,
+    cpus: Vec<usize>,
+    line_rate: Option<f64>,
+    _steering: Steering,
+}
+
+/// Why an end can't be used.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum EndError {
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    #[error(transparent)]
+    Netdev(#[from] NetdevError),
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    #[error(transparent)]
+    Steer(#[from] SteerError),
+    #[error("interface {0}: {1}")]
+    Io(String, std::io::Error),
+    #[error("no interface is named: give --{0} or {0}.interface")]
+    Unnamed(&'static str),
+    #[error(
+        "interface {interface}: its MTU is {mtu}, the longest packet would have {packet} bytes"
+    )]
+    Mtu { interface: String, mtu: u32, packet: usize },
+    #[error("{0}")]
+    Unresolved(String),
+}
+
+impl End {
+    /// Opens `plan`'s interface with so many frames to send and receive for each queue.
+    pub fn open(
+        plan: &EndPlan,
+        side: &'static str,
+        tx_frames: u32,
+        rx_frames: u32,
+    ) -> Result<Self, EndError> {
+        let port = plan.port.clone().ok_or(EndError::Unnamed(side))?;
+        let opened = netns::within(plan.netns.as_deref(), || {
+            let device = Netdev::read(&port.interface)?;
+            let chunk = if device.mtu + LINK > SMALL { 4096 } else { 2048 };
+            let options = Options { tx_frames, rx_frames, chunk, zero_copy: plan.zero_copy };
+            let numbers = port.first..port.first + port.queues;
+            let queues = numbers.clone().map(|queue| ring::open(&port.interface, queue, &options));
+            let queues = queues.collect::<Result<Vec<_>, _>>()?;
+            let sockets: Vec<_> = numbers
+                .zip(&queues)
+                .map(|(number, queue)| (number, queue.receiver.socket() as &dyn AsRawFd))
+                .collect();
+            let steering = Steering::attach(&port.interface, device.index, &sockets)?;
+            Ok::<_, EndError>((device, queues, steering))
+        });
+        let (device, queues, steering) = opened??;
+        Ok(Self {
+            mac: plan.mac.unwrap_or(device.mac),
+            zero_copy: queues.iter().all(|q| q.zero_copy),
+            line_rate: plan.line_rate.or(device.speed.map(|mbits| f64::from(mbits) * 1e6)),
+            netns: plan.netns.clone(),
+            cpus: plan.cpus.clone(),
+            device,
+            port,
+            queues,
+            _steering: steering,
+        })
+    }
+
+    /// Bits a second, if known.
+    pub fn line_rate(&self) -> Option<f64> {
+        self.line_rate
+    }
+
+    /// The CPU of queue `index`'s thread.
+    pub fn cpu(&self, index: usize) -> Option<usize> {
+        self.cpus.get(index).copied()
+    }
+
+    /// What the report says of it.
+    pub fn describe(&self) -> report::End {
+        let queues = self.port.queues;
+        let kind = if self.device.kind.is_empty() { "device" } else { &self.device.kind };
+        report::End {
+            interface: self.port.interface.clone(),
+            netns: self.netns.clone(),
+            queues,
+            cpus: self.cpus.iter().take(queues as usize).map(|c| *c as u32).collect(),
+            zero_copy: self.zero_copy,
+            driver: kind.into(),
+            mac: self.mac.to_string(),
+            line_rate: self.line_rate,
+        }
+    }
+
+    /// Asks for the MAC addresses of neighbors (pairs of who asks and who is asked for) until all have answered or time is up.
+    ///
+    /// Others' questions are answered meanwhile, and each neighbor learns who asks.
+    pub fn resolve(
+        &mut self,
+        questions: &[(IpAddr, IpAddr)],
+        responder: &Responder,
+        limit: Duration,
+    ) -> Result<HashMap<IpAddr, Mac>, EndError> {
+        let failed = |e| EndError::Io(self.port.interface.clone(), e);
+        let mut known = HashMap::new();
+        let mut first = true;
+        let started = Instant::now();
+        let mut asked = None::<Instant>;
+        while started.elapsed() < limit {
+            let open = questions.iter().filter(|(_, target)| first || !known.contains_key(target));
+            let open: Vec<_> = open.collect();
+            if open.is_empty() {
+                break;
+            }
+            if asked.is_none_or(|at| at.elapsed() > AGAIN) {
+                if let Some(queue) = self.queues.first_mut() {
+                    for (own, target) in open {
+                        queue.sender.write(UNCOUNTED, |out| {
+                            neighbor::ask(responder.mac, *own, *target, out).unwrap_or(0)
+                        });
+                        if queue.sender.room() < 32 {
+                            queue.sender.send().map_err(failed)?;
+                            queue.sender.reap(|_| {});
+                        }
+                    }
+                    queue.sender.send().map_err(failed)?;
+                }
+                asked = Some(Instant::now());
+                first = false;
+            }
+            for queue in &mut self.queues {
+                let (sender, receiver) = (&mut queue.sender, &mut queue.receiver);
+                receiver.receive(|frame| {
+                    if let Some((address, mac)) = neighbor::learn(frame) {
+                        known.insert(address, mac);
+                    } else {
+                        sender
+                            .write(0, |out| responder.answer(frame, out).map_or(0, |(len, _)| len));
+                    }
+                });
+                sender.send().map_err(failed)?;
+                sender.reap(|_| {});
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        Ok(known)
+    }
+}

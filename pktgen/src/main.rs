@@ -1,0 +1,65 @@
+//! The command `millrace-pktgen`.
+
+use clap::Parser;
+use millrace_pktgen::cli::{self, Cli, Command};
+use millrace_pktgen::live::present;
+use millrace_pktgen::profile::{Plan, raw::RawProfile, wrong};
+use millrace_pktgen::report::{JSON_SCHEMA, Mode};
+use millrace_pktgen::run::{self, RunError};
+use millrace_pktgen::session::Signals;
+use millrace_pktgen::{check, listen};
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(&cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("millrace-pktgen: {error}");
+            ExitCode::from(error.status())
+        }
+    }
+}
+
+fn dispatch(command: &Command) -> Result<(), RunError> {
+    match command {
+        Command::Run(arguments) => run_streams(arguments),
+        Command::Sink(arguments) => listen_as(arguments, Mode::Sink),
+        Command::Reflect(arguments) => listen_as(arguments, Mode::Reflect),
+        Command::Respond(arguments) => listen_as(arguments, Mode::Respond),
+        Command::Check(arguments) => {
+            let plan = Plan::build(read(&arguments.profile)?, &cli::Load::default())?;
+            Ok(write!(std::io::stdout(), "{}", check::run(&plan, arguments)?)?)
+        }
+        Command::Schema => Ok(write!(std::io::stdout(), "{JSON_SCHEMA}")?),
+        Command::Replay(_) | Command::Tcp(_) | Command::Udp(_) | Command::Bench(_) => {
+            Err(wrong("command", "this version doesn't have it").into())
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<RawProfile, RunError> {
+    let text = std::fs::read_to_string(path);
+    let text = text.map_err(|e| wrong(path.display().to_string(), e))?;
+    Ok(Plan::parse(&text)?)
+}
+
+fn listen_as(arguments: &cli::Listen, mode: Mode) -> Result<(), RunError> {
+    let signals = Signals::catch()?;
+    let report = listen::run(arguments, mode, &signals)?;
+    Ok(present(&report, &arguments.show)?)
+}
+
+fn run_streams(arguments: &cli::Run) -> Result<(), RunError> {
+    let mut raw = match &arguments.profile {
+        Some(path) => read(path)?,
+        None => RawProfile::default(),
+    };
+    raw.overlay(&arguments.ends, &arguments.stream);
+    let plan = Plan::build(raw, &arguments.load)?;
+    let signals = Signals::catch()?;
+    let report = run::run(&plan, &arguments.show, &signals)?;
+    Ok(present(&report, &arguments.show)?)
+}

@@ -1,0 +1,355 @@
+//! A stream's packet as bytes, made once by etherparse, and where in it the fields lie that change.
+//!
+//! All that never changes in a checksum is summed here, once. What changes is nought in the template: addresses, ports,
+//! lengths, checksums, numbers. `craft` puts these in, and sums only them.
+
+use crate::profile::{Family, Fill, StreamPlan, Transport, VxlanPlan};
+use crate::rng::Rng;
+use crate::signature;
+use crate::units::FCS;
+use etherparse::err::packet::BuildWriteError;
+use etherparse::{
+    EtherType, IpDscp, IpHeaders, IpNumber, Ipv4Header, Ipv6Header, PacketBuilder,
+    PacketBuilderStep, SingleVlanHeader, TcpHeader, VlanHeader, VlanId, VlanPcp,
+};
+use millrace_wire::Mac;
+use std::net::IpAddr;
+
+/// Least bytes of a frame without FCS.
+const MIN_FRAME: usize = 60;
+const ETHERNET: usize = 14;
+const VXLAN: usize = 8;
+const UDP: usize = 8;
+/// Common header, and a DATA chunk's.
+const SCTP: usize = 12 + 16;
+
+/// Where things are in a stream's frames, in bytes from their start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Around the packet, if anything: its IP header and UDP header.
+    pub outer: Option<Outer>,
+    /// The packet's IP version.
+    pub family: Family,
+    /// Its IP header.
+    pub ip: usize,
+    /// What it carries.
+    pub transport: Transport,
+    /// Its L4 header.
+    pub l4: usize,
+    /// Its payload.
+    pub payload: usize,
+    /// Whether the last bytes are a signature.
+    pub signature: bool,
+}
+
+/// The headers of an encapsulation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outer {
+    /// IP version.
+    pub family: Family,
+    /// IP header.
+    pub ip: usize,
+    /// UDP header.
+    pub udp: usize,
+}
+
+impl Layout {
+    /// That of a stream.
+    pub fn of(plan: &StreamPlan) -> Self {
+        let ip_len = |family| if family == Family::V4 { 20 } else { 40 };
+        let mut ip = ETHERNET + 4 * plan.vlans.len();
+        let outer = plan.vxlan.as_ref().map(|vxlan| {
+            let family = if vxlan.dst.is_ipv4() { Family::V4 } else { Family::V6 };
+            Outer { family, ip, udp: ip + ip_len(family) }
+        });
+        if let Some(outer) = outer {
+            ip = outer.udp + UDP + VXLAN + ETHERNET;
+        }
+        let l4 = ip + ip_len(plan.family);
+        let payload = l4
+            + match plan.transport {
+                Transport::Udp | Transport::Icmp => 8,
+                Transport::Tcp => 20,
+                Transport::Sctp => SCTP,
+            };
+        Self {
+            outer,
+            family: plan.family,
+            ip,
+            transport: plan.transport,
+            l4,
+            payload,
+            signature: plan.signature,
+        }
+    }
+
+    /// Bytes without FCS that the headers and the signature take, and Ethernet asks for.
+    pub fn min_frame(&self) -> usize {
+        let signature = if self.signature { signature::LEN } else { 0 };
+        (self.payload + signature).max(MIN_FRAME)
+    }
+
+    /// Bytes without FCS of a frame that is asked for with `size`, FCS included.
+    ///
+    /// It is `size` − 4; but packets of SCTP have a length in multiples of 4 (RFC 9260 §3.2), which they are rounded up to.
+    #[inline]
+    pub fn frame_len(&self, size: usize) -> usize {
+        let len = size.saturating_sub(FCS);
+        if self.transport == Transport::Sctp {
+            return self.l4 + (len.saturating_sub(self.l4)).next_multiple_of(4);
+        }
+        len
+    }
+}
+
+/// A stream's frame, as long as its longest.
+#[derive(Clone, Debug)]
+pub struct Template {
+    /// Where things are in it.
+    pub layout: Layout,
+    /// Its bytes; what changes is nought.
+    pub bytes: Vec<u8>,
+    /// Sum of the IP header's words.
+    pub ip_sum: u32,
+    /// Sum of the L4 header's words and of the pseudo-header's protocol number.
+    pub l4_sum: u32,
+    /// Sum of the outer IP header's words, its addresses included.
+    pub outer_sum: u32,
+    /// Folded sum of the payload's first n bytes; empty when all are zeros.
+    payload_sums: Vec<u16>,
+}
+
+/// The frame's own addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Macs {
+    /// Source.
+    pub src: Mac,
+    /// Destination.
+    pub dst: Mac,
+}
+
+impl Template {
+    /// Builds a stream's frame.
+    pub fn build(plan: &StreamPlan, macs: Macs, seed: u64) -> Result<Self, BuildWriteError> {
+        let layout = Layout::of(plan);
+        let longest = layout.frame_len(plan.size.bounds().1 as usize);
+        let payload = payload(&plan.fill, longest.saturating_sub(layout.payload), seed);
+        let bytes = match &plan.vxlan {
+            None => packet(plan, macs, &plan.vlans, &payload)?,
+            Some(vxlan) => {
+                let inner = Macs { src: vxlan.inner_src_mac, dst: vxlan.inner_dst_mac };
+                let inner = packet(plan, inner, &[], &payload)?;
+                encapsulate(plan, vxlan, macs, &inner)?
+            }
+        };
+        let payload_sums = if plan.fill == Fill::Zeros { Vec::new() } else { running(&payload) };
+        let mut template = Self { layout, bytes, ip_sum: 0, l4_sum: 0, outer_sum: 0, payload_sums };
+        template.clear();
+        Ok(template)
+    }
+
+    /// Sum of the payload's first `len` bytes.
+    #[inline]
+    pub fn payload_sum(&self, len: usize) -> u32 {
+        self.payload_sums.get(len).copied().unwrap_or(0).into()
+    }
+
+    /// Makes nought of what changes, and sums the rest.
+    fn clear(&mut self) {
+        let Layout { outer, family, ip, transport, l4, payload, .. } = self.layout;
+        if let Some(outer) = outer {
+            match outer.family {
+                Family::V4 => self.zero(outer.ip + 2..outer.ip + 4, outer.ip + 10..outer.ip + 12),
+                Family::V6 => self.zero(outer.ip + 4..outer.ip + 6, 0..0),
+            }
+            // Ports: the source. Length and checksum.
+            self.zero(outer.udp..outer.udp + 2, outer.udp + 4..outer.udp + 8);
+            self.outer_sum = words(&self.bytes[outer.ip..outer.udp]);
+        }
+        match family {
+            Family::V4 => {
+                self.zero(ip + 2..ip + 4, ip + 10..ip + 20);
+                self.ip_sum = words(&self.bytes[ip..l4]);
+            }
+            Family::V6 => self.zero(ip + 4..ip + 6, ip + 8..ip + 40),
+        }
+        match transport {
+            Transport::Udp => self.zero(l4..l4 + 8, 0..0),
+            Transport::Tcp => self.zero(l4..l4 + 4, l4 + 16..l4 + 18),
+            Transport::Icmp => self.zero(l4 + 2..l4 + 8, 0..0),
+            // Ports; checksum; the chunk's length and number.
+            Transport::Sctp => {
+                self.zero(l4..l4 + 4, l4 + 8..l4 + 12);
+                self.zero(l4 + 14..l4 + 20, 0..0);
+            }
+        }
+        let pseudo = match (transport, family) {
+            (Transport::Icmp, Family::V4) | (Transport::Sctp, _) => 0,
+            _ => u32::from(protocol(transport, family).0),
+        };
+        self.l4_sum = words(&self.bytes[l4..payload]) + pseudo;
+    }
+
+    fn zero(&mut self, a: std::ops::Range<usize>, b: std::ops::Range<usize>) {
+        self.bytes[a].fill(0);
+        self.bytes[b].fill(0);
+    }
+}
+
+/// The IP protocol number of a transport.
+pub fn protocol(transport: Transport, family: Family) -> IpNumber {
+    match (transport, family) {
+        (Transport::Udp, _) => IpNumber::UDP,
+        (Transport::Tcp, _) => IpNumber::TCP,
+        (Transport::Sctp, _) => IpNumber::SCTP,
+        (Transport::Icmp, Family::V4) => IpNumber::ICMP,
+        (Transport::Icmp, Family::V6) => IpNumber::IPV6_ICMP,
+    }
+}
+
+/// Sum of 16-bit words; a last odd byte is the high half of one.
+#[inline]
+pub fn words(bytes: &[u8]) -> u32 {
+    let pairs = bytes.chunks_exact(2);
+    let rest = pairs.remainder().first().map_or(0, |b| u32::from(*b) << 8);
+    pairs.map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum::<u32>() + rest
+}
+
+/// A sum of words as one.
+#[inline]
+pub fn fold(sum: u32) -> u16 {
+    let sum = (sum & 0xffff) + (sum >> 16);
+    ((sum & 0xffff) + (sum >> 16)) as u16
+}
+
+fn running(payload: &[u8]) -> Vec<u16> {
+    let mut sums = Vec::with_capacity(payload.len() + 1);
+    let mut sum = 0u32;
+    sums.push(0);
+    for (at, byte) in payload.iter().enumerate() {
+        sum += u32::from(*byte) << if at % 2 == 0 { 8 } else { 0 };
+        sum = fold(sum).into();
+        sums.push(sum as u16);
+    }
+    sums
+}
+
+fn payload(fill: &Fill, len: usize, seed: u64) -> Vec<u8> {
+    match fill {
+        Fill::Zeros => vec![0; len],
+        Fill::Bytes(bytes) => bytes.iter().copied().cycle().take(len).collect(),
+        Fill::Random => {
+            let mut rng = Rng::new(seed, 0x7061_796c);
+            (0..len).map(|_| rng.next() as u8).collect()
+        }
+    }
+}
+
+/// Ethernet, tags, IP and L4 headers and `payload`; addresses and ports are nought.
+fn packet(
+    plan: &StreamPlan,
+    macs: Macs,
+    vlans: &[crate::profile::Vlan],
+    payload: &[u8],
+) -> Result<Vec<u8>, BuildWriteError> {
+    let (src, dst) = match plan.family {
+        Family::V4 => (IpAddr::from([0; 4]), IpAddr::from([0; 4])),
+        Family::V6 => (IpAddr::from([0; 16]), IpAddr::from([0; 16])),
+    };
+    let step = ip_step(plan, macs, vlans, src, dst);
+    let mut out = Vec::new();
+    match (plan.transport, plan.family) {
+        (Transport::Udp, _) => step.udp(0, 0).write(&mut out, payload)?,
+        (Transport::Tcp, _) => {
+            let mut header = TcpHeader::new(0, 0, 1, 65535);
+            let flags = plan.flags;
+            let bit = |n: u8| flags & (1 << n) != 0;
+            (header.fin, header.syn, header.rst, header.psh) = (bit(0), bit(1), bit(2), bit(3));
+            (header.ack, header.urg, header.ece, header.cwr) = (bit(4), bit(5), bit(6), bit(7));
+            step.tcp_header(header).write(&mut out, payload)?;
+        }
+        (Transport::Icmp, Family::V4) => step.icmpv4_echo_request(0, 0).write(&mut out, payload)?,
+        (Transport::Icmp, Family::V6) => step.icmpv6_echo_request(0, 0).write(&mut out, payload)?,
+        (Transport::Sctp, _) => {
+            let mut body = vec![0; SCTP];
+            // Verification tag 1; one DATA chunk that is a whole message (RFC 9260 §3.3.1).
+            body[7] = 1;
+            body[13] = 0b11;
+            body.extend_from_slice(payload);
+            step.write(&mut out, IpNumber::SCTP, &body)?;
+        }
+    }
+    Ok(out)
+}
+
+fn encapsulate(
+    plan: &StreamPlan,
+    vxlan: &VxlanPlan,
+    macs: Macs,
+    inner: &[u8],
+) -> Result<Vec<u8>, BuildWriteError> {
+    // RFC 7348 §5: the I flag, and the VNI in the upper three bytes of the second word.
+    let mut body = vec![0x08, 0, 0, 0];
+    body.extend_from_slice(&(vxlan.vni << 8).to_be_bytes());
+    body.extend_from_slice(inner);
+    let mut out = Vec::new();
+    let step = ip_step(plan, macs, &plan.vlans, vxlan.src, vxlan.dst);
+    step.udp(0, vxlan.dst_port).write(&mut out, &body)?;
+    Ok(out)
+}
+
+fn ip_step(
+    plan: &StreamPlan,
+    macs: Macs,
+    vlans: &[crate::profile::Vlan],
+    src: IpAddr,
+    dst: IpAddr,
+) -> PacketBuilderStep<IpHeaders> {
+    let ip = match (src, dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            let header = Ipv4Header {
+                // Checked with the profile: 6 bits.
+                dscp: IpDscp::try_new(plan.dscp).unwrap_or_default(),
+                time_to_live: plan.ttl,
+                source: src.octets(),
+                destination: dst.octets(),
+                dont_fragment: true,
+                ..Ipv4Header::default()
+            };
+            IpHeaders::Ipv4(header, Default::default())
+        }
+        (src, dst) => {
+            let octets = |a: IpAddr| match a {
+                IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+                IpAddr::V6(v6) => v6.octets(),
+            };
+            let header = Ipv6Header {
+                traffic_class: plan.dscp << 2,
+                hop_limit: plan.ttl,
+                source: octets(src),
+                destination: octets(dst),
+                ..Ipv6Header::default()
+            };
+            IpHeaders::Ipv6(header, Default::default())
+        }
+    };
+    let ethernet = PacketBuilder::ethernet2(macs.src.0, macs.dst.0);
+    let tag = |vlan: &crate::profile::Vlan, ether_type| SingleVlanHeader {
+        // Checked with the profile: 3 and 12 bits.
+        pcp: VlanPcp::try_new(vlan.pcp).unwrap_or_default(),
+        drop_eligible_indicator: false,
+        vlan_id: VlanId::try_new(vlan.id).unwrap_or_default(),
+        ether_type,
+    };
+    match vlans {
+        [] => ethernet.ip(ip),
+        [one] => ethernet.vlan(VlanHeader::Single(tag(one, EtherType(0)))).ip(ip),
+        [outer, inner, ..] => {
+            let header = etherparse::DoubleVlanHeader {
+                outer: tag(outer, EtherType::VLAN_TAGGED_FRAME),
+                inner: tag(inner, EtherType(0)),
+            };
+            ethernet.vlan(VlanHeader::Double(header)).ip(ip)
+        }
+    }
+}
