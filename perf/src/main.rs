@@ -32,6 +32,8 @@ enum Command {
     Cluster(cluster::Options),
     /// The engine and what others do (DPDK's testpmd, l3fwd, rte_fib) in turns in one run: ratios with their spread
     Peers(peers::Options),
+    /// What of an interface and this machine blocks or slows AF_XDP, why, and the commands that change it and change it back
+    Doctor(millrace_doctor::cli::Doctor),
     /// Run the bare layer-2 forwarder between two interfaces of this namespace until it is stopped
     Bare {
         /// Interface to receive on
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
         Command::Core(options) => rings::run(&options),
         Command::Publish(options) => publish::run(&options),
         Command::Cluster(options) => cluster::run(&options),
+        Command::Doctor(options) => return options.run(),
         Command::Bare { from, to, cpu } => {
             pin(cpu);
             bare::forward(&from, &to, &until_stopped()).map(drop).map_err(|e| e.to_string())
