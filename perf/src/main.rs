@@ -34,6 +34,8 @@ enum Command {
     Peers(peers::Options),
     /// What of an interface and this machine blocks or slows AF_XDP, why, and the commands that change it and change it back
     Doctor(millrace_doctor::cli::Doctor),
+    /// Make the doctor's changes as a transaction that is tried, reverted when it fails, and undone exactly
+    Tune(millrace_doctor::cli::Tune),
     /// Run the bare layer-2 forwarder between two interfaces of this namespace until it is stopped
     Bare {
         /// Interface to receive on
@@ -72,6 +74,7 @@ fn main() -> ExitCode {
         Command::Publish(options) => publish::run(&options),
         Command::Cluster(options) => cluster::run(&options),
         Command::Doctor(options) => return options.run(),
+        Command::Tune(options) => return options.run(),
         Command::Bare { from, to, cpu } => {
             pin(cpu);
             bare::forward(&from, &to, &until_stopped()).map(drop).map_err(|e| e.to_string())

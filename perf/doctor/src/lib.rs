@@ -2,7 +2,7 @@
 //!
 //! The way of a question: [`files`] and [`netlink`] are where answers come from (a live machine, or a capture of
 //! one); [`observe`] reads all of them once into one value, a [`nic::Nic`]; [`checks`] are functions of that value and
-//! of what is wanted of it, each of which may make [findings](finding); [`report`] prints them. `tune` puts the changes of
+//! of what is wanted of it, each of which may make [findings](finding); [`report`] prints them. [`tune`] puts the changes of
 //! findings into effect as a transaction that can be undone, also after a crash. `sweep` plans and judges measurements of
 //! settings; who runs it brings the measurement.
 
@@ -17,6 +17,6 @@ pub mod setting;
 pub mod finding;
 pub mod checks;
 pub mod report;
-//TUNE pub mod tune;
+pub mod tune;
 //SWEEP pub mod sweep;
 pub mod cli;
