@@ -4,7 +4,7 @@
 
 use millrace_tables::{Error, Writer};
 
-use crate::compile::Change;
+use crate::compile::{Change, PolicyRow};
 
 /// A row that the writer would not take.
 #[derive(Debug)]
@@ -40,6 +40,34 @@ fn stage(writer: &mut Writer, change: &Change) -> Result<(), Error> {
         Change::Node(spec) => writer.set_node(spec),
         Change::Neighbor(interface, addr, None) => {
             writer.remove_neighbor(*interface, addr).map(drop)
+        }
+        Change::Policy(row) => stage_policy(writer, row),
+    }
+}
+
+fn stage_policy(writer: &mut Writer, row: &PolicyRow) -> Result<(), Error> {
+    match row {
+        PolicyRow::Endpoint(net, Some(spec)) => writer.set_policy_endpoint(*net, spec),
+        PolicyRow::Endpoint(net, None) => writer.remove_policy_endpoint(net).map(drop),
+        // Cells that an earlier subject of that number left would be its own.
+        PolicyRow::Subject(id, Some(default)) => {
+            writer.remove_subject(*id)?;
+            writer.set_subject(*id, *default)
+        }
+        PolicyRow::Subject(id, None) => writer.remove_subject(*id).map(drop),
+        PolicyRow::Cells(id, cells) => writer.set_cells(*id, cells).inspect_err(|_| {
+            // The default may allow what a cell denies: without a row a subject denies everything.
+            let _ = writer.remove_subject(*id);
+        }),
+        PolicyRow::PortMap(id, Some(spec)) => writer.set_port_map(*id, spec),
+        PolicyRow::PortMap(id, None) => writer.remove_port_map(*id).map(drop),
+        PolicyRow::Decision(id, Some(spec)) => writer.set_decision(*id, spec),
+        PolicyRow::Decision(id, None) => writer.remove_decision(*id).map(drop),
+        PolicyRow::Name(id, Some(spec)) => writer.set_policy(*id, spec),
+        PolicyRow::Name(id, None) => writer.remove_policy(*id).map(drop),
+        PolicyRow::Changes(changes) => {
+            writer.set_policy_changes(*changes);
+            Ok(())
         }
     }
 }

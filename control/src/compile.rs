@@ -9,6 +9,7 @@ pub mod interfaces;
 pub mod kernel;
 pub mod masquerade;
 pub mod node;
+pub mod policy;
 pub mod service;
 mod claims;
 
@@ -22,12 +23,15 @@ use millrace_tables::{FrontendSpec, InterfaceId, InterfaceSpec, NodeSpec, RouteS
 use millrace_wire::{Addr, Mac};
 
 use crate::{
-    store::{ServiceName, Store},
+    object::Key,
+    store::{Changed, ServiceName, Store},
     world::{NodeView, World},
 };
 use claims::Claims;
 
 pub use claims::Conflict;
+use policy::Policies;
+pub use policy::PolicyRow;
 
 /// One row to set, or to remove where there is no value. To be staged in the order given: a frontend is given up before
 /// another service takes it.
@@ -43,6 +47,8 @@ pub enum Change {
     Neighbor(InterfaceId, Addr, Option<Mac>),
     /// The node's own row.
     Node(NodeSpec),
+    /// A row of the policy tables.
+    Policy(PolicyRow),
 }
 
 /// Remembers what it compiled, so that the next time only differences come out.
@@ -56,6 +62,9 @@ pub struct Compiler {
     /// Where to find a part by its key.
     owners: BTreeMap<String, ServiceName>,
     claims: Claims,
+    policies: Policies,
+    /// The tables couldn't take all rows of policies: all are staged again.
+    short: bool,
 }
 
 /// One service port of one family with all frontends it asks for, before claims are settled.
@@ -78,7 +87,7 @@ impl Compiler {
     /// Compiles what has changed in `store` since the last call, and `world`. Answers the difference. The same world again (the
     /// same allocation) costs nothing.
     pub fn update(&mut self, store: &mut Store, world: &Arc<World>) -> Vec<Change> {
-        let mut touched = store.take_changed().services;
+        let Changed { services: mut touched, policy: objects, .. } = store.take_changed();
         let same_world = Arc::ptr_eq(&self.world, world);
         if !same_world && self.world.node != world.node {
             touched.extend(store.service_names());
@@ -94,6 +103,15 @@ impl Compiler {
             self.recompile(name, store, &world.node, &mut affected);
         }
         let mut changes = self.settle(affected);
+        let nodes_changed = objects.iter().any(|key| key.kind == crate::Kind::Node);
+        let of = (!same_world || nodes_changed).then_some(&**world);
+        let mut rows = self.policies.update(store, &objects, of);
+        if std::mem::take(&mut self.short) {
+            // What was removed first: a number may be another's by now.
+            rows.retain(|row| row.removes());
+            rows.extend(self.policies.all());
+        }
+        changes.extend(rows.into_iter().map(Change::Policy));
         if same_world {
             return changes;
         }
@@ -135,8 +153,25 @@ impl Compiler {
         self.parts.contains_key(service)
     }
 
+    /// The tables couldn't take all rows of policies: the next update stages all of them again.
+    pub fn stage_policies_again(&mut self) {
+        self.short = true;
+    }
+
+    /// Whether policies know something of an object.
+    pub fn knows(&self, object: &Key) -> bool {
+        self.policies.knows(object)
+    }
+
+    /// How much policies hold: classes, subjects, port maps, decisions, peers, questions remembered.
+    pub fn policy_counts(&self) -> [usize; 6] {
+        self.policies.counts()
+    }
+
     /// Everything, for a writer that holds nothing yet.
-    pub fn all(&self) -> Vec<Change> {
+    pub fn all(&mut self) -> Vec<Change> {
+        self.short = false;
+        let policies: Vec<Change> = self.policies.all().into_iter().map(Change::Policy).collect();
         let interfaces = self
             .world
             .interfaces
@@ -157,7 +192,9 @@ impl Compiler {
             .iter()
             .map(|(key, spec)| Change::Service(key.clone(), Some(Arc::clone(spec))));
         let node = Some(Change::Node(self.world.row.clone()));
-        interfaces.chain(routes).chain(neighbors).chain(node).chain(services).collect()
+        let rows = interfaces.chain(routes).chain(neighbors).chain(node).chain(services);
+        // Policies before routes and services: where memory ends, what is refused is not what refuses.
+        policies.into_iter().chain(rows).collect()
     }
 
     /// The service rows as they should be, by key.

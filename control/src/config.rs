@@ -9,11 +9,15 @@ use std::{
 };
 
 use ipnet::IpNet;
+use millrace_tables::PolicyChanges;
 use millrace_wire::{Addr, Mac};
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use crate::compile::node::{DetectLocalMode, NodePortAddresses};
+use crate::{
+    compile::node::{DetectLocalMode, NodePortAddresses},
+    world::PolicyOptions,
+};
 
 /// Where the engine listens when nothing else is said.
 pub const DEFAULT_SOCKET: &str = "/run/millrace/engine.sock";
@@ -39,6 +43,8 @@ pub struct Config {
     pub detect_local_mode: DetectLocalMode,
     /// `masquerade_all`.
     pub masquerade_all: bool,
+    /// `policy_changes` and `unknown_pods`.
+    pub policies: PolicyOptions,
     /// `[[route]]`, each prefix once.
     pub routes: Vec<Route>,
     /// `[[neighbor]]`.
@@ -232,6 +238,9 @@ impl Config {
                 "cluster_cidr" => read(value).map(|ranges| config.cluster_cidr = ranges),
                 "detect_local_mode" => read(value).map(|mode| config.detect_local_mode = mode),
                 "masquerade_all" => read(value).map(|all| config.masquerade_all = all),
+                "policy_changes" => one_of(value, [("strict", PolicyChanges::Strict), ("keep", PolicyChanges::Keep)])
+                    .map(|changes| config.policies.changes = changes),
+                "unknown_pods" => one_of(value, [("closed", false), ("open", true)]).map(|open| config.policies.unknown_pods_open = open),
                 "route" => entries(value, |number, value| {
                     let at = at(&format!("[[route]] {number}"));
                     let prefix = value.get("prefix").and_then(Value::as_str).and_then(|text| text.parse::<IpNet>().ok());
@@ -254,7 +263,7 @@ impl Config {
                         Err((field, why)) => problems.push(Problem::new(at, field, why)),
                     }
                 }),
-                _ => Err((String::new(), "is no option: engine, manifests, kubeconfig, node, nodeport_addresses, service_cidr, cluster_cidr, detect_local_mode, masquerade_all, [[route]] or [[neighbor]]".into())),
+                _ => Err((String::new(), "is no option: engine, manifests, kubeconfig, node, nodeport_addresses, service_cidr, cluster_cidr, detect_local_mode, masquerade_all, policy_changes, unknown_pods, [[route]] or [[neighbor]]".into())),
             };
             if let Err((field, why)) = outcome {
                 problems.push(Problem::new(at(&key), field, why));
@@ -282,6 +291,15 @@ fn read<T: for<'de> Deserialize<'de>>(value: Value) -> Result<T, Fault> {
         let path = error.path().to_string();
         (if path == "." { String::new() } else { path }, error.inner().message().trim().to_owned())
     })
+}
+
+/// One of these words.
+fn one_of<T>(value: Value, words: [(&str, T); 2]) -> Result<T, Fault> {
+    let [(one, _), (other, _)] = &words;
+    let why = format!("{value} is neither \"{one}\" nor \"{other}\"");
+    let said = value.as_str();
+    let found = words.into_iter().find(|(word, _)| said == Some(*word));
+    found.map(|(_, meant)| meant).ok_or((String::new(), why))
 }
 
 fn entries(value: Value, mut each: impl FnMut(usize, Value)) -> Result<(), Fault> {

@@ -137,7 +137,7 @@ fn run(flags: Flags) -> Result<ExitCode, Failure> {
             return Err("--once reads manifests: give --manifests DIR".into());
         };
         let interfaces = engine_file::interfaces(engine_config)?;
-        let once = once(&manifests, &overrides.apply(config), interfaces)?;
+        let mut once = once(&manifests, &overrides.apply(config), interfaces)?;
         let problems =
             config_problems.iter().map(ToString::to_string).chain(once.problems.iter().cloned());
         let problems = problems.inspect(|problem| tracing::warn!("{problem}")).count();

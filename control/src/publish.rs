@@ -75,6 +75,8 @@ struct Link {
     writer: Writer,
     /// Rows that the writer refused, by row: tried again with every publication.
     refused: BTreeMap<RowKey, Change>,
+    /// Rows of policies that it refused: the compiler stages all of them again.
+    refused_policies: usize,
     /// Whether the engine has the segment.
     handed_over: bool,
     published: (u64, Instant),
@@ -169,6 +171,7 @@ impl Publisher {
             session,
             writer,
             refused: BTreeMap::new(),
+            refused_policies: 0,
             handed_over: false,
             published,
             acknowledged: 0,
@@ -205,7 +208,7 @@ impl Publisher {
 
     /// How many.
     pub fn refused_rows(&self) -> usize {
-        self.link.as_ref().map_or(0, |link| link.refused.len())
+        self.link.as_ref().map_or(0, |link| link.refused.len() + link.refused_policies)
     }
 
     /// Takes what the engine says; to be called when the socket can be read. An end of the session is an error, and
@@ -281,13 +284,16 @@ enum LinkError {
 impl Link {
     fn publish(&mut self, changes: Vec<Change>) -> Result<Published, LinkError> {
         for change in &changes {
-            self.refused.remove(&row_key(change));
+            row_key(change).map(|key| self.refused.remove(&key));
         }
         let again = std::mem::take(&mut self.refused).into_values();
         let written = self.writer.written();
         let refused = apply(&mut self.writer, changes.into_iter().chain(again));
-        self.refused =
-            refused.iter().map(|row| (row_key(&row.change), row.change.clone())).collect();
+        let keyed =
+            refused.iter().filter_map(|row| Some((row_key(&row.change)?, row.change.clone())));
+        self.refused = keyed.collect();
+        self.refused_policies =
+            refused.iter().filter(|row| matches!(row.change, Change::Policy(_))).count();
         let before = self.writer.generation();
         let generation = self.writer.publish().map_err(LinkError::Tables)?;
         if generation != before {
@@ -320,14 +326,16 @@ impl Link {
     }
 }
 
-fn row_key(change: &Change) -> RowKey {
-    match change {
+/// By what a row is tried again. Rows of policies hang together and are staged together.
+fn row_key(change: &Change) -> Option<RowKey> {
+    Some(match change {
         Change::Service(key, _) => RowKey::Service(key.clone()),
         Change::Interface(id, _) => RowKey::Interface(*id),
         Change::Route(prefix, _) => RowKey::Route(*prefix),
         Change::Neighbor(id, addr, _) => RowKey::Neighbor(*id, *addr),
         Change::Node(_) => RowKey::Node,
-    }
+        Change::Policy(_) => return None,
+    })
 }
 
 fn interface(interface: Interface) -> Attached {

@@ -487,7 +487,7 @@ impl Control {
             let compiled = |name: &ServiceName| {
                 self.compiler.has_rows_of(name) || self.health_ports.contains_key(name)
             };
-            self.store.forget_gone(compiled, |_| false);
+            self.store.forget_gone(compiled, |key| self.compiler.knows(key));
         }
     }
 
@@ -503,6 +503,9 @@ impl Control {
                 let mut short: BTreeSet<ServiceName> = BTreeSet::new();
                 for row in &published.refused {
                     tracing::error!("{}: will be tried again", row.error);
+                    if matches!(row.change, crate::Change::Policy(_)) {
+                        self.compiler.stage_policies_again();
+                    }
                     if let crate::Change::Service(key, _) = &row.change {
                         short.extend(service_of(key));
                     }

@@ -144,6 +144,14 @@ impl Store {
         })
     }
 
+    /// A slice.
+    pub fn slice(&self, key: &Key) -> Option<&EndpointSlice> {
+        match &self.rows.get(key)?.desired {
+            Desired::EndpointSlice(slice) => Some(slice),
+            _ => None,
+        }
+    }
+
     /// All slices.
     pub fn all_slices(&self) -> impl Iterator<Item = (&Key, &EndpointSlice)> {
         self.of_kind(Kind::EndpointSlice).filter_map(|row| match &row.desired {

@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use millrace_tables::{InterfaceId, InterfaceKind, InterfaceSpec, NodeSpec, RouteSpec};
+use millrace_tables::{
+    InterfaceId, InterfaceKind, InterfaceSpec, NodeSpec, PolicyChanges, RouteSpec,
+};
 use millrace_wire::{Addr, Mac};
 
 use crate::desired::Families;
@@ -24,6 +26,17 @@ pub struct World {
     pub neighbors: BTreeMap<(InterfaceId, Addr), Mac>,
     /// The node's own row.
     pub row: NodeSpec,
+    /// How policies are enforced.
+    pub policies: PolicyOptions,
+}
+
+/// How policies are enforced, as far as no object says it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PolicyOptions {
+    /// An address of this node's pods that no object has is open, while policies are in force.
+    pub unknown_pods_open: bool,
+    /// What established flows do when policies change.
+    pub changes: PolicyChanges,
 }
 
 /// What a service's rows depend on besides objects.

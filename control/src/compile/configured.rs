@@ -70,6 +70,7 @@ pub(super) fn view(
         pods_known: masquerade::families(&pods),
         masquerade_all: config.masquerade_all,
     };
+    world.policies = config.policies;
     world.row = masquerade::row(pods, elsewhere, world.interfaces.values());
 }
 

@@ -4,15 +4,16 @@
 //! its field, and the reader is told ([`Read::whole`]), because what an unreadable requirement means depends on where the selector
 //! stands. Semantics and syntax are apimachinery's (`LabelSelectorAsSelector`, `IsQualifiedName`, `IsValidLabelValue`).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::Value;
 
 use super::check::{Checker, known};
 
 /// An object's labels, sorted by key.
+/// They are shared, because rows are cloned.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Labels(Box<[(Box<str>, Box<str>)]>);
+pub struct Labels(Arc<[(Box<str>, Box<str>)]>);
 
 impl Labels {
     /// As the object has them.

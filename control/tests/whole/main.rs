@@ -9,5 +9,6 @@ mod hostile;
 mod incremental;
 mod kernel_world;
 mod process;
+mod policy;
 mod scenarios;
 mod topology;

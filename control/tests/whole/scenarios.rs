@@ -5,9 +5,11 @@
 
 use std::{collections::BTreeSet, fmt::Write, fs, path::Path};
 
+use crate::policy;
 use millrace_control::{
-    Compiler, Store, World, apply,
+    Compiler, Key, Store, World, apply,
     compile::node::{self, NodeOptions},
+    desired::Pod,
     reflect::documents,
     world::NodeView,
 };
@@ -133,8 +135,10 @@ impl Scenario {
             "routes" => compare(body, &routes(self.writer.tables().snapshot())),
             "masquerade" => compare(body, &masquerade(self.writer.tables().snapshot())),
             "sources" => compare(body, &self.sources()),
+            "verdicts" => self.verdicts(body),
+            "endpoints" => compare(body, &endpoints(self.writer.tables().snapshot())),
             _ => Err(
-                "is no step: apply, delete, frontends, refused, conflicts, interfaces, routes, masquerade or sources"
+                "is no step: apply, delete, frontends, refused, conflicts, interfaces, routes, masquerade, sources, verdicts or endpoints"
                     .into(),
             ),
         }
@@ -176,6 +180,52 @@ impl Scenario {
             return Err(format!("the tables refused a row: {}", row.error));
         }
         self.writer.publish().map(drop).map_err(|error| error.to_string())
+    }
+
+    /// Lines such as `tcp default/a -> 10.0.2.7:80 deny by NetworkPolicy default/x (egress)`: each is asked and has to be answered so.
+    fn verdicts(&self, body: &str) -> Result<(), String> {
+        let mut asked = Vec::new();
+        let lines = body.lines().map(str::trim);
+        for line in lines.filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let [protocol, from, "->", to, ..] = words[..] else {
+                return Err(format!("{line:?} wants `PROTOCOL FROM -> TO[:PORT] VERDICT`"));
+            };
+            let v6 = protocol.ends_with('6');
+            let number = match protocol.trim_end_matches('6') {
+                "tcp" => 6,
+                "udp" => 17,
+                "sctp" => 132,
+                "icmp" if v6 => 58,
+                "icmp" => 1,
+                other => return Err(format!("{other:?} is no protocol")),
+            };
+            let (to_name, port) = match to.rsplit_once(':') {
+                Some((name, port)) if !["icmp", "icmp6"].contains(&protocol) => {
+                    (name, port.parse().map_err(|_| format!("{to:?} has no port"))?)
+                }
+                _ => (to, 0),
+            };
+            let (from, to_addr) = (self.address(from, v6)?, self.address(to_name, v6)?);
+            let tables = self.writer.tables();
+            let said = policy::said(tables.snapshot(), from, to_addr, number, port);
+            asked.push(format!("{} {} -> {to} {said}", protocol, words[1]));
+        }
+        compare(body, &asked)
+    }
+
+    /// Of a pod as `namespace/name`, or written out (IPv6 in brackets).
+    fn address(&self, name: &str, v6: bool) -> Result<millrace_wire::Addr, String> {
+        let plain = name.trim_matches(['[', ']']);
+        if let Ok(ip) = plain.parse::<std::net::IpAddr>() {
+            return Ok(ip.into());
+        }
+        let (namespace, pod) =
+            name.split_once('/').ok_or(format!("{name:?} is no pod or address"))?;
+        let of = |(key, _): &(&Key, &Pod)| key.namespace == namespace && key.name == pod;
+        let (_, row) = self.store.pods().find(of).ok_or(format!("there is no pod {name}"))?;
+        let found = row.addresses.iter().find(|addr| addr.is_v4() != v6);
+        found.copied().ok_or(format!("pod {name} has no such address"))
     }
 
     /// Frontends that ask where a flow comes from, and the ranges that it may come from.
@@ -263,6 +313,19 @@ fn frontends(snapshot: Snapshot<'_>) -> Vec<String> {
         line
     };
     snapshot.frontends().map(line).collect()
+}
+
+/// What policies know of addresses, but for their numbers.
+fn endpoints(snapshot: Snapshot<'_>) -> Vec<String> {
+    let line = |(net, endpoint): (ipnet::IpNet, millrace_tables::Endpoint)| {
+        let mut line = net.to_string();
+        line += endpoint.ingress().map_or("", |_| " ingress");
+        line += endpoint.egress().map_or("", |_| " egress");
+        line += if endpoint.is_node() { " node" } else { "" };
+        line += if endpoint.is_closed() { " closed" } else { "" };
+        line + &snapshot.endpoint_name(&endpoint).map(|name| format!(" {name}")).unwrap_or_default()
+    };
+    snapshot.policy_endpoints().map(line).collect()
 }
 
 /// Where sources are changed, and what the node's row says of pods and addresses.

@@ -139,7 +139,7 @@ fn rule(check: &mut Checker<'_>, of: Direction, at: usize, item: &Value) -> Opti
         Some("Pass") => Action::Pass,
         _ => {
             check.refuse(format!("{field}.action"), "must be Accept, Deny or Pass");
-            Action::Deny
+            return Some(closed);
         }
     };
     let before = check.refusals.len();

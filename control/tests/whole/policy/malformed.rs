@@ -1,0 +1,1 @@
+//! Malformed policies, one kind each.
