@@ -114,11 +114,9 @@ impl Row {
             }
             Object::NetworkPolicy(object) => {
                 let policy = policy::network::judge(&mut check, &key.namespace, object);
-                notices.push("is not yet enforced".into());
                 Desired::Policy(Arc::new(policy))
             }
             Object::ClusterNetworkPolicy(object) => {
-                notices.push("is not yet enforced".into());
                 Desired::Policy(Arc::new(policy::cluster::judge(&mut check, object)))
             }
         };
