@@ -13,6 +13,7 @@ pub(crate) struct Request {
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) query: BTreeMap<String, String>,
+    pub(crate) authorization: String,
     pub(crate) body: Vec<u8>,
 }
 
@@ -26,6 +27,7 @@ pub(crate) fn request(from: &mut impl BufRead) -> io::Result<Option<Request>> {
     let method = words.next().unwrap_or_default().to_owned();
     let target = words.next().unwrap_or_default().to_owned();
     let (mut length, mut chunked) = (0, false);
+    let mut authorization = String::new();
     loop {
         let mut header = String::new();
         if from.read_line(&mut header)? == 0 || header.trim().is_empty() {
@@ -35,6 +37,7 @@ pub(crate) fn request(from: &mut impl BufRead) -> io::Result<Option<Request>> {
         match name.to_ascii_lowercase().as_str() {
             "content-length" => length = value.trim().parse().unwrap_or(0),
             "transfer-encoding" => chunked = value.trim().eq_ignore_ascii_case("chunked"),
+            "authorization" => authorization = value.trim().to_owned(),
             _ => {}
         }
     }
@@ -53,7 +56,7 @@ pub(crate) fn request(from: &mut impl BufRead) -> io::Result<Option<Request>> {
         .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
         .map(|(name, value)| (decoded(name), decoded(value)))
         .collect();
-    Ok(Some(Request { method, path: path.into(), query, body }))
+    Ok(Some(Request { method, path: path.into(), query, authorization, body }))
 }
 
 /// A chunk of a body with its line's end; `None` after the last one.

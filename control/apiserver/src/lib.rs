@@ -1,4 +1,4 @@
-//! As much of a Kubernetes API server as control asks for, over plain HTTP on loopback: lists by pages, watches with bookmarks,
+//! As much of a Kubernetes API server as control asks for, over HTTP on loopback, plain or with TLS and authentication: lists by pages, watches with bookmarks,
 //! streamed lists, label and field selectors, single objects. And faults on demand ([`Faults`]).
 //!
 //! Keeps the API's promises where no fault is asked for: one resource version for all kinds, every change after a version exactly
@@ -9,6 +9,7 @@
 mod faults;
 mod http;
 mod objects;
+mod security;
 mod serve;
 mod store;
 
@@ -26,6 +27,7 @@ use std::{
 use serde_json::Value;
 
 pub use faults::Faults;
+pub use security::{Authority, Identity};
 use store::Shared;
 
 /// How a server answers a request for a streamed list.
@@ -94,6 +96,27 @@ impl ApiServer {
              users: [{{name: u, user: {{}}}}]\ncontexts: [{{name: x, context: {{cluster: c, user: u}}}}]\ncurrent-context: x\n",
             self.address
         )
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// From the next connection on with TLS, by a new certificate of this authority for these names and addresses. Requests are
+    /// let in with a client certificate of that authority, or with a token.
+    pub fn secure(&self, authority: &Authority, hosts: &[&str]) -> io::Result<()> {
+        self.shared.door.secure(authority, hosts)
+    }
+
+    /// Lets in requests with one of these bearer tokens, and with no other.
+    pub fn set_tokens(&self, tokens: &[&str]) {
+        self.shared.door.set_tokens(tokens);
+    }
+
+    /// Requests that were answered with 401.
+    pub fn turned_away(&self) -> u64 {
+        self.shared.door.turned_away()
     }
 
     /// Creates or replaces an object, which gets the next resource version. Answers that.

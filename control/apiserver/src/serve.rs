@@ -28,8 +28,9 @@ pub(crate) fn connection(shared: &Shared, stream: TcpStream) {
 fn serve(shared: &Shared, stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    let stream = shared.door.enter(stream)?;
     let mut from = BufReader::new(stream.try_clone()?);
-    let mut to = BufWriter::new(stream);
+    let mut to = BufWriter::new(stream.try_clone()?);
     let number = {
         let mut store = shared.lock();
         store.connections += 1;
@@ -39,6 +40,10 @@ fn serve(shared: &Shared, stream: TcpStream) -> io::Result<()> {
     while let Some(request) = http::request(&mut from)? {
         if shared.is_down() {
             return Ok(());
+        }
+        if !shared.door.lets_in(&stream, &request.authorization) {
+            status(&mut to, 401, "Unauthorized", "Unauthorized")?;
+            continue;
         }
         let faults = shared.lock().faults;
         if luck.strikes(faults.failed) {

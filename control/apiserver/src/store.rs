@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::{Map, Value, json};
 
-use crate::{Counts, Faults, Flag, Streams};
+use crate::{Counts, Faults, Flag, Streams, security::Door};
 
 /// What all threads share.
 #[derive(Debug, Default)]
@@ -22,6 +22,7 @@ pub(crate) struct Shared {
     /// Watches of an earlier epoch end.
     pub(crate) epoch: AtomicU64,
     pub(crate) counts: Counts,
+    pub(crate) door: Door,
     /// When the latest change was put on a wire.
     sent: Mutex<Option<Instant>>,
 }

@@ -6,6 +6,7 @@
 
 mod api;
 mod backoff;
+mod entrance;
 mod follow;
 mod intake;
 mod known;
@@ -31,6 +32,7 @@ use crate::{
     object::{Key, Kind, Refusal},
 };
 
+use entrance::Entrance;
 pub use intake::{Intake, Taken};
 
 /// How to find the API server and to be let in.
@@ -46,8 +48,8 @@ impl Access {
     /// Whether the files are there and can be read; for a start, where a fault is better said at once.
     pub fn check(&self) -> Result<(), String> {
         match self {
-            Access::InCluster => api::in_cluster().map(drop),
-            Access::Kubeconfig(path) => api::kubeconfig(path).map(drop),
+            Access::InCluster => entrance::in_cluster().map(drop),
+            Access::Kubeconfig(path) => entrance::kubeconfig(path).map(drop),
         }
     }
 }
@@ -71,6 +73,8 @@ pub struct Options {
     pub relist: Duration,
     /// Objects asked for in one page.
     pub page: u32,
+    /// How long a credential plugin may take.
+    pub plugin: Duration,
     /// Whether refusals become Kubernetes Events.
     pub events: bool,
 }
@@ -87,6 +91,7 @@ impl Options {
             list_silence: Duration::from_secs(3),
             relist: Duration::from_secs(3600),
             page: 250,
+            plugin: Duration::from_secs(30),
             events: true,
         }
     }
@@ -232,12 +237,14 @@ pub fn start(options: Options, outbox: Outbox) -> io::Result<(Intake, Arc<Health
     thread::Builder::new().name("kube".into()).spawn(move || {
         runtime.block_on(async move {
             let broken = outbox.clone();
-            let reporter = report::start(&options);
+            let entrance = Entrance::new(&options);
+            let reporter = report::start(&options, Arc::clone(&entrance));
             let mut tasks = JoinSet::new();
             for resource in resources {
                 let (options, outbox) = (options.clone(), outbox.clone());
                 let (health, reporter) = (Arc::clone(&theirs), reporter.clone());
-                tasks.spawn(follow::follow(resource, options, outbox, health, reporter));
+                let entrance = Arc::clone(&entrance);
+                tasks.spawn(follow::follow(resource, options, entrance, outbox, health, reporter));
             }
             watch_over(tasks, &broken).await;
         });

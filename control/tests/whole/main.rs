@@ -1,5 +1,6 @@
 //! Control as a whole: texts in, tables out; files; histories; the process.
 
+mod access;
 mod apiserver;
 mod common;
 mod control;

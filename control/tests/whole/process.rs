@@ -15,7 +15,7 @@ use millrace_tables::{Route, Tables, session::Contract};
 use serde_json::json;
 
 /// The binary, killed when dropped, also on panic.
-struct Process {
+pub struct Process {
     child: Child,
     log: PathBuf,
 }
@@ -26,7 +26,7 @@ impl Process {
         Process::start_with(dir, &[&["--manifests", &manifests.to_string_lossy()], more].concat())
     }
 
-    fn start_with(dir: &Path, flags: &[&str]) -> Process {
+    pub fn start_with(dir: &Path, flags: &[&str]) -> Process {
         let log = dir.join("log");
         let file = fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_millrace-control"))
@@ -41,11 +41,16 @@ impl Process {
         Process { child, log }
     }
 
-    fn log(&self) -> String {
+    /// One that was started in another way.
+    pub fn of(child: Child, log: PathBuf) -> Process {
+        Process { child, log }
+    }
+
+    pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    fn wait_for_log(&self, text: &str) {
+    pub fn wait_for_log(&self, text: &str) {
         wait(
             || self.log().contains(text),
             || format!("waited for {text:?} in the log:\n{}", self.log()),

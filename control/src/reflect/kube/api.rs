@@ -3,20 +3,16 @@
 //! `kube` brings the connection, TLS and all ways of being let in; lists and watches are read here as bytes, so that a malformed
 //! object spoils only itself.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
-use ::kube::{
-    Client, Config,
-    client::Body,
-    config::{KubeConfigOptions, Kubeconfig},
-};
+use ::kube::{Client, client::Body};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 use tokio::time::timeout;
 
-use super::{Access, Options, Resource, backoff::jittered};
+use super::{Options, Resource, backoff::jittered, entrance::Doubt};
 
 /// For an answer to begin, and for a page to be complete.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -50,6 +46,7 @@ impl Fault {
 pub(super) struct Api {
     client: Client,
     server: String,
+    doubt: Doubt,
 }
 
 /// A page of a list: what is said about it, and each object as text.
@@ -77,26 +74,13 @@ pub(super) struct PageEnd {
 }
 
 impl Api {
-    /// Reads the configuration anew: tokens and certificates may have changed.
-    pub(super) async fn open(access: &Access) -> Result<Api, Fault> {
-        let mut config = match access {
-            Access::InCluster => in_cluster().map_err(Fault::failed)?,
-            Access::Kubeconfig(path) => {
-                let file = kubeconfig(path).map_err(Fault::failed)?;
-                Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(
-                    |error| {
-                        Fault::failed(format!("kubeconfig {}: {}", path.display(), chain(&error)))
-                    },
-                )?
-            }
-        };
-        config.connect_timeout = Some(Duration::from_secs(10));
-        // Waiting and trying again is decided in one place.
-        config.default_retry = false;
-        let server = config.cluster_url.to_string();
-        let client = Client::try_from(config)
-            .map_err(|error| Fault::failed(format!("{server}: {}", chain(&error))))?;
-        Ok(Api { client, server })
+    pub(super) fn new(client: Client, server: String) -> Api {
+        Api { client, server, doubt: Doubt::default() }
+    }
+
+    /// Whether the server could not be reached this way, or has turned us away.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.doubt.is_raised()
     }
 
     /// One page of a list. `each` gets every object's text.
@@ -192,8 +176,12 @@ impl Api {
             .map_err(|error| Fault::failed(format!("{path}: {error}")))?;
         match timeout(ANSWER, self.client.send(request)).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(Fault::failed(format!("{}: {}", self.server, chain(&error)))),
+            Ok(Err(error)) => {
+                self.doubt.raise();
+                Err(Fault::failed(format!("{}: {}", self.server, chain(&error))))
+            }
             Err(_) => {
+                self.doubt.raise();
                 let seconds = ANSWER.as_secs();
                 Err(Fault::failed(format!("{}: no answer in {seconds} s", self.server)))
             }
@@ -204,6 +192,9 @@ impl Api {
         let status = answer.status();
         if status.is_success() {
             return Ok(answer);
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            self.doubt.raise();
         }
         let again = answer
             .headers()
@@ -239,22 +230,8 @@ pub(super) fn said(status: &Value) -> (String, String) {
     (text("reason").into(), message)
 }
 
-pub(super) fn in_cluster() -> Result<Config, String> {
-    Config::incluster().map_err(|error| {
-        format!(
-            "in-cluster configuration: {}: outside of a cluster give --kubeconfig FILE",
-            chain(&error)
-        )
-    })
-}
-
-pub(super) fn kubeconfig(path: &Path) -> Result<Kubeconfig, String> {
-    Kubeconfig::read_from(path)
-        .map_err(|error| format!("kubeconfig {}: {}", path.display(), chain(&error)))
-}
-
 /// An error with its causes: what the outermost says is rarely what went wrong.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

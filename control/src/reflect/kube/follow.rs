@@ -23,6 +23,7 @@ use super::{
     Batch, Health, Item, Options, Resource,
     api::{self, Api, Fault},
     backoff::{failures_after, jittered, wait_after},
+    entrance::Entrance,
     known::Known,
     lines::Lines,
     report::Reporter,
@@ -37,6 +38,7 @@ use crate::{
 pub(super) async fn follow(
     resource: Resource,
     options: Options,
+    entrance: Arc<Entrance>,
     outbox: Outbox,
     health: Arc<Health>,
     reporter: Option<Reporter>,
@@ -44,6 +46,7 @@ pub(super) async fn follow(
     let mut follower = Follower {
         resource,
         options,
+        entrance,
         outbox,
         health,
         reporter,
@@ -135,6 +138,7 @@ impl From<Fault> for End {
 struct Follower {
     resource: Resource,
     options: Options,
+    entrance: Arc<Entrance>,
     outbox: Outbox,
     health: Arc<Health>,
     reporter: Option<Reporter>,
@@ -177,7 +181,7 @@ struct Gathered {
 impl Follower {
     /// One connection's worth: a list when one is needed, then a watch until it ends.
     async fn session(&mut self, since: &mut Option<Instant>) -> Result<End, End> {
-        let api = Api::open(&self.options.access).await?;
+        let api = self.entrance.open().await?;
         if Instant::now() >= self.due {
             self.version.clear();
         }

@@ -7,17 +7,14 @@
 use std::{
     collections::HashMap,
     hash::{BuildHasher, Hasher},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::{
-    Options,
-    api::{Api, Fault},
-    backoff::wait_after,
-};
+use super::{Options, api::Fault, backoff::wait_after, entrance::Entrance};
 use crate::object::{Key, Refusal};
 
 /// At once.
@@ -57,37 +54,31 @@ impl Reporter {
 }
 
 /// Starts the task that sends. `None` when Events are not wanted.
-pub(super) fn start(options: &Options) -> Option<Reporter> {
+pub(super) fn start(options: &Options, entrance: Arc<Entrance>) -> Option<Reporter> {
     if !options.events {
         return None;
     }
     let (sender, receiver) = mpsc::channel(MOST_WAITING);
-    tokio::spawn(send(options.clone(), receiver));
+    tokio::spawn(send(options.clone(), entrance, receiver));
     Some(Reporter(sender))
 }
 
-async fn send(options: Options, mut reports: mpsc::Receiver<Report>) {
+async fn send(options: Options, entrance: Arc<Entrance>, mut reports: mpsc::Receiver<Report>) {
     let mut said = Said::default();
     let mut bucket = Bucket { tokens: BURST, filled: Instant::now() };
     let host = options.node.clone().unwrap_or_default();
-    let mut api: Option<Api> = None;
     while let Some(report) = reports.recv().await {
         if !said.is_news(&report) || !bucket.take(Instant::now()) {
             continue;
         }
         let (path, event) = event(&report, &host);
         for attempt in 1..=TRIES {
-            let sent = match &api {
-                Some(api) => api.create(&path, &event).await,
-                None => match Api::open(&options.access).await {
-                    Ok(opened) => api.insert(opened).create(&path, &event).await,
-                    Err(fault) => Err(fault),
-                },
+            let sent = match entrance.open().await {
+                Ok(api) => api.create(&path, &event).await,
+                Err(fault) => Err(fault),
             };
             let Err(fault) = sent else { break };
             tracing::debug!("Event about {}: {fault:?}", report.key);
-            // Tokens and certificates are read anew with the next one.
-            api = None;
             // Turned down is turned down.
             if attempt == TRIES || !matches!(fault, Fault::Failed(..)) {
                 said.forget(&report);
