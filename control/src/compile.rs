@@ -12,6 +12,7 @@ pub mod node;
 pub mod policy;
 pub mod service;
 mod claims;
+mod elsewhere;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,6 +29,7 @@ use crate::{
     world::{NodeView, World},
 };
 use claims::Claims;
+use elsewhere::Elsewhere;
 
 pub use claims::Conflict;
 use policy::Policies;
@@ -62,6 +64,7 @@ pub struct Compiler {
     /// Where to find a part by its key.
     owners: BTreeMap<String, ServiceName>,
     claims: Claims,
+    elsewhere: Elsewhere,
     policies: Policies,
     /// The tables couldn't take all rows of policies: all are staged again.
     short: bool,
@@ -113,6 +116,7 @@ impl Compiler {
         }
         changes.extend(rows.into_iter().map(Change::Policy));
         if same_world {
+            changes.extend(self.elsewhere.update(world, false));
             return changes;
         }
         changes.extend(
@@ -130,6 +134,8 @@ impl Compiler {
         if self.world.row != world.row {
             changes.push(Change::Node(world.row.clone()));
         }
+        let anew = self.world.routes != world.routes || self.world.interfaces != world.interfaces;
+        changes.extend(self.elsewhere.update(world, anew));
         self.world = Arc::clone(world);
         changes
     }
@@ -140,7 +146,10 @@ impl Compiler {
         store.changed().services.iter().any(|name| {
             let served = |part: &Part| part.spec.backends.iter().any(|backend| backend.in_cluster);
             let usable = |slice: &crate::desired::EndpointSlice| {
-                slice.endpoints.iter().any(|endpoint| endpoint.ready || endpoint.serving)
+                slice
+                    .endpoints
+                    .iter()
+                    .any(|endpoint| endpoint.ready || (endpoint.serving && endpoint.terminating))
             };
             self.parts.get(name).is_some_and(|parts| parts.iter().any(served))
                 && store.service(name).is_some()
@@ -194,7 +203,7 @@ impl Compiler {
         let node = Some(Change::Node(self.world.row.clone()));
         let rows = interfaces.chain(routes).chain(neighbors).chain(node).chain(services);
         // Policies before routes and services: where memory ends, what is refused is not what refuses.
-        policies.into_iter().chain(rows).collect()
+        policies.into_iter().chain(rows).chain(self.elsewhere.all()).collect()
     }
 
     /// The service rows as they should be, by key.
@@ -258,7 +267,8 @@ impl Compiler {
                 spec
             });
             let Some(new) = new else {
-                if self.services.remove(&key).is_some() {
+                if let Some(old) = self.services.remove(&key) {
+                    self.elsewhere.note(Some(&old), None);
                     removed.push(Change::Service(key, None));
                 }
                 continue;
@@ -267,6 +277,7 @@ impl Compiler {
             if self.services.contains_key(&key) && old == new {
                 continue;
             }
+            self.elsewhere.note(Some(&old), Some(&new));
             let places =
                 |spec: &ServiceSpec| spec.frontends.iter().map(place).collect::<BTreeSet<Place>>();
             let (before, after) = (places(&old), places(&new));

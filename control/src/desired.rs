@@ -27,7 +27,7 @@ pub use policy::Policy;
 pub use service::{Families, LocalPolicy, Service, ServicePort};
 pub use service_cidr::ServiceCidr;
 
-use crate::object::{Key, Object, Refusal};
+use crate::object::{Key, Object, Refusal, Typed};
 use check::Checker;
 
 /// A row as the store keeps it. Cheap to clone: readers of the same file share it.
@@ -39,6 +39,8 @@ pub struct Row {
     pub desired: Desired,
     /// What is not, and why. Empty for a good object.
     pub refusals: Arc<[Refusal]>,
+    /// Whether items of its lists were of the wrong type: then an older version without such faults is better.
+    pub partial: bool,
     /// Sentences for the log: parts that are understood and have no effect yet.
     pub notices: Arc<[String]>,
     /// Which version of the object it was made from.
@@ -94,7 +96,7 @@ pub enum Desired {
 
 impl Row {
     /// Judges an object. Never fails as a whole: what can't be used is refused by field.
-    pub fn judge(key: Key, object: &Object) -> Row {
+    pub fn judge(key: Key, Typed { object, refused }: &Typed) -> Row {
         let mut check = Checker::new(&key);
         let mut notices = Vec::new();
         let desired = match object {
@@ -136,8 +138,9 @@ impl Row {
             }
             (None, _) => Origin::default(),
         };
+        check.refused_before(refused);
         let refusals = check.refusals.into();
         let notices = notices.into_iter().map(|notice| format!("{key}: {notice}")).collect();
-        Row { key, desired, refusals, notices, origin }
+        Row { key, desired, refusals, partial: !refused.is_empty(), notices, origin }
     }
 }

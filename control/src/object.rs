@@ -4,6 +4,8 @@
 //! refusal reads. Needs a JSON value (files, `explain --script` and the API server give one). Leaves the
 //! meaning of the fields to [`crate::desired`].
 
+mod typed;
+
 use std::fmt;
 
 use k8s_openapi::api::{
@@ -162,11 +164,20 @@ impl fmt::Display for Refusal {
     }
 }
 
+/// An object as far as it is of the right types.
+#[derive(Clone, Debug)]
+pub struct Typed {
+    /// Items of the wrong type are empty in it.
+    pub object: Object,
+    /// Those items: field, and why.
+    pub refused: Vec<(String, String)>,
+}
+
 /// What became of one value.
 #[derive(Debug)]
 pub enum Decoded {
-    /// A known kind, well-formed.
-    Object(Key, Object),
+    /// A known kind, well-formed but for items of its lists.
+    Object(Key, Typed),
     /// A kind that no table is made from. `notice` is a sentence for the log.
     Ignored {
         /// Names the object and says why it has no effect.
@@ -262,27 +273,31 @@ fn decode_one(value: Value) -> Decoded {
         let refusal = Refusal { kind: kind.name().into(), namespace, name, field, why };
         Decoded::Refused(Some(key.clone()), refusal)
     };
+    fn read<T: for<'de> serde::Deserialize<'de>>(
+        kind: Kind,
+        value: Value,
+        wrap: fn(Box<T>) -> Object,
+    ) -> Result<Typed, (String, String)> {
+        let (object, refused) = typed::typed(kind, value)?;
+        Ok(Typed { object: wrap(Box::new(object)), refused })
+    }
+    let policy = |wrap: fn(Box<Value>) -> Object, value| {
+        Ok(Typed { object: wrap(Box::new(value)), refused: Vec::new() })
+    };
     let object = match kind {
-        Kind::Service => typed(value).map(|object| Object::Service(Box::new(object))),
-        Kind::EndpointSlice => typed(value).map(|object| Object::EndpointSlice(Box::new(object))),
-        Kind::Node => typed(value).map(|object| Object::Node(Box::new(object))),
-        Kind::Namespace => typed(value).map(|object| Object::Namespace(Box::new(object))),
-        Kind::Pod => typed(value).map(|object| Object::Pod(Box::new(object))),
-        Kind::ServiceCidr => typed(value).map(|object| Object::ServiceCidr(Box::new(object))),
-        Kind::NetworkPolicy => Ok(Object::NetworkPolicy(Box::new(value))),
-        Kind::ClusterNetworkPolicy => Ok(Object::ClusterNetworkPolicy(Box::new(value))),
+        Kind::Service => read(kind, value, Object::Service),
+        Kind::EndpointSlice => read(kind, value, Object::EndpointSlice),
+        Kind::Node => read(kind, value, Object::Node),
+        Kind::Namespace => read(kind, value, Object::Namespace),
+        Kind::Pod => read(kind, value, Object::Pod),
+        Kind::ServiceCidr => read(kind, value, Object::ServiceCidr),
+        Kind::NetworkPolicy => policy(Object::NetworkPolicy, value),
+        Kind::ClusterNetworkPolicy => policy(Object::ClusterNetworkPolicy, value),
     };
     match object {
         Ok(object) => Decoded::Object(key, object),
         Err(error) => refused(error),
     }
-}
-
-fn typed<T: for<'de> Deserialize<'de>>(value: Value) -> Result<T, (String, String)> {
-    serde_path_to_error::deserialize(value).map_err(|error| {
-        let path = error.path().to_string();
-        (if path == "." { String::new() } else { path }, error.inner().to_string())
-    })
 }
 
 fn identity(kind: Kind, value: &Value) -> Result<Key, (&'static str, String)> {
@@ -359,10 +374,10 @@ mod tests {
 
     #[test]
     fn a_field_of_the_wrong_type_is_named_and_the_identity_kept() {
-        let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": {"ports": [{"port": 80}, {"port": "http"}]}});
+        let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": {"clusterIP": 80}});
         let (key, said) = refused(service);
         assert_eq!(key.map(|key| key.name).as_deref(), Some("web"));
-        assert!(said.starts_with("Service default/web: spec.ports[1].port: "), "{said}");
+        assert!(said.starts_with("Service default/web: spec.clusterIP: "), "{said}");
     }
 
     #[test]

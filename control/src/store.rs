@@ -75,6 +75,11 @@ impl Store {
         true
     }
 
+    /// Whether the version that is there should stay in force: `row` lacks items whose types are wrong, and it doesn't.
+    pub fn is_better_than(&self, row: &Row) -> bool {
+        row.partial && self.rows.get(&row.key).is_some_and(|old| !old.partial)
+    }
+
     /// Removes an object. Of one that is not there: nothing, and false.
     pub fn delete(&mut self, key: &Key) -> bool {
         let Some(old) = self.rows.remove(key) else { return false };
@@ -94,7 +99,9 @@ impl Store {
                 Decoded::Object(key, object) => {
                     let row = Row::judge(key, &object);
                     refusals.extend(row.refusals.iter().cloned());
-                    self.set(row);
+                    if !self.is_better_than(&row) {
+                        self.set(row);
+                    }
                 }
                 Decoded::Refused(_, refusal) => refusals.push(refusal),
                 Decoded::Ignored { notice } => tracing::info!("{notice}"),

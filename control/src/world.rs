@@ -28,6 +28,18 @@ pub struct World {
     pub row: NodeSpec,
     /// How policies are enforced.
     pub policies: PolicyOptions,
+    /// Where endpoints are, of a node's world made from objects alone: also those that were listed once, since whoever is on its
+    /// way out of a slice still runs.
+    pub places: BTreeMap<Addr, Place>,
+}
+
+/// Where an endpoint is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// On this node: the pod as `namespace/name`.
+    Pod(String),
+    /// On that node; empty when not said.
+    Node(String),
 }
 
 /// How policies are enforced, as far as no object says it.

@@ -80,12 +80,7 @@ fn node_port_addresses(own: &[Addr], primary: &[Addr], chosen: &[NodePortAddress
     if chosen.contains(&NodePortAddresses::Primary) {
         addresses.extend(primary);
     }
-    let inside = |addr: &Addr| {
-        chosen.iter().any(|item| {
-            matches!(item, NodePortAddresses::In(range) if range.contains(&IpAddr::from(*addr)))
-        })
-    };
-    for addr in own.iter().filter(|addr| chosen.is_empty() || inside(addr)) {
+    for addr in own.iter().filter(|addr| NodePortAddresses::choose(chosen, addr, false)) {
         if !addresses.contains(addr) {
             addresses.push(*addr);
         }

@@ -14,7 +14,7 @@ use super::masquerade;
 use crate::{
     desired::Node,
     store::Store,
-    world::{NodeView, World},
+    world::{NodeView, Place, World},
 };
 
 /// Number of the uplink; its name is `uplink`.
@@ -37,7 +37,15 @@ pub struct NodeOptions {
     #[arg(long, value_name = "CIDR|primary", value_delimiter = ',')]
     pub nodeport_addresses: Vec<NodePortAddresses>,
     /// Masquerade all traffic to cluster IPs.
-    #[arg(long)]
+    #[arg(
+        long,
+        value_name = "true|false",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value_t = false,
+        default_missing_value = "true",
+        action = clap::ArgAction::Set
+    )]
     pub masquerade_all: bool,
     /// How pods' traffic is told from others': by the ranges of --cluster-cidr (ClusterCIDR, the default), or by the node's
     /// podCIDRs (NodeCIDR).
@@ -52,6 +60,22 @@ pub enum NodePortAddresses {
     Primary,
     /// All addresses in this range.
     In(IpNet),
+}
+
+impl NodePortAddresses {
+    /// Whether these items choose `addr`. Ranges of one family alone say nothing about the other, all of whose addresses are
+    /// chosen then (`pkg/proxy/util.NewNodePortAddresses`).
+    pub fn choose(items: &[NodePortAddresses], addr: &Addr, is_primary: bool) -> bool {
+        let speaks = |item: &NodePortAddresses| match item {
+            NodePortAddresses::Primary => true,
+            NodePortAddresses::In(range) => range.addr().is_ipv4() == addr.is_v4(),
+        };
+        let has = |item: &NodePortAddresses| match item {
+            NodePortAddresses::Primary => is_primary,
+            NodePortAddresses::In(range) => range.contains(&std::net::IpAddr::from(*addr)),
+        };
+        !items.iter().any(speaks) || items.iter().any(has)
+    }
 }
 
 /// kube-proxy's `--detect-local-mode`.
@@ -120,8 +144,10 @@ pub fn world(
     );
     builder.interface(HOST, InterfaceKind::HOST, "host", Vec::new());
     for (v4, default) in [(true, "0.0.0.0/0"), (false, "::/0")] {
-        // A family that the node has no address of leads nowhere.
-        if node.addresses().any(|addr| addr.is_v4() == v4) {
+        // A family that neither the node nor its pods have leads nowhere.
+        if node.addresses().any(|addr| addr.is_v4() == v4)
+            || node.pod_cidrs.iter().any(|range| range.addr().is_ipv4() == v4)
+        {
             builder.route(parsed(default), on_link(UPLINK));
         }
     }
@@ -132,8 +158,10 @@ pub fn world(
     for range in &node.pod_cidrs {
         builder.route(*range, RouteSpec::Unreachable);
     }
+    builder.world.places = places(store, name, previous);
     builder.other_nodes(store, name);
-    builder.pods(store, name, node);
+    builder.pods(store, name);
+    builder.endpoints(store, node);
     for addr in node.addresses() {
         builder.route(IpNet::from_addr(addr), RouteSpec::Local);
     }
@@ -151,16 +179,14 @@ pub fn world(
 }
 
 fn node_port_addresses(node: &Node, options: &NodeOptions) -> Vec<Addr> {
-    let chosen = options.nodeport_addresses.as_slice();
-    let primary = chosen.is_empty() || chosen.contains(&NodePortAddresses::Primary);
-    let inside = |addr: &Addr| {
-        chosen.iter().any(
-            |item| matches!(item, NodePortAddresses::In(range) if range.contains(&std::net::IpAddr::from(*addr))),
-        )
+    let chosen = match options.nodeport_addresses.as_slice() {
+        [] => &[NodePortAddresses::Primary],
+        chosen => chosen,
     };
-    let mut addresses: Vec<Addr> = if primary { node.primary().collect() } else { Vec::new() };
-    for addr in node.addresses().filter(inside) {
-        if !addresses.contains(&addr) {
+    let mut addresses: Vec<Addr> = Vec::new();
+    for addr in node.addresses() {
+        let is_primary = node.primary().any(|primary| primary == addr);
+        if !addresses.contains(&addr) && NodePortAddresses::choose(chosen, &addr, is_primary) {
             addresses.push(addr);
         }
     }
@@ -213,28 +239,43 @@ impl Builder {
         Some(id)
     }
 
-    /// Pods of this node: Pod objects, and endpoints that a slice places here without one.
-    fn pods(&mut self, store: &Store, name: &str, node: &Node) {
+    /// Pods of this node that have an object.
+    fn pods(&mut self, store: &Store, name: &str) {
         for (key, pod) in store.pods().filter(|(_, pod)| pod.node == name && !pod.host_network) {
             let Some(id) = self.pod(&format!("{}/{}", key.namespace, key.name)) else { continue };
             for addr in &pod.addresses {
                 self.reach(*addr, id);
             }
         }
-        for (key, slice) in store.all_slices() {
-            for endpoint in slice.endpoints.iter().filter(|endpoint| &*endpoint.node == name) {
-                let known = self.world.routes.contains_key(&IpNet::from_addr(endpoint.addr));
-                // What serves on the node's own address is reached through its stack.
-                if known || node.addresses().any(|addr| addr == endpoint.addr) {
-                    continue;
+    }
+
+    /// Endpoints that no object tells the way to.
+    fn endpoints(&mut self, store: &Store, node: &Node) {
+        for (addr, place) in self.world.places.clone() {
+            let known = self.world.routes.contains_key(&IpNet::from_addr(addr));
+            // What serves on the node's own address is reached through its stack.
+            if known || node.addresses().any(|own| own == addr) {
+                continue;
+            }
+            match place {
+                Place::Pod(pod) => {
+                    if let Some(id) = self.pod(&pod) {
+                        self.reach(addr, id);
+                    }
                 }
-                let pod = if endpoint.pod.is_empty() {
-                    format!("{}/{}", key.namespace, endpoint.addr)
-                } else {
-                    endpoint.pod.to_string()
-                };
-                if let Some(id) = self.pod(&pod) {
-                    self.reach(endpoint.addr, id);
+                Place::Node(other) => {
+                    let ip = std::net::IpAddr::from(addr);
+                    let has = |node: &Node| node.pod_cidrs.iter().any(|range| range.contains(&ip));
+                    let other = store.node(&other);
+                    if other.is_some_and(|it| has(it) || it.addresses().any(|own| own == addr)) {
+                        continue;
+                    }
+                    match other.and_then(|other| by_way_of(other, addr.is_v4())) {
+                        Some(way) => self.route(IpNet::from_addr(addr), way),
+                        // Somewhere out there, though its address is of this node's range.
+                        None if has(node) => self.route(IpNet::from_addr(addr), on_link(UPLINK)),
+                        None => {}
+                    }
                 }
             }
         }
@@ -252,21 +293,15 @@ impl Builder {
                 self.world.neighbors.insert((UPLINK, addr), peer_mac(&addr));
             }
             for range in &node.pod_cidrs {
-                let route =
-                    by_way_of(node, range.addr().is_ipv4()).unwrap_or(RouteSpec::Unreachable);
+                // A node that says no address of its own is somewhere on the link.
+                let route = by_way_of(node, range.addr().is_ipv4()).unwrap_or(on_link(UPLINK));
                 self.route(*range, route);
             }
         }
         let pods = store
             .pods()
             .flat_map(|(_, pod)| pod.addresses.iter().map(|addr| (pod.node.as_str(), *addr)));
-        let endpoints = store.all_slices().flat_map(|(_, slice)| {
-            slice.endpoints.iter().map(|endpoint| (&*endpoint.node, endpoint.addr))
-        });
-        for (node_name, addr) in pods
-            .chain(endpoints)
-            .filter(|(node_name, _)| !node_name.is_empty() && *node_name != name)
-        {
+        for (node_name, addr) in pods.filter(|(node_name, _)| *node_name != name) {
             let Some(node) = store.node(node_name) else { continue };
             let in_range =
                 node.pod_cidrs.iter().any(|range| range.contains(&std::net::IpAddr::from(addr)));
@@ -278,6 +313,33 @@ impl Builder {
             }
         }
     }
+}
+
+/// Where the slices say that endpoints are, and where those were that they said so of before.
+fn places(store: &Store, name: &str, previous: Option<&World>) -> BTreeMap<Addr, Place> {
+    let mut places = BTreeMap::new();
+    for (key, slice) in store.all_slices() {
+        for endpoint in &slice.endpoints {
+            if &*endpoint.node != name {
+                places
+                    .entry(endpoint.addr)
+                    .or_insert_with(|| Place::Node(endpoint.node.to_string()));
+                continue;
+            }
+            let pod = match &*endpoint.pod {
+                "" => format!("{}/{}", key.namespace, endpoint.addr),
+                pod => pod.to_owned(),
+            };
+            let place = places.entry(endpoint.addr).or_insert_with(|| Place::Pod(pod.clone()));
+            if matches!(place, Place::Node(_)) {
+                *place = Place::Pod(pod);
+            }
+        }
+    }
+    for (addr, place) in previous.into_iter().flat_map(|previous| &previous.places) {
+        places.entry(*addr).or_insert_with(|| place.clone());
+    }
+    places
 }
 
 fn by_way_of(node: &Node, v4: bool) -> Option<RouteSpec> {

@@ -40,7 +40,7 @@ pub fn compile<'a>(
             }
             let mut candidates = candidates(&slices, port, v4, node);
             prefer(&mut candidates, node, zone);
-            let any = candidates.values().any(|candidate| candidate.grade > Grade::Unusable);
+            let any = candidates.values().any(|candidate| candidate.grade > Grade::Serving);
             let spec = ServiceSpec {
                 name: shown.clone(),
                 frontends: frontends(service, port, v4, node),
@@ -93,11 +93,12 @@ fn frontends(
     let external = if service.local.external { SetChoice::Local } else { SetChoice::Cluster };
     let node_port_addresses: &[Addr] =
         if port.node_port == 0 { &[] } else { &node.node_port_addresses };
+    // Source ranges close a load balancer's address also where it is the node's and the port a node port.
     let sources: [(&[Addr], u16, FrontendKind, SetChoice); 4] = [
         (&service.cluster_ips, port.port, FrontendKind::CLUSTER_IP, internal),
-        (node_port_addresses, port.node_port, FrontendKind::NODE_PORT, external),
         (&service.load_balancer_ips, port.port, FrontendKind::LOAD_BALANCER, external),
         (&service.external_ips, port.port, FrontendKind::EXTERNAL_IP, external),
+        (node_port_addresses, port.node_port, FrontendKind::NODE_PORT, external),
     ];
     let bit = |is: bool, flag: u8| if is { flag } else { 0 };
     let restricted = if v4 { service.restricted.v4 } else { service.restricted.v6 };
@@ -141,8 +142,10 @@ fn source_ranges(service: &Service, v4: bool, node: &NodeView) -> Vec<IpNet> {
 /// How good an endpoint is for new flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Grade {
-    /// Neither ready nor a last resort.
+    /// Gone, as far as flows can tell.
     Unusable,
+    /// Answers, and is given no new flows (`conntrack.CleanStaleEntries` looks at nothing but `serving`).
+    Serving,
     /// On its way out and still answering: used when nothing is ready (KEP-1669).
     LastResort,
     Ready,
@@ -233,6 +236,7 @@ fn grade(endpoint: &Endpoint) -> Grade {
     match endpoint {
         Endpoint { ready: true, .. } => Grade::Ready,
         Endpoint { serving: true, terminating: true, .. } => Grade::LastResort,
+        Endpoint { serving: true, .. } => Grade::Serving,
         _ => Grade::Unusable,
     }
 }
@@ -253,7 +257,7 @@ fn backends(
     let (cluster, local) = (best(false), best(true));
     let uses_local = service.local.internal || service.local.external;
     let member = |candidate: &Candidate<'_>, best: Option<Grade>| {
-        candidate.grade > Grade::Unusable && Some(candidate.grade) == best
+        candidate.grade > Grade::Serving && Some(candidate.grade) == best
     };
     candidates
         .into_iter()

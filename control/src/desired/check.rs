@@ -45,6 +45,25 @@ impl<'a> Checker<'a> {
         });
     }
 
+    /// Puts what was refused while the object was read before the rest. Such an item is empty by now, and what was said of that is
+    /// nothing new.
+    pub fn refused_before(&mut self, refused: &[(String, String)]) {
+        let item = |field: &str| field.find(']').map_or(field.len(), |end| end + 1);
+        let items: Vec<&str> = refused.iter().map(|(field, _)| &field[..item(field)]).collect();
+        let rest = std::mem::take(&mut self.refusals);
+        for (field, why) in refused {
+            self.refuse(field, why);
+        }
+        let inside = |field: &str| {
+            items.iter().any(|item| {
+                field
+                    .strip_prefix(item)
+                    .is_some_and(|rest| matches!(rest.get(..1), None | Some(".")))
+            })
+        };
+        self.refusals.extend(rest.into_iter().filter(|refusal| !inside(&refusal.field)));
+    }
+
     /// An IP address in its plain form. Leading zeros are refused because readers disagree whether they mean octal
     /// (CVE-2021-29923), IPv4 in IPv6 because one host would have two names.
     pub fn address(

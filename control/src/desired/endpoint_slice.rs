@@ -1,7 +1,8 @@
 //! EndpointSlice → endpoints and ports, ready to be joined with the Service's ports by name.
 //!
 //! Read as kube-proxy does (`pkg/proxy/endpointslicecache.go`): only the first address of an endpoint counts, an unset
-//! `ready` or `serving` is true, a port without number has no effect. Unlike there, every part left out is said.
+//! `ready` is true, a port without number has no effect. Unlike there, every part left out is said, and an unset `serving` is true
+//! only for an endpoint that is ready or terminating: of one that just isn't ready nobody says that it serves.
 
 use std::sync::Arc;
 
@@ -50,7 +51,7 @@ pub struct Endpoint {
     pub addr: Addr,
     /// May be given new flows.
     pub ready: bool,
-    /// Answers; with `terminating` it is the last resort.
+    /// Answers; with `terminating` it is the last resort, without it keeps the flows that it has.
     pub serving: bool,
     /// On its way out.
     pub terminating: bool,
@@ -180,11 +181,13 @@ fn judge_endpoint(
             endpoint.conditions.as_ref().and_then(read)
         };
     let pod = pod_name(at, endpoint, namespace, check);
+    let ready = condition(|conditions| conditions.ready).unwrap_or(true);
+    let terminating = condition(|conditions| conditions.terminating).unwrap_or(false);
     Some(Endpoint {
         addr,
-        ready: condition(|conditions| conditions.ready).unwrap_or(true),
-        serving: condition(|conditions| conditions.serving).unwrap_or(true),
-        terminating: condition(|conditions| conditions.terminating).unwrap_or(false),
+        ready,
+        serving: condition(|conditions| conditions.serving).unwrap_or(ready || terminating),
+        terminating,
         node: endpoint.node_name.as_deref().unwrap_or_default().into(),
         pod: pod.as_deref().unwrap_or_default().into(),
         hints: hints(at, endpoint, check).map(Arc::new),

@@ -119,6 +119,7 @@ pub(super) fn judge(
     }
     row.families = families(spec);
     row.cluster_ips = cluster_ips(spec, check);
+    check_families(spec, check, &mut row);
     row.external_ips = external_ips(spec, row.families, check);
     row.load_balancer_ips = load_balancer_ips(object, row.families, check);
     row.ports = ports(spec, check);
@@ -229,6 +230,41 @@ fn families(spec: &ServiceSpec) -> Families {
         *(if text.contains(':') { &mut families.v6 } else { &mut families.v4 }) = true;
     }
     families
+}
+
+/// `ipFamilies` names the families of the cluster IPs, in their order. Where it says otherwise, the address is not what was meant.
+fn check_families(spec: &ServiceSpec, check: &mut Checker<'_>, row: &mut Service) {
+    let listed = spec.ip_families.as_deref().unwrap_or_default();
+    let mut named = Families::default();
+    for (at, text) in listed.iter().enumerate() {
+        let family = match text.as_str() {
+            "IPv4" => &mut named.v4,
+            "IPv6" => &mut named.v6,
+            other => {
+                let why = format!("{other:?} is not IPv4 or IPv6");
+                check.refuse(format!("spec.ipFamilies[{at}]"), why);
+                continue;
+            }
+        };
+        if std::mem::replace(family, true) {
+            check.refuse(format!("spec.ipFamilies[{at}]"), format!("{text} is listed twice"));
+        }
+    }
+    if named == Families::default() {
+        return;
+    }
+    row.cluster_ips.retain(|addr| {
+        let fits = named.have(addr);
+        if !fits {
+            let at = spec.cluster_ips.iter().flatten().position(|text| *text == addr.to_string());
+            let field = at.map_or("spec.clusterIP".into(), |at| format!("spec.clusterIPs[{at}]"));
+            let family = if addr.is_v4() { "IPv4" } else { "IPv6" };
+            check.refuse(field, format!("{addr}: {family} is not in spec.ipFamilies"));
+        }
+        fits
+    });
+    row.families.v4 &= named.v4;
+    row.families.v6 &= named.v6;
 }
 
 fn external_ips(spec: &ServiceSpec, families: Families, check: &mut Checker<'_>) -> Vec<Addr> {

@@ -373,8 +373,16 @@ fn read(
                             .iter()
                             .map(|refusal| problem(Some(number), None, refusal.clone())),
                     );
+                    let good = |row: &Row| !row.partial;
+                    let has_better = old.rows.get(&key).is_some_and(|held| good(&held.row))
+                        || store.row(&key).is_some_and(good);
+                    if row.partial && has_better {
+                        broken.push((Some(key), number));
+                        continue;
+                    }
+                    let version = if row.partial { Version::Kept } else { Version::Good };
                     notices.extend(row.notices.iter().map(|notice| (number, notice.clone())));
-                    new.rows.insert(key, Held { version: Version::Good, document: number, row });
+                    new.rows.insert(key, Held { version, document: number, row });
                 }
                 Decoded::Refused(key, refusal) => {
                     broken.push((key, number));

@@ -39,9 +39,12 @@ pub fn deliver<O: Observer>(
     if headers.part != Part::Whole {
         return DropReason::FragmentUnsupported.into();
     }
-    // Whoever claims to be us would be answered with our own address (a "land" packet).
+    // Whoever claims to be us would be answered with our own address (a "land" packet); the node's own stack is us.
+    let from_stack = matches!(context.receiving(), Ok(it) if it.kind == InterfaceKind::HOST);
     match packet.source() {
-        Ok(source) if context.interfaces.owns(&source) || source == headers.tuple.dst => {
+        Ok(source)
+            if source == headers.tuple.dst || (context.interfaces.owns(&source) && !from_stack) =>
+        {
             return DropReason::Martian.into();
         }
         Ok(_) => {}
@@ -58,6 +61,10 @@ pub fn deliver<O: Observer>(
         To::Vip => DropReason::NoFrontend,
     };
     match (headers.protocol, headers.network) {
+        // Beside a kernel a service address is no host: it refuses all that it does not serve (kube-proxy's `cluster-ips-check`).
+        (Protocol::ICMP | Protocol::ICMPV6, _) if to == To::Vip && stack && asks(packet) => {
+            reply::refuse(packet, nothing_there, context)
+        }
         (Protocol::ICMP, Network::Ipv4) => match packet.l4::<icmp::Header>() {
             Ok(message) if message.kind == icmp::Type::ECHO_REQUEST => reply::echo(packet, context),
             Ok(message) if message.kind.is_error() => stray_error(to),
@@ -78,6 +85,19 @@ pub fn deliver<O: Observer>(
         // "No next header": nothing follows, and nothing is to be said (RFC 8200 section 4.7).
         (Protocol::NONE, Network::Ipv6) => nothing_there.into(),
         _ => reply::error(packet, Problem::ProtocolUnreachable, nothing_there, context),
+    }
+}
+
+/// Whether it is an echo request.
+fn asks(packet: &Packet<'_, Parsed<'_>>) -> bool {
+    match packet.headers().network {
+        Network::Ipv4 => packet
+            .l4::<icmp::Header>()
+            .is_ok_and(|message| message.kind == icmp::Type::ECHO_REQUEST),
+        Network::Ipv6 => packet
+            .l4::<icmpv6::Header>()
+            .is_ok_and(|message| message.kind == icmpv6::Type::ECHO_REQUEST),
+        Network::Arp => false,
     }
 }
 

@@ -27,14 +27,17 @@ pub fn tale(steps: &[Step], tables: Snapshot<'_>) -> Tale {
     let mut outcome = Outcome { count: 1, ..Outcome::default() };
     let (mut original, mut translated, mut interface) = (None, None, None);
     let (mut reply_direction, mut masquerade) = (false, false);
-    let mut asked = None;
+    let (mut asked, mut of_service) = (None, false);
     for step in steps {
         match step {
             Step::Parsed { tuple, .. } => original = original.or(Some(*tuple)),
             Step::Tracked { direction, service, masqueraded, .. } => {
                 reply_direction = *direction == Direction::Reply;
                 masquerade = *masqueraded;
-                outcome.service = service.map(|id| name(id, tables));
+                // Of a service that is gone nobody knows the name.
+                let known = service.map(|id| name(id, tables));
+                outcome.service = known.filter(|name| !name.is_empty());
+                of_service = service.is_some();
             }
             Step::Frontend { frontend } => {
                 outcome.service = Some(name(frontend.service, tables));
@@ -62,7 +65,7 @@ pub fn tale(steps: &[Step], tables: Snapshot<'_>) -> Tale {
     if let (Some(original), Some(translated)) = (original, translated) {
         outcome.dst = Some(endpoint(&translated.dst, translated.dport, translated.protocol));
         outcome.src = Some(endpoint(&translated.src, translated.sport, translated.protocol));
-        if outcome.service.is_some() {
+        if outcome.service.is_some() || of_service {
             let (addr, port) = if reply_direction {
                 (original.src, original.sport)
             } else {
@@ -73,6 +76,10 @@ pub fn tale(steps: &[Step], tables: Snapshot<'_>) -> Tale {
         if !reply_direction && masquerade {
             outcome.snat = Some(IpAddr::from(translated.src).to_string());
         }
+        // The way of a known flow is not looked up again for each packet.
+        if outcome.next_hop.is_none() {
+            outcome.next_hop = gateway(&translated.dst, tables);
+        }
         // A destination on the link is its own next hop, and needs no mention.
         if outcome.next_hop == Some(IpAddr::from(translated.dst).to_string()) {
             outcome.next_hop = None;
@@ -80,6 +87,15 @@ pub fn tale(steps: &[Step], tables: Snapshot<'_>) -> Tale {
     }
     outcome.out = interface.map(|id| interface_name(id, tables));
     Tale { outcome, translated, interface }
+}
+
+/// Through whom packets to `addr` leave, where there is one way.
+fn gateway(addr: &Addr, tables: Snapshot<'_>) -> Option<String> {
+    let Route::Forward(group) = tables.route(addr)? else { return None };
+    match tables.next_hops(group).as_slice() {
+        [(hop, _)] => Some(IpAddr::from(hop.gateway?).to_string()),
+        _ => None,
+    }
 }
 
 /// `asked`: what kind of frontend the packet came to.

@@ -108,7 +108,12 @@ fn node_ports_answer_where_the_configuration_says() {
     let addresses = |config| {
         build(config).0.node.node_port_addresses.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
-    assert_eq!(addresses("nodeport_addresses = ['198.51.100.0/24']"), ["198.51.100.1"]);
+    // Of a family that no range is of: all.
+    assert_eq!(
+        addresses("nodeport_addresses = ['198.51.100.0/24']"),
+        ["2001:db8::1", "198.51.100.1"]
+    );
+    assert_eq!(addresses("nodeport_addresses = ['198.51.100.0/24', 'fd00::/8']"), ["198.51.100.1"]);
     assert_eq!(addresses("nodeport_addresses = ['primary']"), ["192.0.2.1", "2001:db8::1"]);
     assert_eq!(
         addresses("nodeport_addresses = ['primary', '198.51.100.0/24']"),

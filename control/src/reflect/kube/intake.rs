@@ -74,8 +74,10 @@ impl Intake {
                     }
                     self.notices.extend(row.notices.iter().cloned());
                     self.refuse(&key, row.refusals.iter().cloned().collect(), &mut taken);
-                    store.set(row);
-                    taken.heard.push(key.clone());
+                    if !store.is_better_than(&row) {
+                        store.set(row);
+                        taken.heard.push(key.clone());
+                    }
                     listed.insert(key);
                 }
                 Item::Gone(key) => {
