@@ -8,10 +8,11 @@ PERF = $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)/release/millrace-per
 # The demo and the privileged tests make network namespaces; nothing else runs as root.
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PATH,KUBECONFIG)
 
-.PHONY: help build test demo e2e bench bench-core bench-publish bench-cluster bench-peers clean
+.PHONY: help build test demo cluster e2e bench bench-core bench-publish bench-cluster bench-peers clean
 
 help:
 	@echo "make demo           curl, UDP, ping, traceroute, live changes and a killed control, on real packets"
+	@echo "make cluster        three nodes in service-proxy mode, pods and a client: every kind of Service from everywhere"
 	@echo "make test           everything that CI runs"
 	@echo "make e2e            Services of the cluster that KUBECONFIG names, or of an API server of ours, as they are served"
 	@echo "make bench          the engine beside a bare AF_XDP forwarder, in one run"
@@ -32,6 +33,10 @@ test:
 demo: build
 	@deploy/install-deps.sh run
 	@$(SUDO) deploy/demo.sh
+
+cluster: build
+	@deploy/install-deps.sh run
+	@$(SUDO) deploy/cluster/run.sh
 
 e2e: build
 	@deploy/install-deps.sh run

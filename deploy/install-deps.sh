@@ -25,6 +25,7 @@ run_needs=(
     "traceroute traceroute"
     "curl curl"
     "python3 python3"
+    "nft nftables"
 )
 count_needs=(
     "valgrind valgrind"

@@ -3,12 +3,12 @@
 //! Static but for one set. Written by one call of `nft`, whose transactions are atomic. What each chain is for:
 //!
 //! * `guard`: nobody but the engine speaks from or to the trunk's addresses on other links.
-//! * `mark`, `answer`: a connection that came out of the trunk is marked; its answers, from pods or from this node's own sockets, go
+//! * `from-trunk`, `own-answers`: a connection that came out of the trunk is marked; its answers, from pods or from this node's own sockets, go
 //!   back into the trunk by the rule for marked packets. What the engine hands on unopened comes from a MAC of its own and
 //!   is treated as what came by the wire.
-//! * `node-ports`, `own-node-ports`: who asks on this node for a port of one of its addresses is sent to the engine's own address, since
+//! * `to-node-ports`, `own-to-node-ports`: who asks on this node for a port of one of its addresses is sent to the engine's own address, since
 //!   the kernel would deliver it here.
-//! * `leave`: what goes into the trunk keeps its source whatever rules of others say, since it is the engine that decides on that; what comes
+//! * `leaving`: what goes into the trunk keeps its source whatever rules of others say, since it is the engine that decides on that; what comes
 //!   from the engine's own address gets one that answers find, and so passes for a connection of this node.
 //!
 //! Priorities lie ten before those of others' NAT, so that these rules decide first; a connection that others have translated
@@ -67,23 +67,23 @@ table {TABLE} {{
   chain guard {{
     type filter hook prerouting priority raw; policy accept;
 {guard}  }}
-  chain mark {{
+  chain from-trunk {{
     type filter hook prerouting priority mangle; policy accept;
     iifname \"{name}\" ether saddr != {handed_on} ct state new ct mark set ct mark or {mark:#x}
     iifname \"{name}\" ether saddr != {handed_on} accept
     ct direction reply ct mark and {mark:#x} != 0 meta mark set meta mark or {mark:#x}
   }}
-  chain answer {{
+  chain own-answers {{
     type route hook output priority mangle; policy accept;
     ct direction reply ct mark and {mark:#x} != 0 meta mark set meta mark or {mark:#x}
   }}
-  chain node-ports {{
+  chain to-node-ports {{
     type nat hook prerouting priority dstnat - 10; policy accept;
 {node_ports}  }}
-  chain own-node-ports {{
+  chain own-to-node-ports {{
     type nat hook output priority -110; policy accept;
 {own_node_ports}  }}
-  chain leave {{
+  chain leaving {{
     type nat hook postrouting priority srcnat - 10; policy accept;
 {leave}  }}
 }}

@@ -26,11 +26,15 @@ use crate::{
     umem::Umem,
 };
 
+/// `SO_NETNS_COOKIE` (include/uapi/asm-generic/socket.h).
+const SO_NETNS_COOKIE: libc::c_int = 71;
+
 /// A bound socket whose registration of the UMEM others can share. The kernel gives every sharer the sockets' mode
 /// and flags, so only one with the same will do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Donor {
     pub(crate) fd: RawFd,
+    pub(crate) namespace: u64,
     pub(crate) interface: u32,
     pub(crate) queue: u32,
     pub(crate) zero_copy: bool,
@@ -131,6 +135,7 @@ fn once(
     };
     donors.push(Donor {
         fd: bound.fd.as_raw_fd(),
+        namespace: namespace(bound.fd.as_fd()),
         interface: config.interface.index(),
         queue: config.queue,
         zero_copy: bound.zero_copy,
@@ -176,8 +181,12 @@ fn attempt(
     zero_copy: bool,
     extent: Extent,
 ) -> Result<Bound, Failure> {
-    let same_queue =
-        |donor: &Donor| donor.interface == config.interface.index() && donor.queue == config.queue;
+    let fd = syscall::socket().map_err(Step::Socket.failed())?;
+    let here = namespace(fd.as_fd());
+    let same_queue = |donor: &Donor| {
+        (donor.namespace, donor.interface, donor.queue)
+            == (here, config.interface.index(), config.queue)
+    };
     if donors.iter().any(same_queue) {
         // The kernel would take it for a second socket on the same rings, and answer EINVAL.
         return Err(Failure {
@@ -186,7 +195,6 @@ fn attempt(
         });
     }
     let donor = donor(config, donors, zero_copy);
-    let fd = syscall::socket().map_err(Step::Socket.failed())?;
     if donor.is_none() {
         register(fd.as_fd(), umem, extent).map_err(Step::Umem.failed())?;
     }
@@ -197,6 +205,11 @@ fn attempt(
         syscall::get_option(fd.as_fd(), libc::SOL_XDP, libc::XDP_OPTIONS)
             .map_err(Step::Bind.failed())?;
     Ok(Bound { rings, fd, zero_copy: options.flags & libc::XDP_OPTIONS_ZEROCOPY != 0 })
+}
+
+/// The network namespace that a socket is of: an index means a device only there. 0 on kernels that don't say (before 5.14).
+fn namespace(fd: BorrowedFd<'_>) -> u64 {
+    syscall::get_option(fd, libc::SOL_SOCKET, SO_NETNS_COOKIE).unwrap_or(0)
 }
 
 /// Registers the UMEM: the kernel pins its pages.

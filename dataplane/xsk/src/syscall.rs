@@ -20,6 +20,8 @@ pub unsafe trait Plain: Copy {}
 // SAFETY: an integer.
 unsafe impl Plain for u32 {}
 // SAFETY: an integer.
+unsafe impl Plain for u64 {}
+// SAFETY: an integer.
 unsafe impl Plain for libc::c_int {}
 // SAFETY: a struct of integers.
 unsafe impl Plain for libc::xdp_umem_reg {}

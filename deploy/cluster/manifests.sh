@@ -1,0 +1,113 @@
+# Sourced by run.sh: the cluster's objects, as an API server would have them.
+#
+# node N is 10.40.0.N and has pods a (10.41.N.11) and b (10.41.N.12); everything is the same in IPv6 with fd40::N and fd41:N::11.
+
+# slice SERVICE FAMILY "PORTS" ADDRESS@NODE…: PORTS as name:number:protocol
+slice() {
+    local service=$1 family=$2 ports=$3
+    shift 3
+    local suffix=${family,,}
+    cat <<END
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata:
+  name: $service-$suffix
+  namespace: default
+  labels: {kubernetes.io/service-name: $service}
+addressType: $family
+ports:
+END
+    local port
+    for port in $ports; do
+        local name=${port%%:*} rest=${port#*:}
+        echo "- {name: $name, port: ${rest%%:*}, protocol: ${rest#*:}}"
+    done
+    if (($# == 0)); then
+        echo "endpoints: []"
+        return
+    fi
+    echo "endpoints:"
+    local endpoint
+    for endpoint in "$@"; do
+        echo "- {addresses: [\"${endpoint%@*}\"], nodeName: ${endpoint#*@}, conditions: {ready: true, serving: true, terminating: false}}"
+    done
+}
+
+# service NAME TYPE NUMBER NODEPORT "EXTRA": cluster addresses 10.43.0.NUMBER and fd43::NUMBER
+service() {
+    local name=$1 type=$2 number=$3 node_port=$4 extra=${5:-}
+    local tcp="" udp="" sctp=""
+    if ((node_port > 0)); then
+        tcp=", nodePort: $node_port" udp=", nodePort: $node_port" sctp=", nodePort: $node_port"
+    fi
+    cat <<END
+---
+apiVersion: v1
+kind: Service
+metadata: {name: $name, namespace: default}
+spec:
+  type: $type
+  clusterIP: 10.43.0.$number
+  clusterIPs: ["10.43.0.$number", "fd43::$number"]
+  ipFamilies: [IPv4, IPv6]
+  ipFamilyPolicy: RequireDualStack
+  ports:
+  - {name: http, port: 80, protocol: TCP, targetPort: http$tcp}
+  - {name: dns, port: 53, protocol: UDP, targetPort: dns$udp}
+  - {name: sigtran, port: 90, protocol: SCTP, targetPort: sigtran$sctp}
+$extra
+END
+}
+
+# both NAME PODS…: slices of both families for pods such as 1a
+both() {
+    local name=$1 four=() six=() pod
+    shift
+    for pod in "$@"; do
+        local node=${pod%?} host=11
+        [[ $pod == *b ]] && host=12
+        four+=("10.41.$node.$host@node-$node")
+        six+=("fd41:$node::$host@node-$node")
+    done
+    slice "$name" IPv4 "$ports" "${four[@]}"
+    slice "$name" IPv6 "$ports" "${six[@]}"
+}
+
+manifests() {
+    local node ports="http:8080:TCP dns:8080:UDP sigtran:8080:SCTP"
+    for node in 1 2 3; do
+        cat <<END
+---
+apiVersion: v1
+kind: Node
+metadata: {name: node-$node}
+spec: {podCIDR: 10.41.$node.0/24, podCIDRs: [10.41.$node.0/24, "fd41:$node::/64"]}
+status: {addresses: [{type: InternalIP, address: 10.40.0.$node}, {type: InternalIP, address: "fd40::$node"}]}
+END
+    done
+    service web LoadBalancer 10 30080 "  externalIPs: [\"10.42.1.10\"]
+status: {loadBalancer: {ingress: [{ip: 10.42.0.10}, {ip: \"fd42::10\"}]}}"
+    both web 1a 1b 2a 3a
+    service local LoadBalancer 11 30081 "  externalTrafficPolicy: Local
+  healthCheckNodePort: 31081
+status: {loadBalancer: {ingress: [{ip: 10.42.0.11}]}}"
+    both local 1a 2a
+    service inner ClusterIP 12 0 "  internalTrafficPolicy: Local"
+    both inner 1b 2a
+    service sticky NodePort 13 30083 "  sessionAffinity: ClientIP"
+    both sticky 1a 1b 2a 3a
+    service self NodePort 14 30084
+    both self 1a
+    service remote NodePort 15 30085
+    both remote 2a
+    service empty NodePort 17 30087
+    slice empty IPv4 "$ports"
+    ports="http:9090:TCP dns:9090:UDP sigtran:9090:SCTP"
+    service host NodePort 16 30086
+    slice host IPv4 "$ports" 10.40.0.2@node-2
+    slice host IPv6 "$ports" fd40::2@node-2
+    # Something outside of the cluster: no pod, on no node.
+    service outside ClusterIP 19 0
+    slice outside IPv4 "$ports" 10.40.0.9@
+}

@@ -1,0 +1,108 @@
+#!/usr/bin/env python3
+"""Servers and clients of the test cluster: whoever asks is told by whom it is answered and as whom it was seen.
+
+    peer.py serve NAME PORT...        HTTP on TCP, one datagram each on UDP, one message on SCTP where the kernel has it
+    peer.py ask udp|sctp HOST PORT    prints the answer; SCTP ends with 3 where the kernel has none
+"""
+import selectors
+import socket
+import sys
+
+SCTP = 132
+BIG = b"x" * (4 << 20)
+
+
+def seen(address):
+    return address[0].removeprefix("::ffff:")
+
+
+def answer(connection, name, address):
+    connection.settimeout(5)
+    try:
+        request = b""
+        while b"\r\n\r\n" not in request:
+            part = connection.recv(65536)
+            if not part:
+                return
+            request += part
+        head, _, body = request.partition(b"\r\n\r\n")
+        length = 0
+        for line in head.split(b"\r\n"):
+            if line.lower().startswith(b"content-length:"):
+                length = int(line.split(b":")[1])
+            if line.lower().startswith(b"expect:"):
+                connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        received = len(body)
+        while received < length:
+            received += len(connection.recv(1 << 20)) or length
+        reply = BIG if b" /big" in head else f"{name} {seen(address)} {received}\n".encode()
+        connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n" % len(reply) + reply)
+    except OSError:
+        pass
+
+
+def serve(name, ports):
+    import threading
+    ready = selectors.DefaultSelector()
+    for port in ports:
+        stream = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=128)
+        ready.register(stream, selectors.EVENT_READ, "stream")
+        datagram = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        datagram.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        # A host of several addresses answers from the one that was asked.
+        datagram.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        datagram.bind(("::", port))
+        ready.register(datagram, selectors.EVENT_READ, "datagram")
+        try:
+            sctp = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, SCTP)
+            sctp.bind(("::", port))
+            sctp.listen(16)
+            ready.register(sctp, selectors.EVENT_READ, "sctp")
+        except OSError:
+            pass
+    while True:
+        for key, _ in ready.select():
+            if key.data == "datagram":
+                data, control, _, address = key.fileobj.recvmsg(65536, 256)
+                reply = f"{name} {seen(address)} {len(data)}\n".encode()
+                back = [item for item in control if item[:2] == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO)]
+                key.fileobj.sendmsg([reply], back, 0, address)
+                continue
+            connection, address = key.fileobj.accept()
+            if key.data == "sctp":
+                connection.sendall(f"{name} {seen(address)}\n".encode())
+                connection.close()
+                continue
+
+            def work(connection=connection, address=address):
+                answer(connection, name, address)
+                connection.close()
+            threading.Thread(target=work, daemon=True).start()
+
+
+def ask(kind, host, port, size=16):
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    if kind == "udp":
+        with socket.socket(family, socket.SOCK_DGRAM) as it:
+            it.settimeout(2)
+            it.connect((host, port))
+            it.send(b"?" * size)
+            return it.recv(65536).decode().strip()
+    try:
+        it = socket.socket(family, socket.SOCK_STREAM, SCTP)
+    except OSError:
+        sys.exit(3)
+    with it:
+        it.settimeout(2)
+        it.connect((host, port))
+        return it.recv(65536).decode().strip()
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "serve":
+        serve(sys.argv[2], [int(port) for port in sys.argv[3:]])
+    else:
+        try:
+            print(ask(sys.argv[2], sys.argv[3], int(sys.argv[4]), *map(int, sys.argv[5:])))
+        except OSError as why:
+            sys.exit(f"{why}")
