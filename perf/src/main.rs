@@ -28,6 +28,8 @@ enum Command {
     Core(rings::Options),
     /// Full loads and single changes from control to the workers, at full size, in one process
     Publish(publish::Options),
+    /// Policies at full size: loading them, their memory, and a pod's new label from control to the workers
+    Policies(publish::policies::Options),
     /// The control process itself on an API server of ours: start, changes, memory, at full size
     Cluster(cluster::Options),
     /// The engine and what others do (DPDK's testpmd, l3fwd, rte_fib) in turns in one run: ratios with their spread
@@ -72,6 +74,7 @@ fn main() -> ExitCode {
         Command::Peers(options) => peers::run(&options),
         Command::Core(options) => rings::run(&options),
         Command::Publish(options) => publish::run(&options),
+        Command::Policies(options) => publish::policies::run(&options),
         Command::Cluster(options) => cluster::run(&options),
         Command::Doctor(options) => return options.run(),
         Command::Tune(options) => return options.run(),

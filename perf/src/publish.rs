@@ -6,6 +6,7 @@
 
 pub mod engine;
 pub mod objects;
+pub mod policies;
 
 use clap::Args;
 use engine::Engine;

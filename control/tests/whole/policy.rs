@@ -52,7 +52,7 @@ pub fn said(snapshot: Snapshot<'_>, from: Addr, to: Addr, protocol: u8, port: u1
             line = line + " by" + &by(who(false), decision.rule());
         }
         if decision.would_be_denied() {
-            line = line + " shadow" + &by(who(true), decision.shadow_rule());
+            line = line + " shadow by" + &by(who(true), decision.shadow_rule());
         }
     }
     if !allowed && egress.is_none_or(|d| d.is_allowed()) && ingress.is_none_or(|d| d.is_allowed()) {

@@ -3,7 +3,12 @@
 //! Each runs through the whole of control short of the socket: decode, judge, store, compile, stage, publish; expectations are
 //! read back from the tables' own snapshot. The format is described in `control/README.md`.
 
-use std::{collections::BTreeSet, fmt::Write, fs, path::Path};
+use std::{
+    collections::BTreeSet,
+    fmt::Write,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use crate::policy;
 use millrace_control::{
@@ -15,13 +20,17 @@ use millrace_control::{
 };
 use millrace_tables::{Readers, Route, SegmentConfig, SetChoice, Snapshot, WhenEmpty, Writer};
 
+fn testdata() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/testdata")
+}
+
 #[test]
 fn every_scenario_holds() {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/testdata");
-    let mut paths: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut paths: Vec<_> =
+        fs::read_dir(testdata()).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "txt"));
     paths.sort();
-    assert!(paths.len() >= 60, "only {} scenarios found", paths.len());
+    assert!(paths.len() >= 130, "only {} scenarios found", paths.len());
     let mut failed = String::new();
     for path in &paths {
         let text = fs::read_to_string(path).unwrap();
@@ -52,6 +61,8 @@ struct Scenario {
     options: NodeOptions,
     world: World,
     refused: Vec<String>,
+    /// Texts that the head names: objects that are there before the first step.
+    with: Vec<String>,
 }
 
 fn run(text: &str) -> Result<(), String> {
@@ -67,6 +78,7 @@ fn run(text: &str) -> Result<(), String> {
         options: NodeOptions::default(),
         world: World::default(),
         refused: Vec::new(),
+        with: Vec::new(),
     };
     let mut parts = text.split("\n== ");
     let head = parts.next().unwrap_or_default();
@@ -76,6 +88,9 @@ fn run(text: &str) -> Result<(), String> {
     };
     for line in head.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty()) {
         scenario.set(line)?;
+    }
+    for text in std::mem::take(&mut scenario.with) {
+        scenario.step("apply", &text).map_err(|why| format!("with: {why}"))?;
     }
     let mut steps = 0;
     let mut line = head.lines().count() + 1;
@@ -107,6 +122,10 @@ impl Scenario {
                 };
             }
             "world" => self.world_of = Some(name.into()),
+            "with" => {
+                let path = testdata().join(format!("{name}.yaml"));
+                self.with.push(fs::read_to_string(path).map_err(|error| error.to_string())?);
+            }
             "service-cidr" => {
                 self.options.service_cidr.push(name.parse().map_err(|_| "not a prefix")?)
             }
