@@ -7,11 +7,9 @@ mod publish;
 mod veth;
 
 use clap::{Parser, Subcommand};
-use millrace_harness::{bare, folder, impair, kernel, offer, running, services, spread, topology};
-use millrace_xsk::program::Program;
+use millrace_harness::commands::{execute, pin, until_stopped};
+use millrace_harness::{folder, kernel, running, services, spread, topology};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 #[derive(Parser)]
 #[command(version, about = "Measures Millrace beside what it is compared with")]
@@ -38,34 +36,9 @@ enum Command {
     Doctor(millrace_doctor::cli::Doctor),
     /// Make the doctor's changes as a transaction that is tried, reverted when it fails, and undone exactly
     Tune(millrace_doctor::cli::Tune),
-    /// Run the bare layer-2 forwarder between two interfaces of this namespace until it is stopped
-    Bare {
-        /// Interface to receive on
-        #[arg(long)]
-        from: String,
-        /// Interface to send on
-        #[arg(long)]
-        to: String,
-        /// CPU to run on
-        #[arg(long)]
-        cpu: usize,
-    },
-    /// Offer 64-byte UDP frames on an interface of this namespace until stopped
-    Offer(offer::Load),
-    /// Forward between two interfaces of this namespace, losing, doubling, reordering and delaying by a seeded plan, until
-    /// stopped; prints what was done as JSON
-    Impair(impair::Options),
-    /// Remove all conntrack entries of this namespace's kernel
-    ForgetFlows,
-    /// Drop whatever arrives at an interface of this namespace until stopped
-    Sink {
-        /// The interface
-        #[arg(long)]
-        interface: String,
-        /// Send UDP back where it came from instead
-        #[arg(long)]
-        reflect: bool,
-    },
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    Harness(millrace_harness::commands::Command),
 }
 
 fn main() -> ExitCode {
@@ -78,19 +51,7 @@ fn main() -> ExitCode {
         Command::Cluster(options) => cluster::run(&options),
         Command::Doctor(options) => return options.run(),
         Command::Tune(options) => return options.run(),
-        Command::Bare { from, to, cpu } => {
-            pin(cpu);
-            bare::forward(&from, &to, &until_stopped()).map(drop).map_err(|e| e.to_string())
-        }
-        Command::Offer(load) => {
-            pin(load.cpu);
-            offer::send(&load, &until_stopped()).map_err(|e| e.to_string())
-        }
-        Command::Impair(options) => impair_until_stopped(&options),
-        Command::ForgetFlows => kernel::forget(),
-        Command::Sink { interface, reflect } => {
-            sink(&interface, reflect).map_err(|e| e.to_string())
-        }
+        Command::Harness(command) => return execute(command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -99,40 +60,4 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn impair_until_stopped(options: &impair::Options) -> Result<(), String> {
-    let truth = impair::run(options, &until_stopped(), || {
-        eprintln!("millrace-perf: forwarding from {} to {}", options.from, options.to);
-    })?;
-    println!("{}", serde_json::to_string(&truth).map_err(|e| e.to_string())?);
-    Ok(())
-}
-
-fn sink(interface: &str, reflect: bool) -> Result<(), millrace_xsk::Error> {
-    let interface = millrace_xsk::Interface::named(interface)?;
-    let program = if reflect { Program::reflect()? } else { Program::drop_all()? };
-    let _link = program.attach(&interface)?;
-    let stop = until_stopped();
-    while !stop.load(Ordering::Relaxed) {
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-    Ok(())
-}
-
-fn pin(cpu: usize) {
-    if !core_affinity::set_for_current(core_affinity::CoreId { id: cpu }) {
-        eprintln!("millrace-perf: can't be pinned to CPU {cpu}; the figures will be noisier");
-    }
-}
-
-/// Set by SIGINT and SIGTERM.
-fn until_stopped() -> Arc<AtomicBool> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        if let Err(error) = signal_hook::flag::register(signal, Arc::clone(&stop)) {
-            eprintln!("millrace-perf: signal {signal}: {error}");
-        }
-    }
-    stop
 }

@@ -10,6 +10,7 @@ use std::path::Path;
 
 /// A machine, a kernel and their settings.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Fingerprint {
     /// `uname -r` and `-v`.
     pub kernel: String,
@@ -37,6 +38,7 @@ pub struct Fingerprint {
 
 /// The processor.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Cpu {
     /// As it calls itself.
     pub model: String,

@@ -19,6 +19,18 @@ impl Running {
         Ok(Self { child: child.map_err(|e| format!("{:?}: {e}", command.get_program()))?, log })
     }
 
+    /// Starts it; what it prints goes to `out`, errors to `log`.
+    pub fn start_with_output(
+        command: &mut Command,
+        out: PathBuf,
+        log: PathBuf,
+    ) -> Result<Self, String> {
+        let create =
+            |path: &PathBuf| fs::File::create(path).map_err(|e| format!("{}: {e}", path.display()));
+        let child = command.stdout(create(&out)?).stderr(create(&log)?).spawn();
+        Ok(Self { child: child.map_err(|e| format!("{:?}: {e}", command.get_program()))?, log })
+    }
+
     /// Its process.
     pub fn id(&self) -> u32 {
         self.child.id()

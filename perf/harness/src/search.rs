@@ -18,6 +18,7 @@ pub use trials::{Class, Outcome, Target, Trials};
 
 /// What to find a load for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Goal {
     /// As in the report: "NDR", "PDR".
     pub name: String,
@@ -127,6 +128,7 @@ pub trait Dut {
 /// Why a goal has no pair of bounds of the width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum Irregular {
     /// The highest load that could be tried meets the goal: the device's limit is above it.
     MaximumMeets,
@@ -140,6 +142,7 @@ pub enum Irregular {
 
 /// The answer for a goal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Bounds {
     /// What for.
     pub goal: Goal,
@@ -226,7 +229,7 @@ struct Search<'a, D, P> {
 }
 
 /// Trials in a row that the generator may fail at before the highest load is lowered.
-const LIMITED_IN_A_ROW: usize = 3;
+const LIMITED_IN_A_ROW: usize = 5;
 
 impl<D: Dut, P: FnMut(&str, f64, &Outcome)> Search<'_, D, P> {
     fn is_out_of_time(&self) -> bool {
@@ -287,6 +290,9 @@ impl<D: Dut, P: FnMut(&str, f64, &Outcome)> Search<'_, D, P> {
         let mut stride = target.width;
         loop {
             let (lower, upper) = self.trials.bounds(target);
+            if self.generator && self.limits.max <= self.limits.min {
+                return Ok((lower, upper));
+            }
             let upper = upper.filter(|upper| *upper <= self.limits.max);
             let next = match (lower, upper) {
                 (Some(lower), Some(upper)) if (upper - lower) / upper <= target.width => None,
@@ -344,6 +350,8 @@ impl<D: Dut, P: FnMut(&str, f64, &Outcome)> Search<'_, D, P> {
         let near = width.is_some_and(|width| width <= goal.width * (1.0 + 1e-9));
         let irregular = if near {
             None
+        } else if self.generator && self.limits.max <= self.limits.min {
+            Some(Irregular::GeneratorLimit)
         } else if lower.is_some_and(|lower| lower >= self.limits.max) {
             Some(match self.generator {
                 true => Irregular::GeneratorLimit,

@@ -31,6 +31,11 @@ impl Namespace {
         Ok(namespace)
     }
 
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Runs `ip` inside.
     pub fn ip(&self, words: &str) -> Result<String, String> {
         ip(&format!("-n {} {words}", self.name))

@@ -199,6 +199,19 @@ fn what_the_generator_could_not_send_is_never_the_device_s_loss() {
     assert!(found.limited >= LIMITED_IN_A_ROW);
 }
 
+/// A generator that keeps to no rate at all, as on a machine that others keep busy: no answer, and no endless search for one.
+#[test]
+fn a_generator_that_can_t_keep_to_any_rate_ends_the_search() {
+    let mut dut = Simulated::new(1, |_, _, _: &mut Random| 0.0);
+    dut.generator = LIMITS.min / 2.0;
+    let found = find(&mut dut, &both());
+    for bounds in &found.bounds {
+        assert_eq!(bounds.irregular, Some(Irregular::GeneratorLimit));
+        assert_eq!((bounds.lower, bounds.upper), (None, None));
+    }
+    assert!(found.seconds < 20.0, "{}", found.seconds);
+}
+
 #[test]
 fn a_device_below_the_generator_s_limit_is_found_all_the_same() {
     let mut dut = Simulated::new(1, |load, _, _: &mut Random| over(1.2e6, load));

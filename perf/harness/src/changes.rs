@@ -1,0 +1,216 @@
+//! Makes changes in a device's tables while traffic goes through it.
+//!
+//! What changes lies beside the traffic: routes and services that no packet of the trial goes to. A device that does more than
+//! its work to change them loses packets that have nothing to do with them.
+
+use crate::device::Stage;
+use crate::generator::Source;
+use crate::programs;
+use crate::reconf::Reconf;
+use crate::scenario::Device;
+use std::fmt::Write as _;
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// A trial without changes, then one with them.
+pub fn measure(
+    stage: &Stage<'_>,
+    source: &Source<'_>,
+    device: &Device,
+    rate: f64,
+    changes: u64,
+    seconds: f64,
+) -> Result<Reconf, String> {
+    let counts = |trial: &crate::generator::Trial| {
+        let outcome = &trial.outcome;
+        (outcome.sent, outcome.sent.saturating_sub(outcome.received))
+    };
+    let kept = |trial: crate::generator::Trial| match trial.outcome.limited {
+        true => Err(format!("the generator can't keep to {}", crate::units::show_rate(rate))),
+        false => Ok(trial),
+    };
+    let without = kept(source.trial(Some(rate), seconds)?)?;
+    let changer = Changer { stage, device };
+    let before = changer.generation()?;
+    let over = AtomicBool::new(false);
+    let (with, made) = std::thread::scope(|scope| {
+        let maker = scope.spawn(|| {
+            // The generator begins some tenths of a second after it was started.
+            std::thread::sleep(Duration::from_millis(500));
+            changer.make(changes, Duration::from_secs_f64((seconds - 1.0).max(0.5)), &over)
+        });
+        let with = source.trial(Some(rate), seconds);
+        over.store(true, Ordering::Relaxed);
+        (with, maker.join())
+    });
+    let with = kept(with?)?;
+    let (made, lasted) = made.map_err(|_| "the thread that makes changes ended by itself")??;
+    if made < changes {
+        return Err(format!(
+            "{made} of {changes} changes in {seconds} s: give it more time (--duration) or fewer changes"
+        ));
+    }
+    let applied = changer.generation()?.zip(before).map_or(made, |(after, before)| after - before);
+    Ok(Reconf::of(rate, (made, applied, lasted), counts(&without), counts(&with)))
+}
+
+struct Changer<'a> {
+    stage: &'a Stage<'a>,
+    device: &'a Device,
+}
+
+/// Changes that one program makes, where a program can make many.
+const AT_ONCE: u64 = 100;
+
+impl Changer<'_> {
+    /// Makes so many, within a time or until `over`. Returns how many and in how many seconds.
+    fn make(&self, changes: u64, most: Duration, over: &AtomicBool) -> Result<(u64, f64), String> {
+        let began = Instant::now();
+        let mut made = 0;
+        while made < changes && began.elapsed() < most && !over.load(Ordering::Relaxed) {
+            let count = (changes - made).min(AT_ONCE);
+            made += self.some(made, count)?;
+        }
+        Ok((made, began.elapsed().as_secs_f64()))
+    }
+
+    /// Changes number `first` and those after it. Returns how many that were.
+    fn some(&self, first: u64, count: u64) -> Result<u64, String> {
+        let ends = &self.stage.ends;
+        match self.device {
+            Device::Linux {} | Device::Iptables {} => {
+                let mut batch = String::new();
+                for n in first..first + count {
+                    let _ = writeln!(batch, "route {} {} via 10.0.2.2", on_or_off(n), prefix(n));
+                }
+                let mut ip = ends.inside.command("ip");
+                programs::finish(ip.args(["-batch", "-"]), Some(&batch))?;
+                Ok(count)
+            }
+            Device::Nftables {} => {
+                // Each a transaction of its own, as kube-proxy makes one for a change.
+                for n in first..first + count {
+                    let verb = if n % 2 == 0 { "add" } else { "delete" };
+                    let element = format!(
+                        "172.21.{}.{} . udp . 53 : drop",
+                        n / 2 / 250 % 250,
+                        n / 2 % 250 + 1
+                    );
+                    let script = format!(
+                        "{verb} element ip kube-proxy no-endpoint-services {{ {element} }}\n"
+                    );
+                    let mut nft = ends.inside.command("nft");
+                    programs::finish(nft.args(["-f", "-"]), Some(&script))?;
+                }
+                Ok(count)
+            }
+            Device::Millrace { manifests: None, .. } => {
+                let file = self.stage.folder.path().join("manifests/change.yaml");
+                let part = file.with_extension("part");
+                fs::write(&part, service(first)).map_err(|e| e.to_string())?;
+                fs::rename(&part, &file).map_err(|e| e.to_string())?;
+                // Each has to be a change of its own: the next comes when the tables have this one.
+                Ok(1)
+            }
+            Device::Command { change: Some(words), .. } => {
+                let mut words = words.iter().map(|word| self.stage.fill(word, Some(first)));
+                let program = words.next().ok_or("change = []: no program")?;
+                let mut command = ends.inside.command(program);
+                command.args(words);
+                programs::finish(&mut command, None)?;
+                Ok(1)
+            }
+            Device::Bare {} | Device::Impair { .. } => {
+                Err("this device has no tables that could change".into())
+            }
+            Device::Millrace { .. } | Device::Command { .. } => {
+                Err("nothing says how its tables change (change = [\"program\", \"{n}\"])".into())
+            }
+        }
+    }
+
+    /// Which generation of tables the device is at; None where it doesn't say.
+    fn generation(&self) -> Result<Option<u64>, String> {
+        if !matches!(self.device, Device::Millrace { manifests: None, .. }) {
+            return Ok(None);
+        }
+        let socket = self.stage.folder.path().join("engine.sock").display().to_string();
+        let mut show = self.stage.ends.inside.command(programs::find("millrace")?);
+        show.args(["--socket", &socket, "show", "workers", "--json"]);
+        let text = programs::finish(&mut show, None)?;
+        let value: serde_json::Value =
+            serde_json::from_str(&text).map_err(|e| format!("millrace show workers: {e}"))?;
+        Ok(generation_in(&value))
+    }
+}
+
+/// The smallest number called `generation` anywhere in it.
+fn generation_in(value: &serde_json::Value) -> Option<u64> {
+    match value {
+        serde_json::Value::Object(map) => {
+            let own = map.get("generation").and_then(serde_json::Value::as_u64);
+            map.values().filter_map(generation_in).chain(own).min()
+        }
+        serde_json::Value::Array(values) => values.iter().filter_map(generation_in).min(),
+        _ => None,
+    }
+}
+
+fn on_or_off(n: u64) -> &'static str {
+    if n % 2 == 0 { "replace" } else { "del" }
+}
+
+/// Beside the traffic: changes n and n + 1 are of the same one, there and gone.
+fn prefix(n: u64) -> String {
+    let n = n / 2;
+    format!("172.30.{}.{}/32", n / 250 % 250, n % 250 + 1)
+}
+
+/// A service beside the traffic; each number has another endpoint.
+fn service(n: u64) -> String {
+    let pod = format!("10.127.{}.{}", n / 250 % 250, n % 250 + 1);
+    format!(
+        "apiVersion: v1
+kind: Service
+metadata: {{name: change, namespace: default}}
+spec:
+  clusterIP: 172.21.0.1
+  clusterIPs: [172.21.0.1]
+  ipFamilies: [IPv4]
+  ports: [{{name: dns, port: 53, protocol: UDP, targetPort: 5353}}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: change-1, namespace: default, labels: {{kubernetes.io/service-name: change}}}}
+addressType: IPv4
+ports: [{{name: dns, port: 5353, protocol: UDP}}]
+endpoints: [{{addresses: [{pod}], conditions: {{ready: true}}}}]
+"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_come_in_pairs_that_leave_nothing_behind() {
+        let mut there = std::collections::HashSet::new();
+        for n in 0..10_000 {
+            match on_or_off(n) {
+                "replace" => assert!(there.insert(prefix(n))),
+                _ => assert!(there.remove(&prefix(n))),
+            }
+        }
+        assert!(there.is_empty());
+        assert_ne!(service(1), service(2));
+    }
+
+    #[test]
+    fn the_oldest_generation_of_all_workers_counts() {
+        let value = serde_json::json!({"workers": [{"generation": 7}, {"generation": 5, "x": 1}]});
+        assert_eq!(generation_in(&value), Some(5));
+        assert_eq!(generation_in(&serde_json::json!([])), None);
+    }
+}

@@ -1,0 +1,343 @@
+//! The commands of `millrace-perf` that need neither the engine's crates nor control's.
+
+use crate::compare;
+use crate::progress::Progress;
+use crate::report;
+use crate::results::{Certificate, JSON_SCHEMA};
+use crate::run::{Task, run};
+use crate::scenario::{Find, Generator, Named, Scenario, Topology, Traffic};
+use crate::{bare, impair, kernel, offer, units};
+use clap::{Args, Subcommand};
+use millrace_xsk::Interface;
+use millrace_xsk::program::Program;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Measure what a scenario file asks for: topology, devices, searches, latency
+    Run(RunOptions),
+    /// Search for the highest rate without loss (MLRsearch, RFC 9971)
+    Ndr(RunOptions),
+    /// Search for the highest rate with at most half a percent of loss
+    Pdr(RunOptions),
+    /// A long trial at one rate: what it proves of the loss ratio
+    Soak(SoakOptions),
+    /// Change the device's tables while traffic goes through: packets lost by rate is the time it was blocked
+    Reconf(ReconfOptions),
+    /// One HTML file with plots from results
+    Report(report::Options),
+    /// Whether B differs from A, figure by figure, and whether the two can be compared at all
+    Compare(compare::Options),
+    /// Print the JSON Schema of a result
+    Schema,
+    /// Forward between two interfaces of this namespace, losing, doubling, reordering and delaying by a seeded plan, until
+    /// stopped; prints what was done as JSON
+    Impair(impair::Options),
+    /// Run the bare layer-2 forwarder between two interfaces of this namespace until it is stopped
+    Bare {
+        /// Interface to receive on
+        #[arg(long)]
+        from: String,
+        /// Interface to send on
+        #[arg(long)]
+        to: String,
+        /// CPU to run on
+        #[arg(long)]
+        cpu: usize,
+    },
+    /// Offer 64-byte UDP frames on an interface of this namespace until stopped
+    Offer(offer::Load),
+    /// Remove all conntrack entries of this namespace's kernel
+    ForgetFlows,
+    /// Drop whatever arrives at an interface of this namespace until stopped
+    Sink {
+        /// The interface
+        #[arg(long)]
+        interface: String,
+        /// Send UDP back where it came from instead
+        #[arg(long)]
+        reflect: bool,
+    },
+}
+
+/// What is measured, by a file or by flags; flags win.
+#[derive(Args, Clone, Debug)]
+pub struct RunOptions {
+    /// Scenario file (perf/scenarios); without it a veth topology and the devices of --device
+    pub scenario: Option<PathBuf>,
+    /// Device: bare, linux, nftables, iptables, millrace, or fields: 'kind = "impair", capacity = "20kpps"'; with a file, only
+    /// those of that name
+    #[arg(long)]
+    pub device: Vec<String>,
+    /// What sends
+    #[arg(long)]
+    pub generator: Option<Generator>,
+    /// Frame sizes in bytes, with FCS
+    #[arg(long, value_delimiter = ',')]
+    pub frames: Vec<u32>,
+    /// Times that all devices are measured
+    #[arg(long)]
+    pub rounds: Option<usize>,
+    /// Length of a trial
+    #[arg(long, value_parser = units::duration)]
+    pub trial: Option<Duration>,
+    /// Trials at each bound, together
+    #[arg(long, value_parser = units::duration)]
+    pub sum: Option<Duration>,
+    /// How near the bounds have to come, in percent
+    #[arg(long, value_name = "PERCENT")]
+    pub width: Option<f64>,
+    /// The highest rate to try
+    #[arg(long, value_parser = units::rate)]
+    pub max: Option<f64>,
+    /// Exit with an error if any rate that was found is not the device's own limit
+    #[arg(long)]
+    pub strict: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub output: Output,
+}
+
+/// Where results go.
+#[derive(Args, Clone, Debug)]
+pub struct Output {
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Write the result to this file
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// No progress
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// Arguments of `soak`.
+#[derive(Args, Clone, Debug)]
+pub struct SoakOptions {
+    /// Packets a second
+    #[arg(long, value_parser = units::rate)]
+    pub rate: f64,
+    /// How long
+    #[arg(long, default_value = "30m", value_parser = units::duration)]
+    pub duration: Duration,
+    /// The loss ratio that is asked about
+    #[arg(long, default_value_t = 1e-7)]
+    pub target: f64,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub run: RunOptions,
+}
+
+/// Arguments of `reconf`.
+#[derive(Args, Clone, Debug)]
+pub struct ReconfOptions {
+    /// Packets a second
+    #[arg(long, value_parser = units::rate)]
+    pub rate: f64,
+    /// Changes
+    #[arg(long, default_value_t = 10_000)]
+    pub changes: u64,
+    /// Length of each of the two trials, without changes and with them
+    #[arg(long, default_value = "60s", value_parser = units::duration)]
+    pub duration: Duration,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub run: RunOptions,
+}
+
+/// Does it. The exit status is 130 after Ctrl-C, 1 after a failure.
+pub fn execute(command: Command) -> ExitCode {
+    let done = match command {
+        Command::Run(options) => options.run(None, Task::Measure),
+        Command::Ndr(options) => options.run(Some(Find::Ndr), Task::Measure),
+        Command::Pdr(options) => options.run(Some(Find::Pdr), Task::Measure),
+        Command::Soak(soak) => {
+            let (rate, seconds, target) = (soak.rate, soak.duration.as_secs_f64(), soak.target);
+            soak.run.run(None, Task::Soak { rate, seconds, target })
+        }
+        Command::Reconf(reconf) => {
+            let (rate, changes) = (reconf.rate, reconf.changes);
+            let seconds = reconf.duration.as_secs_f64();
+            reconf.run.run(None, Task::Reconf { rate, changes, seconds })
+        }
+        Command::Report(options) => report::write(&options).map(|()| ExitCode::SUCCESS),
+        Command::Compare(options) => compare::run(&options),
+        Command::Schema => {
+            print!("{JSON_SCHEMA}");
+            Ok(ExitCode::SUCCESS)
+        }
+        other => other.helper().map(|()| ExitCode::SUCCESS),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("millrace-perf: {error}");
+        match error == crate::generator::INTERRUPTED {
+            true => ExitCode::from(130),
+            false => ExitCode::FAILURE,
+        }
+    })
+}
+
+impl Command {
+    /// The programs that measurements start.
+    fn helper(self) -> Result<(), String> {
+        match self {
+            Self::Bare { from, to, cpu } => {
+                pin(cpu);
+                bare::forward(&from, &to, &until_stopped()).map(drop).map_err(|e| e.to_string())
+            }
+            Self::Impair(options) => {
+                let truth = impair::run(&options, &until_stopped(), || {
+                    eprintln!("millrace-perf: forwarding from {} to {}", options.from, options.to);
+                })?;
+                println!("{}", serde_json::to_string(&truth).map_err(|e| e.to_string())?);
+                Ok(())
+            }
+            Self::Offer(load) => {
+                pin(load.cpu);
+                offer::send(&load, &until_stopped()).map_err(|e| e.to_string())
+            }
+            Self::ForgetFlows => kernel::forget(),
+            Self::Sink { interface, reflect } => {
+                sink(&interface, reflect).map_err(|e| e.to_string())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl RunOptions {
+    fn run(&self, find: Option<Find>, task: Task) -> Result<ExitCode, String> {
+        let scenario = self.scenario(find)?;
+        let stop = until_stopped();
+        let mut progress = Progress::new(self.output.quiet);
+        let certificate = run(&scenario, task, &stop, &mut progress)?;
+        drop(progress);
+        self.output.put(&certificate)?;
+        if !certificate.complete {
+            return Ok(ExitCode::from(130));
+        }
+        let foreign = certificate.figures().into_iter().find(|figure| figure.not_the_devices);
+        if let Some(figure) = foreign.filter(|_| self.strict) {
+            return Err(format!(
+                "{} of {} at {} bytes is not known to be the device's limit",
+                figure.what, figure.device, figure.frame
+            ));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// The scenario that file and flags make together.
+    fn scenario(&self, find: Option<Find>) -> Result<Scenario, String> {
+        let mut scenario = match &self.scenario {
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|e| format!("{}: {e}", path.display()))?;
+                let mut scenario =
+                    Scenario::parse(&text).map_err(|e| format!("{}: {e}", path.display()))?;
+                if !self.device.is_empty() {
+                    scenario.devices.retain(|d| self.device.iter().any(|name| name == d.name()));
+                    if scenario.devices.is_empty() {
+                        let names = self.device.join(", ");
+                        return Err(format!("{}: no device is named {names}", path.display()));
+                    }
+                }
+                scenario
+            }
+            None if self.device.is_empty() => {
+                return Err("name a scenario file or a --device".into());
+            }
+            None => {
+                let devices: Result<Vec<Named>, String> =
+                    self.device.iter().map(|text| Named::parse(text)).collect();
+                Scenario {
+                    name: self.device.join(", "),
+                    rounds: 1,
+                    topology: Topology::default(),
+                    cpus: Default::default(),
+                    traffic: Traffic::default(),
+                    measure: Default::default(),
+                    devices: devices?,
+                }
+            }
+        };
+        if let Some(find) = find {
+            scenario.measure.find = vec![find];
+        }
+        if let Some(generator) = self.generator {
+            scenario.traffic.generator = generator;
+        }
+        if !self.frames.is_empty() {
+            scenario.traffic.frames.clone_from(&self.frames);
+        }
+        scenario.rounds = self.rounds.unwrap_or(scenario.rounds);
+        let measure = &mut scenario.measure;
+        if let Some(trial) = self.trial {
+            measure.initial_trial = trial;
+            measure.final_trial = trial;
+            measure.duration_sum = measure.duration_sum.max(trial);
+        }
+        measure.duration_sum = self.sum.unwrap_or(measure.duration_sum);
+        measure.width = self.width.map_or(measure.width, |percent| percent / 100.0);
+        measure.max = self.max.or(measure.max);
+        scenario.check()?;
+        Ok(scenario)
+    }
+}
+
+impl Output {
+    fn put(&self, certificate: &Certificate) -> Result<(), String> {
+        let text = serde_json::to_string_pretty(certificate).map_err(|e| e.to_string())? + "\n";
+        if let Some(path) = &self.output {
+            write(path, &text)?;
+        }
+        match self.json {
+            true => print!("{text}"),
+            false => print!("{}", crate::table::of(certificate)),
+        }
+        Ok(())
+    }
+}
+
+/// Writes a file whole: a reader never sees half of it.
+pub fn write(path: &Path, text: &str) -> Result<(), String> {
+    let error = |e: std::io::Error| format!("{}: {e}", path.display());
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
+    std::fs::write(&part, text).map_err(error)?;
+    std::fs::rename(&part, path).map_err(error)
+}
+
+fn sink(interface: &str, reflect: bool) -> Result<(), millrace_xsk::Error> {
+    let interface = Interface::named(interface)?;
+    let program = if reflect { Program::reflect()? } else { Program::drop_all()? };
+    let _link = program.attach(&interface)?;
+    let stop = until_stopped();
+    while !stop.load(Ordering::Relaxed) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Pins this thread, or says that it can't.
+pub fn pin(cpu: usize) {
+    if !core_affinity::set_for_current(core_affinity::CoreId { id: cpu }) {
+        eprintln!("millrace-perf: can't be pinned to CPU {cpu}; the figures will be noisier");
+    }
+}
+
+/// Set by SIGINT and SIGTERM.
+pub fn until_stopped() -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        if let Err(error) = signal_hook::flag::register(signal, Arc::clone(&stop)) {
+            eprintln!("millrace-perf: signal {signal}: {error}");
+        }
+    }
+    stop
+}

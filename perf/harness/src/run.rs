@@ -1,0 +1,422 @@
+//! A scenario from its first namespace to its certificate.
+//!
+//! Rounds go around the devices, so that neighbors in time are what is compared: round 1 of each device, then round 2. A device is
+//! set up anew in each, gets traffic until some of it arrives, then a warm-up that nobody counts, then is measured.
+
+use crate::device::Stage;
+use crate::ends::Ends;
+use crate::fingerprint::Fingerprint;
+use crate::folder::Folder;
+use crate::generator::{INTERRUPTED, Source, Stream};
+use crate::progress::Progress;
+use crate::results::{
+    Calibration, Certificate, Device, Judged, LatencyAt, Point, Round, SCHEMA, Trial,
+};
+use crate::scenario::{Find, Generator, Named, Scenario, Topology};
+use crate::search::{Dut, Error, Limits, Outcome, search};
+use crate::statistics::median;
+use crate::units::show_rate;
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// What is asked of each device once it forwards.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Task {
+    /// What the scenario's `measure` says.
+    Measure,
+    /// A long trial at a rate: packets a second, seconds, greatest loss ratio.
+    Soak {
+        /// Packets a second.
+        rate: f64,
+        /// Seconds.
+        seconds: f64,
+        /// The loss ratio that is asked about.
+        target: f64,
+    },
+    /// Changes under load.
+    Reconf {
+        /// Packets a second.
+        rate: f64,
+        /// How many.
+        changes: u64,
+        /// Most seconds for them.
+        seconds: f64,
+    },
+}
+
+/// Runs a scenario. On Ctrl-C (`stop`) the certificate has what was finished, and says that it is not complete.
+pub fn run(
+    scenario: &Scenario,
+    task: Task,
+    stop: &AtomicBool,
+    progress: &mut Progress,
+) -> Result<Certificate, String> {
+    let began = Instant::now();
+    let mut run = Run { scenario, task, stop, progress, warnings: Vec::new() };
+    let mut certificate = Certificate {
+        schema: SCHEMA.into(),
+        scenario: scenario.name.clone(),
+        started_unix: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+        seconds: 0.0,
+        complete: false,
+        fingerprint: Fingerprint::read(),
+        method: method(scenario, task),
+        calibration: Vec::new(),
+        devices: Vec::new(),
+        warnings: Vec::new(),
+    };
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    certificate.fingerprint.versions.insert("millrace-perf".into(), version);
+    let done = run.all(&mut certificate);
+    certificate.seconds = began.elapsed().as_secs_f64();
+    certificate.warnings.append(&mut run.warnings);
+    match done {
+        Ok(()) => certificate.complete = true,
+        Err(why) if why == INTERRUPTED => {
+            certificate.warnings.push("interrupted: what follows was not measured".into());
+        }
+        Err(why) => return Err(why),
+    }
+    Ok(certificate)
+}
+
+struct Run<'a> {
+    scenario: &'a Scenario,
+    task: Task,
+    stop: &'a AtomicBool,
+    progress: &'a mut Progress,
+    warnings: Vec<String>,
+}
+
+impl<'a> Run<'a> {
+    fn all(&mut self, certificate: &mut Certificate) -> Result<(), String> {
+        let frames = &self.scenario.traffic.frames;
+        for frame in frames {
+            if let Some(calibration) = self.calibrate(*frame)? {
+                certificate.calibration.push(calibration);
+            }
+        }
+        for round in 1..=self.scenario.rounds {
+            for frame in frames {
+                for named in &self.scenario.devices {
+                    let most = certificate.calibration.iter().find(|c| c.frame == *frame);
+                    let most = most.map(|c| c.limit).or_else(|| self.known_limit());
+                    let label = format!("{} {frame} B round {round}", named.name());
+                    let (measured, path) = self.round(named, *frame, most, &label)?;
+                    let device = place_of(certificate, named);
+                    device.path = path;
+                    match device.points.iter_mut().find(|point| point.frame == *frame) {
+                        Some(point) => point.rounds.push(measured),
+                        None => {
+                            device.points.push(Point { frame: *frame, rounds: vec![measured] });
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn known_limit(&self) -> Option<f64> {
+        match &self.scenario.topology {
+            Topology::Nics(nics) => nics.generator_limit,
+            Topology::Veth { .. } => None,
+        }
+    }
+
+    /// What the generator does without a device; None over NICs, which are not ours to join.
+    fn calibrate(&mut self, frame: u32) -> Result<Option<Calibration>, String> {
+        let Topology::Veth { queues, mtu } = self.scenario.topology else {
+            if frame == self.scenario.traffic.frames.first().copied().unwrap_or(0)
+                && self.known_limit().is_none()
+            {
+                self.warnings.push(
+                    "what the generator alone does over these NICs is not known (topology.generator_limit): \
+                     no rate is called the device's"
+                        .into(),
+                );
+            }
+            return Ok(None);
+        };
+        let ends = Ends::joined("cal", queues, mtu)?;
+        let logs = Folder::create("cal")?;
+        let source = self.source(&ends, &logs, frame, false);
+        let mut trials = Vec::new();
+        for _ in 0..3 {
+            let trial =
+                source.trial(None, self.scenario.measure.final_trial.as_secs_f64().min(1.0))?;
+            trials.push(trial.outcome.received as f64 / trial.outcome.duration);
+        }
+        let limit = median(&trials).ok_or("no trial")?;
+        if limit <= 0.0 {
+            return Err("the generator alone: nothing arrived".into());
+        }
+        self.progress.staying(&format!("generator alone, {frame} B: {}", show_rate(limit)));
+        Ok(Some(Calibration { frame, limit, trials }))
+    }
+
+    fn source<'b>(&self, ends: &'b Ends, logs: &Folder, frame: u32, to_services: bool) -> Source<'b>
+    where
+        'a: 'b,
+    {
+        let scenario = self.scenario;
+        let traffic = &scenario.traffic;
+        Source {
+            kind: traffic.generator,
+            ends,
+            stream: Stream { frame, flows: traffic.flows, services: traffic.services, to_services },
+            cpus: &scenario.cpus,
+            logs: logs.path().to_owned(),
+            stop: self.stop,
+        }
+    }
+
+    /// One device, one frame size, once.
+    fn round(
+        &mut self,
+        named: &Named,
+        frame: u32,
+        most: Option<f64>,
+        label: &str,
+    ) -> Result<(Round, crate::results::Path), String> {
+        self.progress.passing(&format!("{label}: setting up"));
+        let mut stage = Stage::set_up(&named.device, self.scenario, named.device.kind())?;
+        let services = named.device.has_services();
+        let path = stage.ends.path.clone();
+        let measure = &self.scenario.measure;
+        let max = measure.max.or(most).unwrap_or(10e6).max(measure.min * 2.0);
+        let mut round = Round::default();
+        {
+            let source = self.source(&stage.ends, &stage.folder, frame, services);
+            self.wait_for_packets(&source, label)?;
+            let gentle = (max * 0.5).max(measure.min);
+            source.trial(Some(gentle), measure.warm_up.as_secs_f64())?;
+        }
+        stage.check()?;
+        match self.task {
+            Task::Measure => {
+                self.measure(&mut stage, frame, services, (max, most), label, &mut round)?
+            }
+            Task::Soak { rate, seconds, target } => {
+                let source = self.source(&stage.ends, &stage.folder, frame, services);
+                round.soak = Some(self.soak(&source, rate, seconds, target, label)?);
+            }
+            Task::Reconf { rate, changes, seconds } => {
+                let source = self.source(&stage.ends, &stage.folder, frame, services);
+                self.progress.passing(&format!("{label}: changes under load"));
+                let reconf = crate::changes::measure(
+                    &stage,
+                    &source,
+                    &named.device,
+                    rate,
+                    changes,
+                    seconds,
+                )?;
+                round.reconf = Some(reconf);
+            }
+        }
+        stage.check()?;
+        Ok((round, path))
+    }
+
+    /// Until the device forwards: its tables may come later than its sockets.
+    fn wait_for_packets(&self, source: &Source<'_>, label: &str) -> Result<(), String> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let trial = source.trial(Some(self.scenario.measure.min.max(1_000.0)), 0.2)?;
+            if trial.outcome.received > 0 {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(format!("{label}: no packet comes through the device"));
+            }
+        }
+    }
+
+    fn measure(
+        &mut self,
+        stage: &mut Stage<'_>,
+        frame: u32,
+        services: bool,
+        (max, most): (f64, Option<f64>),
+        label: &str,
+        round: &mut Round,
+    ) -> Result<(), String> {
+        let measure = &self.scenario.measure;
+        let goals = measure.goals();
+        if measure.find.contains(&Find::Mrr) {
+            for n in 1..=measure.mrr_trials {
+                self.progress.passing(&format!("{label}: MRR trial {n}"));
+                let source = self.source(&stage.ends, &stage.folder, frame, services);
+                let trial = source.trial(None, measure.final_trial.as_secs_f64())?;
+                round.mrr.push(trial.outcome.received as f64 / trial.outcome.duration);
+            }
+            let median = median(&round.mrr).unwrap_or(0.0);
+            self.progress.staying(&format!("{label}: MRR {}", show_rate(median)));
+        }
+        if !goals.is_empty() {
+            let limits = Limits { min: measure.min, max, seconds: measure.at_most.as_secs_f64() };
+            let source = self.source(&stage.ends, &stage.folder, frame, services);
+            let progress = &mut *self.progress;
+            let found =
+                search(&mut Bench { source: &source }, &goals, limits, |goal, load, outcome| {
+                    let loss = outcome.loss_ratio() * 100.0;
+                    let limited = if outcome.limited { ", generator fell short" } else { "" };
+                    let load = show_rate(load);
+                    progress
+                        .passing(&format!("{label}: {goal}, {load}: {loss:.3} % lost{limited}"));
+                });
+            let found = found.map_err(|error| match error {
+                Error::Trial(why) | Error::Invalid(why) => why,
+            })?;
+            if found.limited > 0 {
+                self.warnings.push(format!(
+                    "{label}: {} trials thrown away, since the generator did not keep to the rate",
+                    found.limited
+                ));
+            }
+            for (load, trials) in found.trials.all() {
+                round.trials.extend(trials.iter().map(|t| Trial {
+                    load: *load,
+                    duration: t.duration,
+                    sent: t.sent,
+                    received: t.received,
+                }));
+            }
+            for bounds in found.bounds {
+                let judged = Judged::of(bounds, most);
+                self.progress.staying(&format!("{label}: {}", judged.in_words()));
+                round.bounds.push(judged);
+            }
+        }
+        self.latency(stage, frame, services, label, round)
+    }
+
+    /// At shares of the last goal's bound that is there.
+    fn latency(
+        &mut self,
+        stage: &Stage<'_>,
+        frame: u32,
+        services: bool,
+        label: &str,
+        round: &mut Round,
+    ) -> Result<(), String> {
+        let measure = &self.scenario.measure;
+        let found = round.bounds.iter().rev().find_map(|judged| {
+            judged.bounds.lower.map(|lower| (judged.bounds.goal.name.clone(), lower))
+        });
+        let Some((of, rate)) = found.filter(|_| !measure.latency.is_empty()) else { return Ok(()) };
+        if self.scenario.traffic.generator == Generator::Xdp
+            && crate::programs::find("millrace-pktgen").is_err()
+        {
+            self.warnings.push(format!("{label}: no latency without millrace-pktgen"));
+            return Ok(());
+        }
+        let source = self.source(&stage.ends, &stage.folder, frame, services);
+        let source = Source { kind: Generator::Pktgen, ..source };
+        for share in &measure.latency {
+            self.progress.passing(&format!("{label}: latency at {:.0} % of {of}", share * 100.0));
+            let rate = rate * share;
+            let trial = source.trial(Some(rate), measure.latency_trial.as_secs_f64())?;
+            let percentiles = trial.latency.filter(|_| !trial.outcome.limited);
+            round.latency.push(LatencyAt {
+                of: of.clone(),
+                share: *share,
+                rate,
+                loss_ratio: trial.outcome.loss_ratio(),
+                percentiles,
+            });
+        }
+        Ok(())
+    }
+
+    fn soak(
+        &mut self,
+        source: &Source<'_>,
+        rate: f64,
+        seconds: f64,
+        target: f64,
+        label: &str,
+    ) -> Result<crate::soak::Soak, String> {
+        // Parts, so that Ctrl-C and a generator that falls short cost one of them only.
+        const PART: f64 = 10.0;
+        let mut intervals = Vec::new();
+        let mut left = seconds;
+        while left > 0.05 {
+            let part = left.min(PART);
+            let lost: u64 = intervals.iter().map(|i: &crate::soak::Interval| i.lost).sum();
+            self.progress.passing(&format!("{label}: soak, {left:.0} s left, {lost} lost"));
+            let trial = source.trial(Some(rate), part)?;
+            if trial.outcome.limited {
+                return Err(format!("{label}: the generator can't keep to {}", show_rate(rate)));
+            }
+            let lost = trial.outcome.sent.saturating_sub(trial.outcome.received);
+            intervals.push(crate::soak::Interval { sent: trial.outcome.sent, lost });
+            left -= part;
+        }
+        Ok(crate::soak::Soak::of(rate, seconds, &intervals, target))
+    }
+}
+
+/// The search's view of a source.
+struct Bench<'a, 'b> {
+    source: &'a Source<'b>,
+}
+
+impl Dut for Bench<'_, '_> {
+    type Error = String;
+
+    fn trial(&mut self, load: f64, duration: f64) -> Result<Outcome, String> {
+        self.source.trial(Some(load), duration).map(|trial| trial.outcome)
+    }
+}
+
+fn place_of<'c>(certificate: &'c mut Certificate, named: &Named) -> &'c mut Device {
+    let found = certificate.devices.iter().position(|device| device.name == named.name());
+    let index = found.unwrap_or_else(|| {
+        certificate.devices.push(Device {
+            name: named.name().into(),
+            kind: named.device.kind().into(),
+            path: crate::results::Path::default(),
+            points: Vec::new(),
+        });
+        certificate.devices.len() - 1
+    });
+    &mut certificate.devices[index]
+}
+
+/// Whatever has to be equal for two certificates' figures to be compared.
+fn method(scenario: &Scenario, task: Task) -> BTreeMap<String, String> {
+    let (traffic, measure, cpus) = (&scenario.traffic, &scenario.measure, &scenario.cpus);
+    let mut method = BTreeMap::new();
+    let mut put = |key: &str, value: String| drop(method.insert(key.to_owned(), value));
+    put("generator", traffic.generator.name().into());
+    put("flows", traffic.flows.to_string());
+    put("services", traffic.services.to_string());
+    put("CPUs", format!("generator {}, device {}", cpus.generator, cpus.device));
+    match task {
+        Task::Measure => {
+            put("search", "MLRsearch (RFC 9971)".into());
+            put(
+                "trials",
+                format!(
+                    "{} to {} s, {} s in all",
+                    measure.initial_trial.as_secs_f64(),
+                    measure.final_trial.as_secs_f64(),
+                    measure.duration_sum.as_secs_f64()
+                ),
+            );
+            put("width", format!("{} %", measure.width * 100.0));
+            put("exceed ratio", format!("{} %", measure.exceed_ratio * 100.0));
+            put("loss of PDR", format!("{} %", measure.pdr_loss * 100.0));
+        }
+        Task::Soak { rate, seconds, target } => {
+            put("soak", format!("{} for {seconds} s, loss ratio {target:e}", show_rate(rate)));
+        }
+        Task::Reconf { rate, changes, .. } => {
+            put("reconf", format!("{changes} changes at {}", show_rate(rate)));
+        }
+    }
+    method
+}
