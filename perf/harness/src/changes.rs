@@ -91,7 +91,7 @@ impl Changer<'_> {
             Device::Nftables {} => {
                 // Each a transaction of its own, as kube-proxy makes one for a change.
                 for n in first..first + count {
-                    let verb = if n % 2 == 0 { "add" } else { "delete" };
+                    let verb = if n.is_multiple_of(2) { "add" } else { "delete" };
                     let element = format!(
                         "172.21.{}.{} . udp . 53 : drop",
                         n / 2 / 250 % 250,
@@ -158,7 +158,7 @@ fn generation_in(value: &serde_json::Value) -> Option<u64> {
 }
 
 fn on_or_off(n: u64) -> &'static str {
-    if n % 2 == 0 { "replace" } else { "del" }
+    if n.is_multiple_of(2) { "replace" } else { "del" }
 }
 
 /// Beside the traffic: changes n and n + 1 are of the same one, there and gone.

@@ -368,7 +368,8 @@ mod tests {
     #[test]
     fn unlike_machines_links_modes_and_methods_are_refused_by_name() {
         let a = noisy(1, 1e6, 0.01, 8);
-        let cases: [(&str, fn(&mut Certificate)); 5] = [
+        type Change = fn(&mut Certificate);
+        let cases: [(&str, Change); 5] = [
             ("kernel", |c| c.fingerprint.kernel = "5.10".into()),
             ("governor", |c| c.fingerprint.cpu.governor = "powersave".into()),
             ("mode of bare", |c| c.devices[0].path.mode = "zero-copy".into()),

@@ -12,7 +12,7 @@ use crate::compare::{self, Comparison, Verdict};
 use crate::results::{Certificate, Unit};
 use crate::spread::Spread;
 use crate::statistics::{median, variation};
-use crate::units::{show_rate, show_time};
+use crate::units::{count, ratio, show_rate, show_time};
 use clap::Args;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -113,7 +113,9 @@ fn section(body: &mut String, certificate: &Certificate, base: Option<&str>) {
             plots::by_size(certificate, what),
         );
     }
-    for frame in &frames {
+    // Of many sizes the two ends; those between are in the pictures by size.
+    let ends = [frames.first(), frames.last()];
+    for frame in frames.iter().filter(|f| frames.len() <= 3 || ends.contains(&Some(*f))) {
         picture(
             &format!("Rates, {frame}-byte frames"),
             "Bars: median of the rounds; black lines: lowest to highest. An open bar is not known to be the device's own limit.",
@@ -125,7 +127,7 @@ fn section(body: &mut String, certificate: &Certificate, base: Option<&str>) {
     picture(
         &format!("Beside {base}"),
         "Each round's rate over that of the round next to it in time: what a busy machine does to both cancels out.",
-        plots::ratios(certificate, base),
+        plots::ratios(certificate, base, frames.len() <= 3),
     );
     for frame in &frames {
         let points =
@@ -149,6 +151,7 @@ fn section(body: &mut String, certificate: &Certificate, base: Option<&str>) {
             plots::loss(certificate, *frame),
         );
     }
+    all_figures(body, certificate);
     details(body, certificate);
 }
 
@@ -170,15 +173,75 @@ fn legend(body: &mut String, certificate: &Certificate) {
     body.push_str("</ul>\n");
 }
 
-/// All figures, as numbers.
+/// The rates, a row a device and frame size.
 fn summary(body: &mut String, certificate: &Certificate) {
     let figures = certificate.figures();
-    if !figures.is_empty() {
+    let mut names: Vec<&str> = Vec::new();
+    for figure in figures.iter().filter(|figure| figure.unit == Unit::Rate) {
+        if !names.contains(&figure.what.as_str()) {
+            names.push(&figure.what);
+        }
+    }
+    if !names.is_empty() {
         body.push_str(
-            "<div class=\"wide\"><table>\n<thead><tr><th>Device</th><th>Frame</th><th>Figure</th><th class=\"n\">Median</th>\
-             <th class=\"n\">Lowest</th><th class=\"n\">Highest</th><th class=\"n\">CV</th><th class=\"n\">Rounds</th></tr></thead>\n<tbody>\n",
+            "<div class=\"wide\"><table>\n<thead><tr><th>Device</th><th class=\"n\">Frame</th>",
+        );
+        for name in &names {
+            let _ = write!(body, "<th class=\"n\">{}</th>", escape(name));
+        }
+        body.push_str("</tr></thead>\n<tbody>\n");
+        for device in &certificate.devices {
+            for point in &device.points {
+                let of = |what: &&str| {
+                    let mut all = figures.iter();
+                    all.find(|f| {
+                        f.device == device.name && f.frame == point.frame && f.what == *what
+                    })
+                };
+                if names.iter().all(|name| of(name).is_none()) {
+                    continue;
+                }
+                let _ = write!(
+                    body,
+                    "<tr><td>{}</td><td class=\"n\">{} B</td>",
+                    escape(&device.name),
+                    point.frame
+                );
+                for name in &names {
+                    let cell = of(name).and_then(|figure| {
+                        let sign = if figure.not_the_devices { "≥ " } else { "" };
+                        let cv = variation(&figure.values).map_or(String::new(), |cv| {
+                            format!(" <small>CV {:.1} %</small>", cv * 100.0)
+                        });
+                        median(&figure.values).map(|m| format!("{sign}{}{cv}", show_rate(m)))
+                    });
+                    let _ = write!(body, "<td class=\"n\">{}</td>", cell.unwrap_or("–".into()));
+                }
+                body.push_str("</tr>\n");
+            }
+        }
+        body.push_str("</tbody></table></div>\n");
+    }
+    if figures.iter().any(|figure| figure.not_the_devices) {
+        body.push_str(
+            "<p class=\"note\">≥: within 5 % of what the generator does alone, or the highest rate allowed. The device does at \
+             least that; its own limit is not known.</p>\n",
         );
     }
+    longer(body, certificate);
+}
+
+/// Every figure with its spread, folded.
+fn all_figures(body: &mut String, certificate: &Certificate) {
+    let figures = certificate.figures();
+    if figures.is_empty() {
+        return;
+    }
+    body.push_str(
+        "<details><summary>All figures</summary>\n<div class=\"wide\"><table>\n<thead><tr><th>Device</th><th class=\"n\">Frame</th>\
+         <th>Figure</th><th class=\"n\">Median</th><th class=\"n\">Lowest</th><th class=\"n\">Highest</th><th class=\"n\">CV</th>\
+         <th class=\"n\">Rounds</th></tr></thead>\n<tbody>\n",
+    );
     for figure in &figures {
         let Some(spread) = Spread::of(&figure.values) else { continue };
         let show = match figure.unit {
@@ -189,7 +252,7 @@ fn summary(body: &mut String, certificate: &Certificate) {
             variation(&figure.values).map_or("–".into(), |cv| format!("{:.1} %", cv * 100.0));
         let _ = writeln!(
             body,
-            "<tr><td>{}</td><td>{} B</td><td>{}</td><td class=\"n\">{}{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>\
+            "<tr><td>{}</td><td class=\"n\">{} B</td><td>{}</td><td class=\"n\">{}{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>\
              <td class=\"n\">{cv}</td><td class=\"n\">{}</td></tr>",
             escape(&figure.device),
             figure.frame,
@@ -201,16 +264,7 @@ fn summary(body: &mut String, certificate: &Certificate) {
             figure.values.len()
         );
     }
-    if !figures.is_empty() {
-        body.push_str("</tbody></table></div>\n");
-    }
-    if figures.iter().any(|figure| figure.not_the_devices) {
-        body.push_str(
-            "<p class=\"note\">≥: within 5 % of what the generator does alone, or the highest rate allowed. The device does at \
-             least that; its own limit is not known.</p>\n",
-        );
-    }
-    longer(body, certificate);
+    body.push_str("</tbody></table></div></details>\n");
 }
 
 /// Soak and reconf, in words.
@@ -227,32 +281,32 @@ fn longer(body: &mut String, certificate: &Certificate) {
                 };
                 let _ = writeln!(
                     body,
-                    "<p>{}, {frame} B, soak of {:.0} s at {}: {} of {} packets lost. The loss ratio is between {:.1e} and {:.1e} \
-                     ({:.0} % confidence each way); the target {:.0e} is {verdict}.</p>",
+                    "<p>{}, {frame} B, soak of {:.0} s at {}: {} of {} packets lost. The loss ratio is between {} and {} \
+                     ({:.0} % confidence each way); the target {} is {verdict}.</p>",
                     escape(&device.name),
                     soak.seconds,
                     show_rate(soak.rate),
-                    soak.lost,
-                    soak.sent,
-                    soak.lower,
-                    soak.upper,
+                    count(soak.lost),
+                    count(soak.sent),
+                    ratio(soak.lower),
+                    ratio(soak.upper),
                     soak.confidence * 100.0,
-                    soak.target
+                    ratio(soak.target)
                 );
             }
             if let Some(reconf) = &round.reconf {
                 let _ = writeln!(
                     body,
-                    "<p>{}, {frame} B, {} changes ({} applied) in {:.1} s at {}: {} of {} packets lost, {:.1e} without changes. \
+                    "<p>{}, {frame} B, {} changes ({} applied) in {:.1} s at {}: {} of {} packets lost; without changes a share of {}. \
                      Blocked {} in all, {} a change.</p>",
                     escape(&device.name),
-                    reconf.changes,
-                    reconf.applied,
+                    count(reconf.changes),
+                    count(reconf.applied),
                     reconf.seconds,
                     show_rate(reconf.rate),
-                    reconf.lost,
-                    reconf.sent,
-                    reconf.loss_ratio_without,
+                    count(reconf.lost),
+                    count(reconf.sent),
+                    ratio(reconf.loss_ratio_without),
                     show_time(reconf.blocked_ns),
                     show_time(reconf.blocked_ns_per_change)
                 );

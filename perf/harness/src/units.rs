@@ -57,6 +57,24 @@ pub fn show_time(nanoseconds: f64) -> String {
     format!("{} {unit}", digits(value))
 }
 
+/// A count with its digits in groups of three.
+pub fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (n, digit) in digits.chars().enumerate() {
+        if n > 0 && (digits.len() - n).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// A small share: `3.3e-9`, or 0.
+pub fn ratio(share: f64) -> String {
+    if share == 0.0 { "0".into() } else { format!("{share:.1e}") }
+}
+
 /// Three digits that matter.
 pub fn digits(value: f64) -> String {
     match value.abs() {
@@ -93,5 +111,10 @@ mod tests {
         assert_eq!(show_rate(12_345.0), "12.3 kpps");
         assert_eq!(show_time(12_345.0), "12.3 µs");
         assert_eq!(show_time(7.0), "7.00 ns");
+        assert_eq!(
+            (count(0), count(999), count(1_234_567)),
+            ("0".into(), "999".into(), "1,234,567".into())
+        );
+        assert_eq!((ratio(0.0), ratio(3.3e-9)), ("0".into(), "3.3e-9".into()));
     }
 }

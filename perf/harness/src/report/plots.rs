@@ -3,12 +3,12 @@
 use super::svg::{Anchor, Picture, Scale};
 use crate::results::{Certificate, Figure, Percentiles, Unit};
 use crate::spread::Spread;
-use crate::units::{digits, show_rate, show_time};
+use crate::units::{show_rate, show_time};
 
 /// Width of a picture.
 const WIDTH: f64 = 760.0;
 /// Room for names on the left.
-const LEFT: f64 = 150.0;
+const LEFT: f64 = 160.0;
 /// Room for values on the right.
 const RIGHT: f64 = 150.0;
 
@@ -22,9 +22,23 @@ fn color_of(certificate: &Certificate, device: &str) -> String {
     color(certificate.devices.iter().position(|d| d.name == device).unwrap_or(0))
 }
 
+/// The unit for rates up to this: its size and its words.
+fn unit(most: f64) -> (f64, &'static str) {
+    match most {
+        most if most >= 1e6 => (1e6, "million packets a second"),
+        most if most >= 1e3 => (1e3, "thousand packets a second"),
+        _ => (1.0, "packets a second"),
+    }
+}
+
+/// A tick's number, without noise in its last digits.
+fn tick(value: f64) -> String {
+    format!("{}", (value * 1e4).round() / 1e4)
+}
+
 /// A name cut to fit.
 fn short(name: &str) -> String {
-    const MOST: usize = 22;
+    const MOST: usize = 20;
     match name.chars().count() > MOST {
         true => name.chars().take(MOST - 1).chain(['…']).collect(),
         false => name.to_owned(),
@@ -51,7 +65,7 @@ pub fn rates(certificate: &Certificate, frame: u32) -> Option<String> {
         .filter(|name| figures.iter().any(|f| f.device == *name))
         .collect();
     let bars = STEP * figures.len() as f64 + GAP * devices.len() as f64;
-    let height = 24.0 + bars + 34.0;
+    let height = 24.0 + bars + 40.0;
     let limit = certificate.calibration.iter().find(|c| c.frame == frame).map(|c| c.limit);
     let most = figures.iter().flat_map(|f| &f.values).copied().fold(0.0, f64::max);
     // A generator far above all devices would press them to the left: then it is said in words.
@@ -62,13 +76,14 @@ pub fn rates(certificate: &Certificate, frame: u32) -> Option<String> {
         WIDTH - RIGHT,
     );
     let mut picture = Picture::new(WIDTH, height, &format!("Rates at {frame}-byte frames"));
-    let bottom = height - 34.0;
-    for tick in &ticks {
-        let x = scale.at(*tick);
+    let bottom = height - 40.0;
+    let (size, words) = unit(ticks.last().copied().unwrap_or(0.0));
+    for mark in &ticks {
+        let x = scale.at(*mark);
         picture.line((x, 20.0), (x, bottom), "grid");
-        picture.text(x, bottom + 16.0, Anchor::Middle, "tick", &digits(tick / 1e6));
+        picture.text(x, bottom + 16.0, Anchor::Middle, "tick", &tick(mark / size));
     }
-    picture.text(LEFT, height - 2.0, Anchor::Start, "axis", "million packets a second");
+    picture.text(LEFT, height - 4.0, Anchor::Start, "axis", words);
     let mut y = 24.0;
     for device in devices {
         let color = color_of(certificate, device);
@@ -124,10 +139,11 @@ pub fn by_size(certificate: &Certificate, what: &str) -> Option<String> {
     let (left, right, bottom) = (60.0, WIDTH - RIGHT, HEIGHT - 44.0);
     let (scale, ticks) = Scale::linear(figures.iter().flat_map(|f| f.values.clone()), bottom, 14.0);
     let mut picture = Picture::new(WIDTH, HEIGHT, &format!("{what} by frame size"));
-    for tick in &ticks {
-        let y = scale.at(*tick);
+    let (size, words) = unit(ticks.last().copied().unwrap_or(0.0));
+    for mark in &ticks {
+        let y = scale.at(*mark);
         picture.line((left, y), (right, y), "grid");
-        picture.text(left - 8.0, y + 4.0, Anchor::End, "tick", &digits(tick / 1e6));
+        picture.text(left - 8.0, y + 4.0, Anchor::End, "tick", &tick(mark / size));
     }
     let step = (right - left - 60.0) / (frames.len() - 1) as f64;
     let x_of = |frame: u32| {
@@ -137,7 +153,7 @@ pub fn by_size(certificate: &Certificate, what: &str) -> Option<String> {
     for frame in &frames {
         picture.text(x_of(*frame), bottom + 18.0, Anchor::Middle, "tick", &frame.to_string());
     }
-    let label = format!("{what} in million packets a second, by frame size in bytes");
+    let label = format!("{what} in {words}, by frame size in bytes");
     picture.text(left, HEIGHT - 6.0, Anchor::Start, "axis", &label);
     let mut names = Vec::new();
     for device in &certificate.devices {
@@ -182,8 +198,9 @@ fn beside(picture: &mut Picture, x: f64, mut names: Vec<(f64, String, String)>, 
     }
 }
 
-/// Each device's rate over the base's, round by round: median, minimum and maximum. None with a single device.
-pub fn ratios(certificate: &Certificate, base: &str) -> Option<String> {
+/// Each device's rate over the base's, round by round: median, minimum and maximum. None with a single device. Not all: of the
+/// smallest and the largest frames only.
+pub fn ratios(certificate: &Certificate, base: &str, all: bool) -> Option<String> {
     let figures: Vec<Figure> =
         certificate.figures().into_iter().filter(|f| f.unit == Unit::Rate).collect();
     let mut rows = Vec::new();
@@ -192,6 +209,10 @@ pub fn ratios(certificate: &Certificate, base: &str) -> Option<String> {
             .iter()
             .find(|f| f.device == base && f.frame == figure.frame && f.what == figure.what);
         let Some(other) = other else { continue };
+        let sizes = || figures.iter().map(|f| f.frame);
+        if !all && Some(figure.frame) != sizes().min() && Some(figure.frame) != sizes().max() {
+            continue;
+        }
         let pairs = figure.values.iter().zip(&other.values).filter(|(_, b)| **b > 0.0);
         let values: Vec<f64> = pairs.map(|(a, b)| a / b).collect();
         let Some(spread) = Spread::of(&values) else { continue };
@@ -205,21 +226,15 @@ pub fn ratios(certificate: &Certificate, base: &str) -> Option<String> {
     let left = LEFT + 90.0;
     let height = 20.0 + STEP * rows.len() as f64 + 40.0;
     let bottom = height - 40.0;
-    let all = rows.iter().flat_map(|(_, s, ..)| [s.min, s.max]);
-    let (low, high) = all.fold((1.0_f64, 1.0_f64), |(l, h), v| (l.min(v), h.max(v)));
+    let ends = rows.iter().flat_map(|(_, s, ..)| [s.min, s.max]);
+    let (low, high) = ends.fold((1.0_f64, 1.0_f64), |(l, h), v| (l.min(v), h.max(v)));
     let (scale, ticks) = Scale::between(low * 0.98, high * 1.02, left, WIDTH - RIGHT);
     let mut picture =
         Picture::new(WIDTH, height, &format!("Rates as multiples of those of {base}"));
-    for tick in &ticks {
-        let x = scale.at(*tick);
+    for mark in &ticks {
+        let x = scale.at(*mark);
         picture.line((x, 10.0), (x, bottom), "grid");
-        picture.text(
-            x,
-            bottom + 16.0,
-            Anchor::Middle,
-            "tick",
-            &format!("{}", (tick * 1000.0).round() / 1000.0),
-        );
+        picture.text(x, bottom + 16.0, Anchor::Middle, "tick", &tick(*mark));
     }
     picture.line((scale.at(1.0), 10.0), (scale.at(1.0), bottom), "limit");
     let words = format!("multiple of {}, pair by pair; line: lowest to highest round", short(base));
@@ -248,8 +263,11 @@ pub fn ratios(certificate: &Certificate, base: &str) -> Option<String> {
     Some(picture.finish())
 }
 
+/// A percentile's name, and where it is.
+type Named = (&'static str, fn(&Percentiles) -> u64);
+
 /// The percentiles on the axis.
-const PERCENTILES: [(&str, fn(&Percentiles) -> u64); 6] = [
+const PERCENTILES: [Named; 6] = [
     ("50", |p| p.p50_ns),
     ("90", |p| p.p90_ns),
     ("99", |p| p.p99_ns),
@@ -348,17 +366,20 @@ pub fn loss(certificate: &Certificate, frame: u32) -> Option<String> {
         return None;
     }
     const HEIGHT: f64 = 320.0;
-    let (left, right, bottom) = (70.0, WIDTH - RIGHT, HEIGHT - 62.0);
+    let (left, right, bottom) = (70.0, WIDTH - RIGHT, HEIGHT - 72.0);
     let positive = lines.iter().flat_map(|(_, t)| t).map(|(_, loss)| *loss).filter(|l| *l > 0.0);
     let positive: Vec<f64> = positive.collect();
     let (scale, ticks) = Scale::log(positive.iter().copied().chain([1.0]), bottom, 14.0);
-    let zero = bottom + 16.0;
+    let zero = bottom + 24.0;
     // Trials far above the others (the first, at the highest load) would press the rest together.
     let mut loads: Vec<f64> = lines.iter().flat_map(|(_, t)| t).map(|(load, _)| *load).collect();
     loads.sort_by(f64::total_cmp);
     let typical = loads.get(loads.len() * 95 / 100).copied().unwrap_or(1.0);
     let most = loads.last().copied().unwrap_or(1.0).min(typical * 1.3);
-    let (across, marks) = Scale::linear([most], left, right);
+    let least = loads.first().copied().unwrap_or(0.0);
+    let (across, marks) =
+        Scale::between(least.min(most), most.max(least * 1.001 + 1.0), left, right);
+    let (size, words) = unit(marks.last().copied().unwrap_or(0.0));
     let mut picture = Picture::new(WIDTH, HEIGHT, &format!("Loss by load, {frame}-byte frames"));
     for tick in &ticks {
         let y = scale.at(*tick);
@@ -368,10 +389,10 @@ pub fn loss(certificate: &Certificate, frame: u32) -> Option<String> {
     picture.line((left, zero), (right, zero), "grid strong");
     picture.text(left - 8.0, zero + 4.0, Anchor::End, "tick", "none");
     for mark in &marks {
-        picture.text(across.at(*mark), zero + 18.0, Anchor::Middle, "tick", &digits(mark / 1e6));
+        picture.text(across.at(*mark), zero + 18.0, Anchor::Middle, "tick", &tick(mark / size));
     }
-    let words = "share lost, by load in million packets a second";
-    picture.text(left, HEIGHT - 4.0, Anchor::Start, "axis", words);
+    let words = format!("share lost, by load in {words}");
+    picture.text(left, HEIGHT - 4.0, Anchor::Start, "axis", &words);
     let place = |loss: f64| if loss > 0.0 { scale.at(loss) } else { zero };
     let mut names = Vec::new();
     for (device, trials) in lines {

@@ -34,12 +34,14 @@ thead th { white-space: nowrap; }
 .good { color: var(--good); font-weight: 600; }
 td.bad { color: var(--bad); font-weight: 600; }
 td small { font-weight: 400; }
+details table { margin-top: 12px; }
+details + details { margin-top: 1em; }
 details { margin-top: 2.4em; }
 summary { cursor: pointer; font-weight: 600; }
 a { color: var(--c0); }
 text { fill: var(--text); font-size: 13px; }
 .tick, .axis { fill: var(--soft); font-size: 12px; }
-.value { font-size: 12.5px; font-variant-numeric: tabular-nums; }
+.value { font-size: 12.5px; font-variant-numeric: tabular-nums; paint-order: stroke; stroke: var(--back); stroke-width: 4px; stroke-linejoin: round; }
 .grid { stroke: var(--grid); stroke-width: 1; }
 .strong { stroke: var(--rule); }
 .whisker { stroke: var(--text); stroke-width: 1.5; }

@@ -1,0 +1,197 @@
+//! The harness on real interfaces: what a forwarder did and what the generator counted, a search for a rate that is known, and what is
+//! left behind. Needs root and `millrace-pktgen` (beside this program, in `MILLRACE_BIN` or in `PATH`).
+//!
+//! The tests take turns: each wants the CPUs for itself. Where a figure depends on a busy machine's mood, its bounds are wide; counts
+//! are exact everywhere.
+
+use millrace_harness::ends::Ends;
+use millrace_harness::folder::Folder;
+use millrace_harness::generator::{Source, Stream, wait_for_program};
+use millrace_harness::impair::Truth;
+use millrace_harness::programs;
+use millrace_harness::results::Certificate;
+use millrace_harness::scenario::{Cpus, Generator, Topology};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+static TURN: Mutex<()> = Mutex::new(());
+
+const HARNESS: &str = env!("CARGO_BIN_EXE_millrace-harness");
+
+/// This test's turn; None, with a message, where it can't run.
+fn turn() -> Option<MutexGuard<'static, ()>> {
+    let why = if !rustix::process::geteuid().is_root() {
+        "not root".to_owned()
+    } else if let Err(why) = programs::find("millrace-pktgen") {
+        why
+    } else {
+        return Some(TURN.lock().unwrap_or_else(PoisonError::into_inner));
+    };
+    assert!(
+        std::env::var_os("MILLRACE_PRIVILEGED").is_none(),
+        "MILLRACE_PRIVILEGED is set, but: {why}"
+    );
+    eprintln!("skipped: {why}");
+    None
+}
+
+fn stop(child: &mut Child, signal: rustix::process::Signal) {
+    rustix::process::kill_process(rustix::process::Pid::from_child(child), signal).unwrap();
+}
+
+/// Namespaces of a process.
+fn namespaces(of: u32) -> Vec<String> {
+    let output = Command::new("ip").args(["netns", "list"]).output().unwrap();
+    let prefix = format!("millrace-perf-{of}-");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines().filter(|line| line.starts_with(&prefix)).map(str::to_owned).collect()
+}
+
+/// Packets through the impairing forwarder: what it says it did, and what the generator saw.
+fn impaired(
+    role: &str,
+    flags: &[&str],
+    rate: f64,
+    seconds: f64,
+) -> (Truth, millrace_harness::generator::Trial) {
+    let ends = Ends::set_up(&Topology::Veth { queues: 1, mtu: 1500 }, role).unwrap();
+    let logs = Folder::create(role).unwrap();
+    let mut command = ends.inside.command(HARNESS);
+    command.args(["impair", "--in", "in0", "--out", "out0"]).args(flags);
+    let mut impair = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    wait_for_program(&ends.inside, || Ok(())).unwrap();
+    wait_for_program(&ends.outside, || Ok(())).unwrap();
+    let source = Source {
+        kind: Generator::Pktgen,
+        ends: &ends,
+        stream: Stream { frame: 128, flows: 1, services: 1, to_services: false },
+        cpus: &Cpus::default(),
+        logs: logs.path().to_owned(),
+        stop: &AtomicBool::new(false),
+    };
+    let trial = source.trial(Some(rate), seconds);
+    stop(&mut impair, rustix::process::Signal::TERM);
+    let output = impair.wait_with_output().unwrap();
+    let truth: Truth = serde_json::from_slice(&output.stdout).unwrap();
+    (truth, trial.unwrap())
+}
+
+#[test]
+fn the_generator_counts_what_the_forwarder_did_to_the_packet() {
+    let Some(_turn) = turn() else { return };
+    let flags = ["--loss", "0.02", "--duplicate", "0.03", "--reorder", "0.04", "--seed", "5"];
+    let (truth, trial) = impaired("truth", &flags, 10_000.0, 1.0);
+    assert!(truth.balances(), "{truth:?}");
+    assert_eq!((truth.no_room, truth.kernel_dropped), (0, 0), "{truth:?}");
+    assert!(truth.lost > 100 && truth.duplicated > 200 && truth.reordered > 250, "{truth:?}");
+    let outcome = &trial.outcome;
+    assert_eq!(outcome.sent, truth.received);
+    assert_eq!(outcome.sent - outcome.received, truth.lost);
+    assert_eq!((trial.duplicated, trial.reordered), (truth.duplicated, truth.reordered));
+}
+
+#[test]
+fn a_delay_is_measured_within_a_twentieth() {
+    let Some(_turn) = turn() else { return };
+    let (truth, trial) = impaired("delay", &["--delay", "20ms"], 2_000.0, 1.0);
+    assert!(truth.balances(), "{truth:?}");
+    let p50 = trial.latency.unwrap().p50_ns as f64;
+    assert!((20e6..21e6).contains(&p50), "{p50}");
+}
+
+/// In T seconds a capacity of C with a queue of Q carries C·T + Q packets; half a percent more may be lost.
+#[test]
+fn the_search_finds_the_rate_of_a_device_whose_capacity_is_known() {
+    let Some(_turn) = turn() else { return };
+    let device = r#"kind = "impair", capacity = "10kpps", queue = 1000"#;
+    let flags =
+        ["pdr", "--device", device, "--max", "40kpps", "--trial", "300ms", "--sum", "900ms"];
+    let mut command = Command::new(HARNESS);
+    command.args(flags).args(["--width", "3", "--json", "--quiet"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = child.id();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let certificate = Certificate::parse(&String::from_utf8_lossy(&output.stdout)).unwrap();
+    let round = &certificate.devices[0].points[0].rounds[0];
+    let bounds = &round.bounds[0].bounds;
+    let truth = (10_000.0 + 1000.0 / 0.3) / 0.995;
+    let (lower, upper) = (bounds.lower.unwrap(), bounds.upper.unwrap());
+    assert_eq!(bounds.irregular, None);
+    assert!((upper - lower) / upper <= 0.03);
+    // A generator that stops for a moment and catches up offers more for a while: the bound may be lower, never higher.
+    assert!(lower <= truth * 1.01 && upper >= truth * 0.9, "{lower} {upper}, truth {truth}");
+    assert_eq!(certificate.devices[0].path.mode, "copy");
+    let latency = &round.latency;
+    assert_eq!(latency.iter().map(|l| l.share).collect::<Vec<_>>(), [0.1, 0.5, 0.9]);
+    assert!(latency.iter().any(|l| l.percentiles.is_some_and(|p| p.p50_ns > 0)));
+    assert!(certificate.calibration[0].limit > 40_000.0 && certificate.complete);
+    assert_eq!(namespaces(pid), Vec::<String>::new());
+}
+
+#[test]
+fn ctrl_c_ends_a_search_with_what_there_is_and_nothing_is_left() {
+    let Some(_turn) = turn() else { return };
+    let mut command = Command::new(HARNESS);
+    command.args(["ndr", "--device", "bare", "--max", "20kpps", "--json", "--quiet"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    // Until the device's namespaces are there: calibration has its own.
+    while !namespaces(child.id()).iter().any(|name| name.contains("-bare-")) {
+        assert!(Instant::now() < deadline, "no namespaces");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    stop(&mut child, rustix::process::Signal::INT);
+    let pid = child.id();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    let certificate = Certificate::parse(&String::from_utf8_lossy(&output.stdout)).unwrap();
+    assert!(!certificate.complete);
+    assert_eq!(namespaces(pid), Vec::<String>::new());
+}
+
+#[test]
+fn a_device_that_ends_at_once_is_named_and_nothing_is_left() {
+    let Some(_turn) = turn() else { return };
+    let device = r#"kind = "command", command = ["sh", "-c", "echo no such license >&2; exit 3"]"#;
+    let mut command = Command::new(HARNESS);
+    command.args(["ndr", "--device", device, "--max", "20kpps", "--quiet"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = child.id();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("no such license") && said.contains("exit status: 3"), "{said}");
+    assert_eq!(namespaces(pid), Vec::<String>::new());
+}
+
+/// Linux forwards and changes routes meanwhile; named interfaces that are there already do as well as ones made for it.
+#[test]
+fn changes_under_load_are_counted_on_interfaces_that_were_there() {
+    let Some(_turn) = turn() else { return };
+    let ends = Ends::set_up(&Topology::Veth { queues: 1, mtu: 1500 }, "named").unwrap();
+    let netns = |place: &millrace_harness::ends::Place| place.netns.clone().unwrap();
+    let folder = Folder::create("named").unwrap();
+    let file = folder.path().join("scenario.toml");
+    let text = format!(
+        "name = \"named\"\n[topology]\nkind = \"nics\"\ntx = \"gen0\"\nrx = \"sink0\"\ndevice_in = \"in0\"\ndevice_out = \"out0\"\n\
+         netns_tx = \"{}\"\nnetns_rx = \"{}\"\nnetns_device = \"{}\"\n[[device]]\nkind = \"linux\"\n",
+        netns(&ends.generator),
+        netns(&ends.sink),
+        netns(&ends.inside)
+    );
+    std::fs::write(&file, text).unwrap();
+    let mut command = Command::new(HARNESS);
+    command.args(["reconf", "--rate", "5kpps", "--changes", "1000", "--duration", "2s", "--json"]);
+    let output = command.arg("--quiet").arg(&file).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let certificate = Certificate::parse(&String::from_utf8_lossy(&output.stdout)).unwrap();
+    let reconf = certificate.devices[0].points[0].rounds[0].reconf.unwrap();
+    assert_eq!((reconf.changes, reconf.applied), (1000, 1000));
+    assert!(reconf.sent > 9_000 && reconf.lost <= reconf.sent / 10, "{reconf:?}");
+    assert!(certificate.warnings.iter().any(|w| w.contains("generator_limit")));
+    assert_eq!(certificate.devices[0].path.link, "veth");
+}
