@@ -118,7 +118,7 @@ fn section(body: &mut String, certificate: &Certificate, base: Option<&str>) {
     for frame in frames.iter().filter(|f| frames.len() <= 3 || ends.contains(&Some(*f))) {
         picture(
             &format!("Rates, {frame}-byte frames"),
-            "Bars: median of the rounds; black lines: lowest to highest. An open bar is not known to be the device's own limit.",
+            "Bars: median of the rounds; thin lines: lowest to highest. An open bar is not known to be the device's own limit.",
             plots::rates(certificate, *frame),
         );
     }

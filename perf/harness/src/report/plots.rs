@@ -84,6 +84,11 @@ pub fn rates(certificate: &Certificate, frame: u32) -> Option<String> {
         picture.text(x, bottom + 16.0, Anchor::Middle, "tick", &tick(mark / size));
     }
     picture.text(LEFT, height - 4.0, Anchor::Start, "axis", words);
+    if let Some(near) = near {
+        let x = scale.at(near);
+        picture.line((x, 16.0), (x, bottom), "limit");
+        picture.text(x, 12.0, Anchor::Middle, "tick", "generator alone");
+    }
     let mut y = 24.0;
     for device in devices {
         let color = color_of(certificate, device);
@@ -113,11 +118,6 @@ pub fn rates(certificate: &Certificate, frame: u32) -> Option<String> {
             y += STEP;
         }
         y += GAP;
-    }
-    if let Some(near) = near {
-        let x = scale.at(near);
-        picture.line((x, 16.0), (x, bottom), "limit");
-        picture.text(x, 12.0, Anchor::Middle, "tick", "generator alone");
     }
     Some(picture.finish())
 }
