@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Installs, with apt, what building and testing Millrace needs and this machine lacks; says what.
 #
-#   install-deps.sh [build|run|count|peers]…    build: compile; run: tests and demo; count: instructions; peers: rules of Linux that the
-#                                               engine is compared with. Default: all but peers.
+#   install-deps.sh [build|run|count|peers|browser]…
+#       build: compile; run: tests and demo; count: instructions; peers: rules of Linux that the engine is compared with; browser: looks at
+#       reports. Default: build, run and count.
 #
 # Nothing missing: no package manager is called, and no root is needed.
 set -euo pipefail
@@ -35,6 +36,10 @@ peers_needs=(
     "iptables-legacy-restore iptables"
 )
 
+browser_needs=(
+    "chromium chromium"
+)
+
 # Root's PATH on Debian has sbin, a user's has not.
 export PATH=$PATH:/usr/sbin:/sbin
 
@@ -58,7 +63,8 @@ for group in "$@"; do
     run) look "${run_needs[@]}" ;;
     count) look "${count_needs[@]}" ;;
     peers) look "${peers_needs[@]}" ;;
-    *) echo "install-deps.sh: $group: say build, run, count or peers" >&2; exit 2 ;;
+    browser) look "${browser_needs[@]}" ;;
+    *) echo "install-deps.sh: $group: say build, run, count, peers or browser" >&2; exit 2 ;;
     esac
 done
 

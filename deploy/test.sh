@@ -60,7 +60,7 @@ fi
 
 run format "$cargo" fmt --all --check
 run clippy "$cargo" clippy --locked --workspace --all-targets -- -D warnings
-run release "$cargo" build --locked --release -p millrace-dataplane -p millrace-control -p millrace -p millrace-apiserver
+run release "$cargo" build --locked --release -p millrace-dataplane -p millrace-control -p millrace -p millrace-apiserver -p millrace-pktgen
 run tests "$cargo" test --locked --workspace
 if command -v kubectl >/dev/null; then
     run e2e as_root deploy/e2e/run.sh --own

@@ -32,7 +32,6 @@ pub fn measure(
     };
     let without = kept(source.trial(Some(rate), seconds)?)?;
     let changer = Changer { stage, device };
-    let before = changer.generation()?;
     let over = AtomicBool::new(false);
     let (with, made) = std::thread::scope(|scope| {
         let maker = scope.spawn(|| {
@@ -51,8 +50,8 @@ pub fn measure(
             "{made} of {changes} changes in {seconds} s: give it more time (--duration) or fewer changes"
         ));
     }
-    let applied = changer.generation()?.zip(before).map_or(made, |(after, before)| after - before);
-    Ok(Reconf::of(rate, (made, applied, lasted), counts(&without), counts(&with)))
+    let confirmed = changer.confirm(made)?.is_some();
+    Ok(Reconf::of(rate, (made, confirmed, lasted), counts(&without), counts(&with)))
 }
 
 struct Changer<'a> {
@@ -60,8 +59,10 @@ struct Changer<'a> {
     device: &'a Device,
 }
 
-/// Changes that one program makes, where a program can make many.
+/// Changes that one program makes, or one save of manifests, where it can make many.
 const AT_ONCE: u64 = 100;
+/// Between two saves of manifests.
+const APART: Duration = Duration::from_millis(40);
 
 impl Changer<'_> {
     /// Makes so many, within a time or until `over`. Returns how many and in how many seconds.
@@ -108,10 +109,12 @@ impl Changer<'_> {
             Device::Millrace { manifests: None, .. } => {
                 let file = self.stage.folder.path().join("manifests/change.yaml");
                 let part = file.with_extension("part");
-                fs::write(&part, service(first)).map_err(|e| e.to_string())?;
+                let text: String = (0..count).map(|k| service(k, pod(first))).collect();
+                fs::write(&part, text).map_err(|e| e.to_string())?;
                 fs::rename(&part, &file).map_err(|e| e.to_string())?;
-                // Each has to be a change of its own: the next comes when the tables have this one.
-                Ok(1)
+                // Control gathers what is written at once: saves further apart are changes of their own.
+                std::thread::sleep(APART);
+                Ok(count)
             }
             Device::Command { change: Some(words), .. } => {
                 let mut words = words.iter().map(|word| self.stage.fill(word, Some(first)));
@@ -130,30 +133,25 @@ impl Changer<'_> {
         }
     }
 
-    /// Which generation of tables the device is at; None where it doesn't say.
-    fn generation(&self) -> Result<Option<u64>, String> {
+    /// Fails unless the device has the last of so many changes; None where it can't be asked.
+    fn confirm(&self, changes: u64) -> Result<Option<()>, String> {
         if !matches!(self.device, Device::Millrace { manifests: None, .. }) {
             return Ok(None);
         }
         let socket = self.stage.folder.path().join("engine.sock").display().to_string();
-        let mut show = self.stage.ends.inside.command(programs::find("millrace")?);
-        show.args(["--socket", &socket, "show", "workers", "--json"]);
-        let text = programs::finish(&mut show, None)?;
-        let value: serde_json::Value =
-            serde_json::from_str(&text).map_err(|e| format!("millrace show workers: {e}"))?;
-        Ok(generation_in(&value))
-    }
-}
-
-/// The smallest number called `generation` anywhere in it.
-fn generation_in(value: &serde_json::Value) -> Option<u64> {
-    match value {
-        serde_json::Value::Object(map) => {
-            let own = map.get("generation").and_then(serde_json::Value::as_u64);
-            map.values().filter_map(generation_in).chain(own).min()
+        let last = (changes - 1) / AT_ONCE * AT_ONCE;
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            let mut show = self.stage.ends.inside.command(programs::find("millrace")?);
+            show.args(["--socket", &socket, "show", "services", "--json"]);
+            if programs::finish(&mut show, None)?.contains(&pod(last)) {
+                return Ok(Some(()));
+            }
+            if Instant::now() > deadline {
+                return Err("the engine has not got the last change 5 s after it".into());
+            }
+            std::thread::sleep(Duration::from_millis(50));
         }
-        serde_json::Value::Array(values) => values.iter().filter_map(generation_in).min(),
-        _ => None,
     }
 }
 
@@ -167,25 +165,32 @@ fn prefix(n: u64) -> String {
     format!("172.30.{}.{}/32", n / 250 % 250, n % 250 + 1)
 }
 
-/// A service beside the traffic; each number has another endpoint.
-fn service(n: u64) -> String {
-    let pod = format!("10.127.{}.{}", n / 250 % 250, n % 250 + 1);
+/// The endpoint that changes from number `first` on have.
+fn pod(first: u64) -> String {
+    let n = first / AT_ONCE;
+    format!("10.127.{}.{}", n / 250 % 250, n % 250 + 1)
+}
+
+/// The kth service beside the traffic.
+fn service(k: u64, pod: String) -> String {
+    let vip = format!("172.21.0.{}", k + 1);
     format!(
         "apiVersion: v1
 kind: Service
-metadata: {{name: change, namespace: default}}
+metadata: {{name: change-{k}, namespace: default}}
 spec:
-  clusterIP: 172.21.0.1
-  clusterIPs: [172.21.0.1]
+  clusterIP: {vip}
+  clusterIPs: [{vip}]
   ipFamilies: [IPv4]
   ports: [{{name: dns, port: 53, protocol: UDP, targetPort: 5353}}]
 ---
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
-metadata: {{name: change-1, namespace: default, labels: {{kubernetes.io/service-name: change}}}}
+metadata: {{name: change-{k}-1, namespace: default, labels: {{kubernetes.io/service-name: change-{k}}}}}
 addressType: IPv4
 ports: [{{name: dns, port: 5353, protocol: UDP}}]
 endpoints: [{{addresses: [{pod}], conditions: {{ready: true}}}}]
+---
 "
     )
 }
@@ -204,13 +209,7 @@ mod tests {
             }
         }
         assert!(there.is_empty());
-        assert_ne!(service(1), service(2));
-    }
-
-    #[test]
-    fn the_oldest_generation_of_all_workers_counts() {
-        let value = serde_json::json!({"workers": [{"generation": 7}, {"generation": 5, "x": 1}]});
-        assert_eq!(generation_in(&value), Some(5));
-        assert_eq!(generation_in(&serde_json::json!([])), None);
+        assert_ne!(pod(0), pod(AT_ONCE));
+        assert!(service(99, pod(0)).contains("clusterIP: 172.21.0.100\n"));
     }
 }

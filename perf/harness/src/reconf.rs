@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 pub struct Reconf {
     /// Packets a second.
     pub rate: f64,
-    /// Changes asked for.
+    /// Changes made.
     pub changes: u64,
-    /// Changes that the device says it took: generations of its tables; as asked where it doesn't say.
-    pub applied: u64,
+    /// Whether the device was asked and had the last of them; else the programs that made them succeeded.
+    pub confirmed: bool,
     /// Seconds from the first to the last.
     pub seconds: f64,
     /// Packets sent in the trial with changes.
@@ -25,7 +25,7 @@ pub struct Reconf {
     pub loss_ratio_without: f64,
     /// (lost − what would have been lost anyway) / rate, in nanoseconds; not below 0.
     pub blocked_ns: f64,
-    /// The same by the changes applied.
+    /// The same by changes.
     pub blocked_ns_per_change: f64,
 }
 
@@ -33,7 +33,7 @@ impl Reconf {
     /// Of two trials, one without changes and one with them.
     pub fn of(
         rate: f64,
-        (changes, applied, seconds): (u64, u64, f64),
+        (changes, confirmed, seconds): (u64, bool, f64),
         without: (u64, u64),
         with: (u64, u64),
     ) -> Self {
@@ -43,13 +43,13 @@ impl Reconf {
         Self {
             rate,
             changes,
-            applied,
+            confirmed,
             seconds,
             sent: with.0,
             lost: with.1,
             loss_ratio_without: share(without),
             blocked_ns,
-            blocked_ns_per_change: blocked_ns / applied.max(1) as f64,
+            blocked_ns_per_change: blocked_ns / changes.max(1) as f64,
         }
     }
 }
@@ -61,12 +61,11 @@ mod tests {
     #[test]
     fn lost_over_rate_is_the_time_blocked_less_what_is_lost_anyway() {
         // 1 Mpps, 10,000 changes that block 2 µs each: 20,000 packets in 10 s.
-        let reconf = Reconf::of(1e6, (10_000, 10_000, 10.0), (10_000_000, 0), (10_000_000, 20_000));
+        let reconf = Reconf::of(1e6, (10_000, true, 10.0), (10_000_000, 0), (10_000_000, 20_000));
         assert_eq!((reconf.blocked_ns, reconf.blocked_ns_per_change), (20e6, 2_000.0));
-        let noisy =
-            Reconf::of(1e6, (10_000, 5_000, 10.0), (10_000_000, 5_000), (10_000_000, 20_000));
+        let noisy = Reconf::of(1e6, (5_000, true, 10.0), (10_000_000, 5_000), (10_000_000, 20_000));
         assert_eq!((noisy.blocked_ns, noisy.blocked_ns_per_change), (15e6, 3_000.0));
-        let better = Reconf::of(1e6, (1, 0, 1.0), (100, 5), (100, 1));
+        let better = Reconf::of(1e6, (0, false, 1.0), (100, 5), (100, 1));
         assert_eq!((better.blocked_ns, better.blocked_ns_per_change), (0.0, 0.0));
     }
 }

@@ -297,11 +297,11 @@ fn longer(body: &mut String, certificate: &Certificate) {
             if let Some(reconf) = &round.reconf {
                 let _ = writeln!(
                     body,
-                    "<p>{}, {frame} B, {} changes ({} applied) in {:.1} s at {}: {} of {} packets lost; without changes a share of {}. \
+                    "<p>{}, {frame} B, {} changes{} in {:.1} s at {}: {} of {} packets lost; without changes a share of {}. \
                      Blocked {} in all, {} a change.</p>",
                     escape(&device.name),
                     count(reconf.changes),
-                    count(reconf.applied),
+                    if reconf.confirmed { " (the device has them)" } else { "" },
                     reconf.seconds,
                     show_rate(reconf.rate),
                     count(reconf.lost),

@@ -50,10 +50,10 @@ pub fn of(certificate: &Certificate) -> String {
                 if let Some(reconf) = &round.reconf {
                     let _ = writeln!(
                         text,
-                        "  {:>4} B  {} changes ({} applied) in {:.1} s at {}: {} of {} lost; blocked {} in all, {} a change",
+                        "  {:>4} B  {} changes{} in {:.1} s at {}: {} of {} lost; blocked {} in all, {} a change",
                         point.frame,
                         reconf.changes,
-                        reconf.applied,
+                        if reconf.confirmed { " (confirmed)" } else { "" },
                         reconf.seconds,
                         show_rate(reconf.rate),
                         reconf.lost,
