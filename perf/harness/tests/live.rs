@@ -105,12 +105,15 @@ fn a_delay_is_measured_within_a_twentieth() {
 #[test]
 fn the_search_finds_the_rate_of_a_device_whose_capacity_is_known() {
     let Some(_turn) = turn() else { return };
-    let device = r#"kind = "impair", capacity = "10kpps", queue = 1000"#;
-    let flags =
-        ["pdr", "--device", device, "--max", "40kpps", "--trial", "300ms", "--sum", "900ms"];
+    let folder = Folder::create("known").unwrap();
+    let file = folder.path().join("scenario.toml");
+    let text = "name = \"known\"\n[measure]\nfind = [\"pdr\"]\nmax = \"40kpps\"\nlatency_trial = \"300ms\"\nwarm_up = \"300ms\"\n\
+                [[device]]\nkind = \"impair\"\ncapacity = \"10kpps\"\nqueue = 1000\n";
+    std::fs::write(&file, text).unwrap();
     let mut command = Command::new(HARNESS);
-    command.args(flags).args(["--width", "3", "--json", "--quiet"]);
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    command
+        .args(["run", "--trial", "300ms", "--sum", "900ms", "--width", "3", "--json", "--quiet"]);
+    let child = command.arg(&file).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let pid = child.id();
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
