@@ -9,7 +9,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use millrace_tables::PolicyChanges;
+use millrace_tables::{PolicyChanges, node::MAX_RANGES};
 use millrace_wire::{Addr, Mac};
 use serde::Deserialize;
 use toml::{Table, Value};
@@ -45,6 +45,8 @@ pub struct Config {
     pub masquerade_all: bool,
     /// `policy_changes` and `unknown_pods`.
     pub policies: PolicyOptions,
+    /// `[masquerade]`: whose flows are masqueraded that leave the cluster, and to where not.
+    pub masquerade: Masquerade,
     /// `[[route]]`, each prefix once.
     pub routes: Vec<Route>,
     /// `[[neighbor]]`.
@@ -59,6 +61,31 @@ impl At {
     /// An interface of the engine.
     pub fn interface(name: &str) -> At {
         At(format!("interface {name}"))
+    }
+}
+
+/// `[masquerade]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Masquerade {
+    /// Pods.
+    pub sources: Vec<IpNet>,
+    /// Destinations that see their addresses.
+    #[serde(default)]
+    pub except: Vec<IpNet>,
+}
+
+impl Masquerade {
+    fn check(self) -> Result<Masquerade, Fault> {
+        for (field, ranges) in [("sources", &self.sources), ("except", &self.except)] {
+            if ranges.len() > MAX_RANGES {
+                return Err((
+                    field.into(),
+                    format!("has {} ranges, at most {MAX_RANGES} are allowed", ranges.len()),
+                ));
+            }
+        }
+        Ok(self)
     }
 }
 
@@ -241,6 +268,7 @@ impl Config {
                 "policy_changes" => one_of(value, [("strict", PolicyChanges::Strict), ("keep", PolicyChanges::Keep)])
                     .map(|changes| config.policies.changes = changes),
                 "unknown_pods" => one_of(value, [("closed", false), ("open", true)]).map(|open| config.policies.unknown_pods_open = open),
+                "masquerade" => read(value).and_then(Masquerade::check).map(|it| config.masquerade = it),
                 "route" => entries(value, |number, value| {
                     let at = at(&format!("[[route]] {number}"));
                     let prefix = value.get("prefix").and_then(Value::as_str).and_then(|text| text.parse::<IpNet>().ok());
@@ -263,7 +291,7 @@ impl Config {
                         Err((field, why)) => problems.push(Problem::new(at, field, why)),
                     }
                 }),
-                _ => Err((String::new(), "is no option: engine, manifests, kubeconfig, node, nodeport_addresses, service_cidr, cluster_cidr, detect_local_mode, masquerade_all, policy_changes, unknown_pods, [[route]] or [[neighbor]]".into())),
+                _ => Err((String::new(), "is no option: engine, manifests, kubeconfig, node, nodeport_addresses, service_cidr, cluster_cidr, detect_local_mode, masquerade_all, [masquerade], policy_changes, unknown_pods, [[route]] or [[neighbor]]".into())),
             };
             if let Err((field, why)) = outcome {
                 problems.push(Problem::new(at(&key), field, why));

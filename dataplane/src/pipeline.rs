@@ -18,6 +18,7 @@ pub mod service;
 pub mod fib;
 pub mod local;
 pub mod policy;
+mod leave;
 pub mod rewrite;
 pub mod tx;
 mod trunk;
@@ -68,6 +69,7 @@ fn path<O: Observer>(
         service::choose(&mut packet, &mut flow, context)?;
         let route = fib::lookup(&mut packet, &flow, context)?;
         policy::check(&packet, &mut flow, context)?;
+        leave::check(&packet, &mut flow, &route, context)?;
         let adjacency = neighbor::resolve(&mut packet, &route, context)?;
         if conntrack::commit(&packet, &mut flow, &route, &adjacency, context)? {
             if flow.judged {

@@ -43,3 +43,5 @@ mod hostile;
 mod short;
 #[path = "path/policy.rs"]
 mod policy;
+#[path = "path/leave.rs"]
+mod leave;

@@ -72,6 +72,8 @@ pub(super) fn view(
     };
     world.policies = config.policies;
     world.row = masquerade::row(pods, elsewhere, world.interfaces.values());
+    world.row.leaving = config.masquerade.sources.iter().map(IpNet::trunc).collect();
+    world.row.staying = config.masquerade.except.iter().map(IpNet::trunc).collect();
 }
 
 /// All addresses, or as `nodeport_addresses` says; the main ones first, whether or not they are among ours (as kube-proxy).

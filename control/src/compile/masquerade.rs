@@ -69,7 +69,7 @@ pub fn row<'a>(
         .chain(of(false))
         .take(node::MAX_SOURCES)
         .collect();
-    NodeSpec { pods, sources }
+    NodeSpec { pods, sources, ..NodeSpec::default() }
 }
 
 /// [`Frontend::flags`] of a frontend of this kind.

@@ -131,7 +131,7 @@ fn a_bad_entry_is_named_by_file_entry_and_field() {
         ),
         (
             "manifest = '/m'",
-            "control.toml: manifest: is no option: engine, manifests, kubeconfig, node, nodeport_addresses, service_cidr, cluster_cidr, detect_local_mode, masquerade_all, policy_changes, unknown_pods, [[route]] or [[neighbor]]",
+            "control.toml: manifest: is no option: engine, manifests, kubeconfig, node, nodeport_addresses, service_cidr, cluster_cidr, detect_local_mode, masquerade_all, [masquerade], policy_changes, unknown_pods, [[route]] or [[neighbor]]",
         ),
     ] {
         let found = problem_of(text);

@@ -229,9 +229,10 @@ pub(super) fn admit<O: Observer>(
     let carried = (Next::Line, None);
     let tables = &context.tables;
     let judged = tables.has_policies() && policy::concerns(tables, &headers.tuple);
+    let translates = tables.has_services() || tables.has_leaving();
     let has_name = match headers.protocol {
         Protocol::ICMP | Protocol::ICMPV6 => judged,
-        protocol => protocol.has_ports() && (judged || tables.has_services()),
+        protocol => protocol.has_ports() && (judged || translates),
     };
     if headers.quote.is_some() || !has_name {
         return carried;

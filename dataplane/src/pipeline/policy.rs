@@ -5,7 +5,7 @@
 //! both have to allow it. What control has compiled is looked up ([`millrace_tables::policy`]); here is only what is judged, and when:
 //!
 //! * not at all: what an end of which is this node itself (kubelet's probes; Kubernetes has the node reach its own pods whatever policies
-//!   say, and they it), a pod to itself, and answers and ICMP errors of a flow that was allowed: they find its entry;
+//!   say, and they it; who has one of its addresses and does not come from its stack is dropped), a pod to itself, and answers and ICMP errors of a flow that was allowed: they find its entry;
 //! * a known flow, in the direction that it began in, whichever way the packet goes, once for each generation of the tables. What is forbidden now
 //!   is dropped (`strict`), or goes on (`keep`);
 //! * everything else as a new flow in its own direction. A TCP segment from the middle of a connection that is not known, which nobody saw beginning, has to be allowed
@@ -20,7 +20,7 @@
 //! Cost: without policies a comparison. With policies, for a flow that begins, the look-ups of `tables/src/policy.rs`; for packets of flows without an isolated end, which
 //! are not tracked, those of both addresses.
 
-use millrace_tables::{Decision, Endpoint, PolicyChanges, Snapshot};
+use millrace_tables::{Decision, Endpoint, InterfaceKind, PolicyChanges, Snapshot};
 use millrace_wire::{Addr, Protocol, tcp};
 
 use super::Context;
@@ -88,11 +88,20 @@ fn is_concerned(source: &Endpoint, destination: &Endpoint) -> bool {
         && !destination.is_node()
 }
 
-/// Whether packets of this tuple are to be judged, or tracked, if their flow is not known.
+/// Whether packets of this tuple are to be judged, or tracked, if their flow is not known. One from this node itself is as well: see [`poses_as_node`].
 #[inline(never)]
 pub(super) fn concerns(tables: &Snapshot<'_>, tuple: &Tuple) -> bool {
-    is_concerned(&tables.policy_endpoint(&tuple.src), &tables.policy_endpoint(&tuple.dst))
+    let source = tables.policy_endpoint(&tuple.src);
+    let destination = tables.policy_endpoint(&tuple.dst);
+    (source.is_isolated() || destination.is_isolated())
+        && !destination.is_node()
         && tuple.src != tuple.dst
+}
+
+/// Whether a packet that does not come from this node's stack has an address of this node: it would be let in everywhere.
+fn poses_as_node<O: Observer>(tuple: &Tuple, context: &Context<'_, O>) -> bool {
+    let from_stack = context.receiving().is_ok_and(|from| from.kind == InterfaceKind::HOST);
+    !from_stack && context.tables.policy_endpoint(&tuple.src).is_node()
 }
 
 /// Judges a flow whose way is known.
@@ -135,6 +144,9 @@ fn in_force<O: Observer>(
     if known && context.tables.policy_changes() == PolicyChanges::Keep {
         context.observer.see(|| Step::Allowed);
         return Ok(());
+    }
+    if !known && poses_as_node(&tuple, context) {
+        return Err(DropReason::Martian.into());
     }
     let mut judgement = judge(&context.tables, &tuple);
     let mut track = headers.trackable && headers.part != Part::Later && headers.quote.is_none();

@@ -5,14 +5,14 @@
 //! it holds no rule of its own, only fewer questions. Whatever `tests/path` sends goes down both.
 //!
 //! 1. A known IPv4 flow that the packet does not change, decided under these tables: the entry's line, nothing of control's.
-//! 2. A packet of no flow, to no service's address and about which no policy has anything to say, that is forwarded to a neighbor that this worker knows.
+//! 2. A packet of no flow, to no service's address and about which no policy has anything to say, that keeps its source and is forwarded to a neighbor that this worker knows.
 //!
 //! Who looks on ([`Observer::LOOKS`]) sees every packet on the line.
 
 use millrace_tables::{Destination, Route};
 
 use super::neighbor::Adjacency;
-use super::{Context, policy, rewrite};
+use super::{Context, leave, policy, rewrite};
 use crate::exit::Exit;
 use crate::packet::{Headers, Network, Packet, Parsed};
 use crate::state::conntrack::{CachedHop, tick};
@@ -60,7 +60,7 @@ fn routed<O: Observer>(
     if leaf.has_frontends() || context.state.conntrack.has_made(headers.hash) {
         return None;
     }
-    if context.tables.has_policies() && policy::concerns(&context.tables, &headers.tuple) {
+    if context.tables.asks_of_routed() && is_asked_about(headers, context) {
         return None;
     }
     let round = context.state.local.recent.round();
@@ -71,6 +71,13 @@ fn routed<O: Observer>(
     };
     fits(headers, &adjacency)?;
     rewrite::plain::routed(packet, &adjacency, context)
+}
+
+/// Whether a policy or a masquerade may have something to say about a packet of no flow.
+fn is_asked_about<O: Observer>(headers: &Headers, context: &Context<'_, O>) -> bool {
+    let tables = &context.tables;
+    (tables.has_policies() && policy::concerns(tables, &headers.tuple))
+        || leave::concerns(tables, &headers.tuple)
 }
 
 /// The adjacency of a neighbor that this worker knows. The next packet finds it at once, if it is the same for all addresses of the

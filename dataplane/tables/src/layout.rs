@@ -11,7 +11,7 @@
 //!           root record                     6  neighbors  hash trie: slot
 //!                                           7  groups     rows: ref | numbers << 32
 //!                                           8  interfaces index tree: ref | height << 32
-//!                                           9  node       Ref of its row
+//!                                           9  node       Ref of its row | masquerades << 32
 //!                                           10… 0, for later
 //! ```
 //! All integers are native-endian words: a segment never leaves its machine except as an image file,
@@ -85,7 +85,7 @@ pub const DESCRIPTION: &str = "\
     backend addr2 port16|flags16|id32 weight16; \
     interface words32|mtu32 mac48|id16 kind8|name8|addresses16 name addresses3; \
     neighbor addr2 interface16 | mac48; \
-    node ranges16|sources16|words32 addr2 len8|interface16; \
+    node ranges16|sources16|words32 leaving16|staying16 addr2 len8|interface16; root node ref32|masquerades1; \
     names words32|count32, strings shared8 len16 bytes; ";
 
 #[cfg(not(loom))]

@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! 0  ranges | sources << 16 | words << 32
-//! 1… for each range two words of address and one with the prefix length; for each source the same, and its
-//!    interface in bits 8–23 of the third
+//! 1  leaving | staying << 16
+//! 2… for each range two words of address and one with the prefix length; for each source the same, and its
+//!    interface in bits 8–23 of the third; those of leaving and of staying as ranges
 //! ```
 //! Cost: a scan of the ranges (one per family and cluster, mostly), of the sources for a flow that is masqueraded. Read by flows that
-//! begin, by no others. Memory: 8 bytes and 24 for each range and source.
+//! begin, by no others; where there are ranges of [`NodeSpec::leaving`], these by packets that are only routed too. Memory: 16 bytes and 24
+//! for each range and source.
 
 use crate::{
     arena::{Arena, Table},
@@ -31,9 +33,16 @@ pub struct NodeSpec {
     /// Addresses that a masqueraded flow can get, each with its network, in the order in which they are preferred: by the
     /// interface that the flow leaves by, and where that has none, the first of the family.
     pub sources: Vec<(InterfaceId, IpNet)>,
+    /// Whose flows, of no service, are masqueraded too when they leave by an uplink: pods that go out of the cluster.
+    pub leaving: Vec<IpNet>,
+    /// But not to these destinations.
+    pub staying: Vec<IpNet>,
 }
 
-const HEAD: usize = 1;
+/// In the root's word, beside the row's place: there are ranges of [`NodeSpec::leaving`].
+pub(crate) const MASQUERADES: u32 = 1;
+
+const HEAD: usize = 2;
 const ITEM: usize = 3;
 
 impl NodeSpec {
@@ -42,6 +51,8 @@ impl NodeSpec {
         for (what, count, most) in [
             ("pod ranges", self.pods.len(), MAX_RANGES),
             ("source addresses", self.sources.len(), MAX_SOURCES),
+            ("ranges of masqueraded sources", self.leaving.len(), MAX_RANGES),
+            ("ranges of destinations that are not masqueraded to", self.staying.len(), MAX_RANGES),
         ] {
             if count > most {
                 let why = format!("{count} {what}; at most {most}");
@@ -53,7 +64,8 @@ impl NodeSpec {
 
     /// Words of its row.
     pub(crate) fn words(&self) -> usize {
-        HEAD + ITEM * (self.pods.len() + self.sources.len())
+        let ranges = self.pods.len() + self.leaving.len() + self.staying.len();
+        HEAD + ITEM * (ranges + self.sources.len())
     }
 }
 
@@ -69,9 +81,11 @@ pub(crate) fn write(arena: &mut Arena, spec: &NodeSpec) -> Result<Ref, Error> {
     // Within bounds: see `check`.
     let counts = spec.pods.len() as u32 | (spec.sources.len() as u32) << 16;
     arena.store(at, 0, pack(Ref::from_raw(counts), words as u32));
-    let pods = spec.pods.iter().map(|net| (*net, 0));
+    arena.store(at, 1, spec.leaving.len() as u64 | (spec.staying.len() as u64) << 16);
+    let range = |net: &IpNet| (*net, 0);
     let sources = spec.sources.iter().map(|(id, net)| (*net, u64::from(id.0) << 8));
-    for (index, (net, more)) in pods.chain(sources).enumerate() {
+    let ways = spec.leaving.iter().chain(&spec.staying).map(range);
+    for (index, (net, more)) in spec.pods.iter().map(range).chain(sources).chain(ways).enumerate() {
         let [upper, lower] = Addr::from(net.addr()).to_words();
         let item = [upper, lower, u64::from(net.prefix_len()) | more];
         for (offset, word) in item.into_iter().enumerate() {
@@ -127,6 +141,16 @@ impl<'a> Node<'a> {
         (ranges.min(MAX_RANGES), sources.min(MAX_SOURCES))
     }
 
+    /// How many of leaving and of staying.
+    fn ways(&self) -> (usize, usize) {
+        if self.at.is_null() {
+            return (0, 0);
+        }
+        let word = self.words.at(self.at, 1);
+        let (leaving, staying) = (usize::from(word as u16), usize::from((word >> 16) as u16));
+        (leaving.min(MAX_RANGES), staying.min(MAX_RANGES))
+    }
+
     fn items(&self, from: usize, count: usize) -> impl Iterator<Item = Item> + use<'a> {
         let Node { words, at } = *self;
         (from..from + count).map(move |index| {
@@ -139,6 +163,20 @@ impl<'a> Node<'a> {
     /// Whether `addr` counts as a pod.
     pub fn is_pod(&self, addr: &Addr) -> bool {
         self.items(0, self.counts().0).any(|range| range.contains(addr))
+    }
+
+    /// Whether a flow of no service from `src` to `dst` that leaves by an uplink is masqueraded.
+    pub fn leaves(&self, src: &Addr, dst: &Addr) -> bool {
+        let (ranges, sources) = self.counts();
+        let (leaving, staying) = self.ways();
+        let from = ranges + sources;
+        self.items(from, leaving).any(|range| range.contains(src))
+            && !self.items(from + leaving, staying).any(|range| range.contains(dst))
+    }
+
+    /// [`MASQUERADES`] and the place, for the root's word.
+    pub(crate) fn word(&self) -> u64 {
+        pack(self.at, if self.ways().0 > 0 { MASQUERADES } else { 0 })
     }
 
     fn sources(&self, peer: &Addr) -> impl Iterator<Item = Item> + use<'a> {
@@ -162,9 +200,14 @@ impl<'a> Node<'a> {
     /// All of it (cold).
     pub fn spec(&self) -> NodeSpec {
         let (ranges, count) = self.counts();
+        let (leaving, staying) = self.ways();
         let net = |item: &Item| IpNet::new(item.addr.to_ip(), item.word as u8).ok();
+        let nets = |from, count| self.items(from, count).filter_map(|item| net(&item)).collect();
+        let ways = ranges + count;
         NodeSpec {
-            pods: self.items(0, ranges).filter_map(|item| net(&item)).collect(),
+            pods: nets(0, ranges),
+            leaving: nets(ways, leaving),
+            staying: nets(ways + leaving, staying),
             sources: self
                 .items(ranges, count)
                 .filter_map(|item| Some((item.interface(), net(&item)?)))
@@ -190,6 +233,7 @@ mod tests {
                 .iter()
                 .map(|(id, text)| (InterfaceId(*id), text.parse().unwrap()))
                 .collect(),
+            ..NodeSpec::default()
         }
     }
 
@@ -242,6 +286,25 @@ mod tests {
         assert_eq!((source(7, "10.0.1.5"), source(0, "fd00::1")), (None, None));
         assert_eq!(node.source(&addr("10.0.1.5")), Some(addr("192.168.0.2")));
         assert_eq!(node.source(&addr("fd00::1")), Some(addr("fd00:9::1")));
+    }
+
+    #[test]
+    fn who_leaves_is_masqueraded_but_not_to_where_it_stays() {
+        let mut writer = writer();
+        let mut wanted = spec(&["10.0.0.0/16"], &[(0, "192.168.0.2/24")]);
+        wanted.leaving = vec!["10.0.0.0/16".parse().unwrap(), "fd00:10::/64".parse().unwrap()];
+        wanted.staying = vec!["10.0.0.0/8".parse().unwrap()];
+        assert!(!writer.tables().snapshot().has_leaving());
+        writer.set_node(&wanted).unwrap();
+        writer.publish().unwrap();
+        let tables = writer.tables();
+        let snapshot = tables.snapshot();
+        assert!(snapshot.has_leaving() && snapshot.asks_of_routed());
+        assert_eq!(snapshot.node().spec(), wanted);
+        let leaves = |src, dst| snapshot.node().leaves(&addr(src), &addr(dst));
+        assert!(leaves("10.0.1.5", "203.0.113.1") && leaves("fd00:10::5", "2001:db8::1"));
+        assert!(!leaves("10.0.1.5", "10.9.0.1"), "stays");
+        assert!(!leaves("192.168.0.9", "203.0.113.1"), "is none of them");
     }
 
     #[test]

@@ -130,8 +130,10 @@ pub struct Snapshot<'a> {
     seed: u64,
     /// Read once, as every packet needs them.
     routes: RouteRoots,
-    /// So is this.
+    /// So are these.
     policy: u64,
+    /// [`root::NODE`]'s word.
+    node: u64,
 }
 
 impl<'a> Snapshot<'a> {
@@ -142,8 +144,8 @@ impl<'a> Snapshot<'a> {
             v6: words.at(root, root::ROUTES6) as u32,
             groups: words.at(root, root::GROUPS),
         };
-        let policy = words.at(root, root::POLICY);
-        Snapshot { words, root, generation, seed, routes, policy }
+        let (policy, node) = (words.at(root, root::POLICY), words.at(root, root::NODE));
+        Snapshot { words, root, generation, seed, routes, policy, node }
     }
 
     /// Its generation.
@@ -365,7 +367,19 @@ impl<'a> Snapshot<'a> {
     /// The node's own row.
     #[inline]
     pub fn node(&self) -> Node<'a> {
-        Node::new(self.words, Ref::from_raw(self.slot(root::NODE) as u32))
+        Node::new(self.words, Ref::from_raw(self.node as u32))
+    }
+
+    /// Whether some flows of no service are masqueraded: [`NodeSpec::leaving`](crate::NodeSpec::leaving).
+    #[inline]
+    pub fn has_leaving(&self) -> bool {
+        high(self.node) & crate::node::MASQUERADES != 0
+    }
+
+    /// Whether anything may have to be asked about a packet that is only routed: policies, or a masquerade.
+    #[inline]
+    pub fn asks_of_routed(&self) -> bool {
+        (self.policy | self.node) >> 32 != 0
     }
 
     /// Whether any endpoint is isolated. If not, nothing is judged.

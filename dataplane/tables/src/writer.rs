@@ -200,7 +200,7 @@ impl Writer {
             (root::NEIGHBORS, self.neighbors.root()),
             (root::GROUPS, routes.groups),
             (root::INTERFACES, self.interfaces.root()),
-            (root::NODE, self.node.raw().into()),
+            (root::NODE, crate::node::Node::new(self.arena.words(), self.node).word()),
         ];
         let record = self.arena.alloc_zeroed(Table::Root, ROOT_WORDS)?;
         for (slot, value) in slots {

@@ -242,6 +242,10 @@ fn the_node_and_the_pod_itself_always_pass() {
     let node = EndpointSpec { class: CLIENTS, flags: Endpoint::NODE, ..EndpointSpec::default() };
     world.endpoint(CLIENT, node);
     world.writer.publish().unwrap();
+    // Somebody else with its address is not the node.
+    world.send(UP, &on(&client_link(), between(CLIENT, BACKEND).syn(4000, 8080)));
+    assert_eq!(world.verdicts(), [DropReason::Martian.into()]);
+    world.make_trunk_of(UP);
     world.passes(UP, between(CLIENT, BACKEND).syn(4000, 8080));
     world.passes(DOWN, between(BACKEND, CLIENT).syn(4000, 10250));
     world.passes(UP, ping(&between(CLIENT, BACKEND), 1));

@@ -247,6 +247,7 @@ fn whose_source_is_changed_hangs_on_the_frontend_and_the_nodes_row() {
     let row = NodeSpec {
         pods: vec!["198.51.100.0/25".parse().unwrap()],
         sources: vec![(InterfaceId(DOWN), "10.0.2.200/24".parse().unwrap())],
+        ..NodeSpec::default()
     };
     world.writer.set_node(&row).unwrap();
     let (pod, stranger, us) = ("198.51.100.7", "198.51.100.200", "10.0.1.1");

@@ -480,6 +480,15 @@ impl World {
         }
     }
 
+    /// From now on this interface leads to the node's own stack.
+    pub fn make_trunk_of(&mut self, interface: u16) {
+        for worker in self.workers.iter_mut().chain(&mut self.twins) {
+            let mut all: Vec<Interface> = worker.state.local.interfaces.iter().cloned().collect();
+            all[usize::from(interface)].kind = InterfaceKind::HOST;
+            worker.state.local.interfaces = Arc::new(Interfaces::new(all).unwrap());
+        }
+    }
+
     /// Gives every interface this MTU.
     pub fn set_mtu(&mut self, mtu: u32) {
         for worker in self.workers.iter_mut().chain(&mut self.twins) {

@@ -1,6 +1,6 @@
 //! Translates a packet's own addresses and ports, and mends the checksums over them.
 
-use millrace_wire::{Delta, Protocol, U16, crc32c, ipv4, ipv6, sctp, tcp, udp};
+use millrace_wire::{Delta, Protocol, U16, crc32c, icmp, icmpv6, ipv4, ipv6, sctp, tcp, udp};
 
 use crate::exit::Exit;
 use crate::flow::Tuple;
@@ -74,7 +74,7 @@ pub(super) fn translate(
     Ok(())
 }
 
-/// Ports and checksum of TCP, UDP or SCTP.
+/// Ports and checksum of TCP, UDP or SCTP, the identifier of an echo message.
 #[inline(always)]
 fn transport(
     bytes: &mut [u8],
@@ -112,9 +112,25 @@ fn transport(
             }
             [packet.src_port, packet.dst_port] = new_ports;
         }
+        Protocol::ICMP => {
+            let message = view_mut::<icmp::Header>(bytes, headers.l4)?;
+            message.checksum = U16::new(edit.ports.apply(message.checksum.get()));
+            message.set_echo_id(echo_id(new));
+        }
+        Protocol::ICMPV6 => {
+            // Its checksum counts the addresses (RFC 4443 section 2.3).
+            let message = view_mut::<icmpv6::Header>(bytes, headers.l4)?;
+            message.checksum = U16::new(edit.all().apply(message.checksum.get()));
+            message.set_echo_id(echo_id(new));
+        }
         _ => {}
     }
     Ok(())
+}
+
+/// The identifier in a tuple of echo messages: in place of one port, the other is 0.
+pub(super) fn echo_id(tuple: &Tuple) -> u16 {
+    tuple.sport | tuple.dport
 }
 
 /// The first four bytes of an L4 header.

@@ -7,10 +7,13 @@
 
 use millrace_wire::{Delta, Protocol, U16, View, crc32c, icmp, icmpv6, ipv4, ipv6};
 
-use super::nat::{Edit, ports};
+use super::nat::{Edit, echo_id, ports};
 use crate::exit::Exit;
 use crate::flow::Tuple;
 use crate::packet::{Headers, Network, Quote, view_mut};
+
+/// Where an echo message has its identifier.
+const ECHO_ID: u16 = 4;
 
 /// Translates the error; `new` is what a packet of the flow in the error's direction leaves with.
 pub(super) fn translate(
@@ -107,6 +110,10 @@ fn inner(
         }
         Protocol::UDP => view_mut::<U16>(bytes, field)
             .map(|field| mend(field, |check| edit.all().apply_udp(check))),
+        Protocol::ICMP | Protocol::ICMPV6 => {
+            let edit = if network == Network::Ipv4 { edit.ports } else { edit.all() };
+            view_mut::<U16>(bytes, field).map(|field| mend(field, |check| edit.apply(check)))
+        }
         _ => view_mut::<[u8; 4]>(bytes, field).map(|field| {
             // SCTP: the CRC is over the whole packet, whatever of it is quoted.
             let before = *field;
@@ -116,8 +123,13 @@ fn inner(
             Delta::of(&before, field)
         }),
     };
-    let ports = view_mut::<[U16; 2]>(bytes, quote.l4)?;
-    *ports = [U16::new(new.sport), U16::new(new.dport)];
+    if matches!(quote.protocol, Protocol::ICMP | Protocol::ICMPV6) {
+        // Where ports would be are the type and the checksum.
+        *view_mut::<U16>(bytes, quote.l4 + ECHO_ID)? = U16::new(echo_id(new));
+    } else {
+        let ports = view_mut::<[U16; 2]>(bytes, quote.l4)?;
+        *ports = [U16::new(new.sport), U16::new(new.dport)];
+    }
     Ok(sum.and(mended.unwrap_or(Delta::NONE)))
 }
 
