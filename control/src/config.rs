@@ -58,9 +58,9 @@ pub struct Config {
 pub struct At(String);
 
 impl At {
-    /// An interface of the engine.
-    pub fn interface(name: &str) -> At {
-        At(format!("interface {name}"))
+    /// A place outside of the file.
+    pub fn new(place: String) -> At {
+        At(place)
     }
 }
 

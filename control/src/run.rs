@@ -6,6 +6,7 @@
 mod note;
 mod once;
 mod reading;
+mod surroundings;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,23 +16,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millrace_tables::{SegmentConfig, session::Mode};
+use millrace_tables::SegmentConfig;
 
 pub use once::{Once, once};
 use reading::Reading;
+use surroundings::Mirror;
 
 use crate::{
-    compile::{self, Compiler, Conflict, interfaces},
+    compile::{Compiler, Conflict},
     config::{Config, Problem as ConfigProblem},
     desired::{Desired, Node},
     inbox::{Event, Inbox, Outbox, inbox},
-    kernel::Kernel,
     object::Key,
     publish::{Engine, Publisher},
     reflect::{
         files::{self, Files, Outcome},
         kube::{self, Batch, Intake},
-        netlink, watch,
+        watch,
     },
     serve::{self, Board, ServeOptions, Server},
     store::{ServiceName, Store},
@@ -79,14 +80,6 @@ pub enum SourceOptions {
 enum Source {
     Files(Files),
     Api(Intake),
-}
-
-/// What is known of the kernel's network. An engine that owns its addresses needs none of it.
-enum Mirror {
-    Off,
-    /// Asked for; the first answer is on its way.
-    Waiting,
-    On(Box<Kernel>),
 }
 
 /// Options that flags give and the configuration file may give too. An empty or absent one leaves the file's in force.
@@ -147,7 +140,8 @@ pub struct Control {
     store: Store,
     config: Reading,
     conflicts: BTreeSet<Conflict>,
-    engine: Option<Engine>,
+    /// And since when.
+    engine: Option<(Engine, Instant)>,
     mirror: Mirror,
     /// This node's object, as the world knows it.
     node: Option<Node>,
@@ -280,7 +274,7 @@ impl Control {
                     heard = true;
                     self.hear(batch);
                 }
-                Event::Kernel(changes) => mirrored |= self.mirror(changes),
+                Event::Kernel(changes) => mirrored |= self.take_kernel(changes),
                 Event::Config => config = true,
                 Event::Broken(why) => return Err(RunError::Broken(why)),
                 Event::Stop => {}
@@ -296,7 +290,13 @@ impl Control {
         let heard = (heard || self.settling.is_some()) && !self.settles();
         // While a Service is given a moment, so is the kernel.
         mirrored &= self.settling.is_none();
-        if look || config || heard || mirrored || (quiet && self.publisher.has_refused_rows()) {
+        let late = self.publisher.is_connected() && !self.publisher.is_handed_over();
+        if look
+            || config
+            || heard
+            || mirrored
+            || (quiet && (late || self.publisher.has_refused_rows()))
+        {
             self.publish();
         }
         self.publisher.reclaim();
@@ -316,42 +316,15 @@ impl Control {
                     mode = ?engine.mode,
                     "connected"
                 );
-                if engine.mode == Mode::ServiceProxy && matches!(self.mirror, Mirror::Off) {
-                    netlink::start(self.outbox.clone())
-                        .map_err(|source| RunError::System { what: "netlink", source })?;
-                    self.mirror = Mirror::Waiting;
-                }
-                (self.engine, self.world) = (Some(engine), None);
+                self.mirror
+                    .need(&engine, &self.outbox)
+                    .map_err(|source| RunError::System { what: "netlink", source })?;
+                (self.engine, self.world) = (Some((engine, Instant::now())), None);
                 self.publish();
             }
             Err(error) => tracing::debug!("{error}: trying again"),
         }
         Ok(())
-    }
-
-    /// Takes in what the kernel has said. False when it bears on nothing.
-    fn mirror(&mut self, changes: Vec<crate::kernel::Change>) -> bool {
-        if !matches!(self.mirror, Mirror::On(_)) {
-            self.mirror = Mirror::On(Box::default());
-            self.world = None;
-        }
-        let Mirror::On(kernel) = &mut self.mirror else { return false };
-        let mut differs = false;
-        for change in changes {
-            differs |= kernel.take(change);
-        }
-        if differs {
-            self.world = None;
-        }
-        self.world.is_none()
-    }
-
-    /// Whether what surrounds the services is known.
-    fn has_world(&self) -> bool {
-        match &self.engine {
-            Some(engine) => engine.mode == Mode::Router || matches!(self.mirror, Mirror::On(_)),
-            None => false,
-        }
     }
 
     /// Whether everything has been read once: a restart never takes away what was there.
@@ -453,21 +426,6 @@ impl Control {
         }
         self.conflicts = conflicts;
         changes
-    }
-
-    /// What surrounds the services, and what of the configuration can't be used there.
-    fn surroundings(&self) -> (World, Vec<ConfigProblem>) {
-        let (config, store) = (&self.config.config, &self.store);
-        match (&self.engine, &self.mirror) {
-            (Some(engine), Mirror::On(kernel)) if engine.mode == Mode::ServiceProxy => {
-                compile::kernel::world(&engine.interfaces, kernel, config, store)
-            }
-            (Some(engine), _) => {
-                let specs = engine.interfaces.iter().map(|it| it.spec.clone()).collect();
-                interfaces::world(specs, config, store)
-            }
-            (None, _) => interfaces::world(Vec::new(), config, store),
-        }
     }
 
     fn publish(&mut self) {

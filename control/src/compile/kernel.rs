@@ -30,7 +30,7 @@ use super::configured;
 use crate::{
     config::{At, Config, Problem},
     desired::Node,
-    kernel::{Action, Hop, Kernel, Link, Route, Table},
+    kernel::{Action, Hop, Kernel, Link, Route, Rule, Table},
     store::Store,
     world::World,
 };
@@ -53,6 +53,7 @@ pub fn world(
 ) -> (World, Vec<Problem>) {
     let node = config.node.as_deref().and_then(|name| store.node(name));
     let (around, mut problems) = Around::new(attached, kernel);
+    problems.extend(kernel.rules.iter().take(MOST_NAMED).map(not_followed));
     let mut world = World::default();
     for it in attached {
         let mut spec = it.spec.clone();
@@ -80,6 +81,23 @@ pub fn world(
     (world, problems)
 }
 
+/// Rules that are named as not followed; some nodes have one for each pod.
+const MOST_NAMED: usize = 8;
+
+/// What the engine sends goes by the table main, whatever its source.
+fn not_followed(rule: &Rule) -> Problem {
+    let family = if rule.v4 { "" } else { "-6 " };
+    let from = rule.from.map_or("all".to_owned(), |from| from.to_string());
+    let more = if rule.conditional { " …" } else { "" };
+    let what = if rule.table == 0 { String::new() } else { format!(" lookup {}", rule.table) };
+    let at = At::new(format!("ip {family}rule {}: from {from}{more}{what}", rule.priority));
+    Problem::misfit(
+        at,
+        "",
+        "is not followed: packets that leave by an interface of the engine take the routes of table main",
+    )
+}
+
 /// The kernel as seen from the engine's interfaces.
 struct Around<'a> {
     kernel: &'a Kernel,
@@ -99,8 +117,8 @@ impl<'a> Around<'a> {
                 is_trunk || (link.name == it.spec.name && link.mac == Some(it.spec.mac))
             });
             if known.is_none() {
-                let at = At::interface(&it.spec.name);
-                let why = "the kernel has no such device: does control run in the engine's network namespace?";
+                let at = At::new(format!("interface {}", it.spec.name));
+                let why = "the kernel has no such device, or another MAC on it: does control run in the engine's network namespace?";
                 problems.push(Problem::misfit(at, "", why.to_owned()));
             } else if is_trunk {
                 around.trunk = Some(it);

@@ -214,4 +214,34 @@ fn what_the_kernel_does_is_in_the_engine() {
     );
     change("route del 10.2.0.0/16", &[], &["10.2.0.0/16: millrace0 via 169.254.77.2 1"]);
     println!("each change in the tables within {longest:?} at most");
+    // Another engine, which greets before the kernel has said that its trunk is there.
+    drop(engine);
+    namespace.ip("link del millrace0");
+    let interfaces = vec![
+        interface(&namespace, 0, "eth0", "uplink"),
+        Interface { index: 777, ..interface(&namespace, 2, "eth1", "host") },
+    ];
+    let interfaces = interfaces.into_iter().map(|it| match it.kind.as_str() {
+        "host" => Interface { name: "millrace0".into(), ..it },
+        _ => it,
+    });
+    let engine = FakeEngine::with(
+        &socket(&dir.0),
+        Contract::ours(),
+        Mode::ServiceProxy,
+        interfaces.collect(),
+    );
+    while engine.counts().0 == 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(engine.tables().is_none());
+    namespace.ip("link add index 777 name millrace0 type veth peer name engine0");
+    let begun = Instant::now();
+    let on_link = |line: &String| line == "10.1.0.0/24: millrace0 1";
+    while !engine.tables().is_some_and(|tables| lines(tables.snapshot()).iter().any(on_link)) {
+        assert!(begun.elapsed() < PATIENCE, "{}", fs::read_to_string(dir.0.join("log")).unwrap());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let log = fs::read_to_string(dir.0.join("log")).unwrap();
+    assert!(!log.contains("the kernel has no such device"), "{log}");
 }

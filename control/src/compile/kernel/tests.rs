@@ -397,3 +397,26 @@ fn an_interface_that_the_kernel_does_not_have_is_named() {
     // Its routes are the kernel's then.
     assert_eq!(row(&world, "0.0.0.0/0"), TO_KERNEL);
 }
+
+#[test]
+fn rules_for_sources_are_named() {
+    let rule = |priority, from: Option<&str>, conditional| Rule {
+        priority,
+        from: from.map(|from| from.parse().unwrap()),
+        table: 7,
+        conditional,
+        v4: true,
+    };
+    let rules = Arc::new(vec![rule(100, Some("198.51.100.2/32"), false), rule(200, None, true)]);
+    let kernel = Kernel { rules, ..kernel("") };
+    let (_, problems) = world(&engine(), &kernel, &Config::default(), &Store::new());
+    let text: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    let why = "is not followed: packets that leave by an interface of the engine take the routes of table main";
+    assert_eq!(
+        text,
+        [
+            format!("ip rule 100: from 198.51.100.2/32 lookup 7: {why}"),
+            format!("ip rule 200: from all … lookup 7: {why}"),
+        ]
+    );
+}
