@@ -67,5 +67,6 @@ if command -v kubectl >/dev/null; then
 else
     echo "e2e: skipped: no kubectl here"
 fi
+run cluster as_root deploy/cluster/run.sh --short
 run instructions instructions
 run models env RUSTFLAGS="--cfg loom" "$cargo" test --locked --release -p millrace-tables --test loom --target-dir "$target/loom"

@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 use clap::{Parser, ValueEnum};
 use millrace_dataplane::config::Config;
 use millrace_dataplane::{engine, kernel, replay};
+use millrace_tables::session::Session;
 use tracing::error;
 use tracing_subscriber::EnvFilter;
 
@@ -65,16 +66,27 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if arguments.cleanup {
-        return match kernel::clean_up(&config.trunk) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(why) => {
-                error!("{why}");
-                ExitCode::FAILURE
-            }
-        };
+        return clean_up(&config);
     }
     let result = if config.is_pcap() { replay::run(&config).map(drop) } else { run(&config) };
     match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            error!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn clean_up(config: &Config) -> ExitCode {
+    if Session::connect(&config.socket).is_ok() {
+        error!(
+            "{}: an engine runs there, whose trunk is in use: stop it first",
+            config.socket.display()
+        );
+        return ExitCode::FAILURE;
+    }
+    match kernel::clean_up(&config.trunk) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             error!("{why}");

@@ -41,6 +41,8 @@ mod workers;
 mod hostile;
 #[path = "path/short.rs"]
 mod short;
+#[path = "path/trunk.rs"]
+mod trunk;
 #[path = "path/policy.rs"]
 mod policy;
 #[path = "path/leave.rs"]

@@ -18,6 +18,7 @@ bin=${MILLRACE_BIN:-$here/../../target/release}
 export PATH=$PATH:/usr/sbin:/sbin
 export LC_ALL=C
 . "$here/manifests.sh"
+. "$here/proxy.sh"
 
 short=no keep=no
 for argument in "$@"; do
@@ -163,6 +164,11 @@ END
             at "node-$node" ip route add "fd41:$other::/64" via "fd40::$other"
         done
     done
+    # Nobody is there; but a process asks for no address that leads nowhere.
+    for node in "${nodes[@]}"; do
+        at "node-$node" ip route add default via 10.40.0.254
+        at "node-$node" ip route add default via fd40::254
+    done
     # Whoever announces them leads load balancer addresses to node 1, external ones to node 2.
     at client ip route add 10.42.0.0/24 via 10.40.0.1
     at client ip route add fd42::/64 via fd40::1
@@ -204,7 +210,7 @@ pod() {
 serve() {
     local namespace=$1
     shift
-    at "$namespace" python3 "$here/peer.py" serve "$@" 2>>"$work/peers.log" &
+    ip netns exec "$(ns "$namespace")" python3 "$here/peer.py" serve "$@" 2>>"$work/peers.log" &
     pids+=($!)
 }
 
@@ -223,7 +229,8 @@ entries = 4096
 [[interface]]
 name = "eth0"
 END
-    at "node-$node" "$bin/millrace-dataplane" --config "$work/engine-$node.toml" 2>>"$work/engine-$node.log" &
+    # Not by `at`: the process is to be our own child.
+    ip netns exec "$(ns "node-$node")" "$bin/millrace-dataplane" --config "$work/engine-$node.toml" 2>>"$work/engine-$node.log" &
     engine[$node]=$!
     pids+=($!)
 }
@@ -234,7 +241,7 @@ start_control() {
 engine = "$work/engine-$node.sock"
 node = "node-$node"
 END
-    at "node-$node" "$bin/millrace-control" --config "$work/control-$node.toml" --manifests "$work/manifests" \
+    ip netns exec "$(ns "node-$node")" "$bin/millrace-control" --config "$work/control-$node.toml" --manifests "$work/manifests" \
         --cluster-cidr 10.41.0.0/16,fd41::/16 --service-cidr 10.43.0.0/16,fd43::/112 2>>"$work/control-$node.log" &
     control[$node]=$!
     pids+=($!)
@@ -350,6 +357,103 @@ kinds() {
     fi
 }
 
+# What an engine has put into the kernel of a node.
+traces() {
+    at "node-$1" ip -o link show millrace0 2>/dev/null
+    at "node-$1" ip rule show | grep 'proto 77'
+    at "node-$1" ip -6 rule show | grep 'proto 77'
+    at "node-$1" ip route show table all proto 77
+    at "node-$1" ip -6 route show table all proto 77
+    at "node-$1" nft list tables | grep millrace
+    true
+}
+
+# stop_engine NODE SIGNAL
+stop_engine() {
+    kill "-$2" "${engine[$1]}"
+    wait "${engine[$1]}" 2>/dev/null || true
+}
+
+is_gone() { ! at "node-$1" ip link show millrace0; }
+
+serves() { within 20 is_ready "pod-$1-a" "${2:-10.43.0.10}" 80; }
+
+crash() {
+    step "an engine that is killed, and one that ends"
+    stop_engine 1 KILL
+    if within 5 is_gone 1; then good "the trunk goes with its process"; else bad "the trunk goes with its process" "$(traces 1)"; fi
+    check "the node is reached" "node-1 10.40.0.9" tcp client 10.40.0.1 9090
+    check "its pods are reached" "1a 10.41.2.12" tcp pod-2-b 10.41.1.11 8080
+    check "its pods reach others" "2a 10.41.1.12" tcp pod-1-b 10.41.2.11 8080
+    check "other nodes serve" "2a 10.41.2.1" tcp client 10.40.0.2 30085
+    at node-1 "$bin/millrace-dataplane" --config "$work/engine-1.toml" --cleanup 2>>"$work/cleanup.log" || bad "--cleanup" "$(tail -n 3 "$work/cleanup.log")"
+    check "--cleanup leaves nothing" "" traces 1
+    at node-1 "$bin/millrace-dataplane" --config "$work/engine-1.toml" --cleanup 2>>"$work/cleanup.log" || bad "--cleanup again" "$(tail -n 3 "$work/cleanup.log")"
+    start_engine 1
+    if serves 1; then good "a new engine serves"; else bad "a new engine serves" "$(tail -qn 3 "$work/engine-1.log")"; fi
+    stop_engine 1 KILL
+    start_engine 1
+    if serves 1; then good "and one that finds what the last has left"; else bad "and one that finds what the last has left" "$(tail -qn 3 "$work/engine-1.log")"; fi
+    stop_engine 1 TERM
+    check "one that ends by itself leaves nothing" "" traces 1
+    start_engine 1
+    if serves 1; then good "and serves again"; else bad "and serves again" "$(tail -qn 3 "$work/engine-1.log")"; fi
+}
+
+# slowly FROM ADDRESS PORT: 4 MiB within about four seconds, in the background; prints the name of the file that says how many came.
+slowly() {
+    local to
+    to=$(mktemp "$work/slow.XXXXXX")
+    at "$1" curl -s --max-time 30 --limit-rate 1M -o /dev/null -w '%{size_download}' "http://$2:$3/big" >"$to" 2>/dev/null &
+    slow+=("$!:$to")
+}
+
+# arrived WHAT: whether all that was asked for slowly came.
+arrived() {
+    local it
+    for it in "${slow[@]}"; do
+        wait "${it%%:*}" 2>/dev/null || true
+        check "$1" 4194304 cat "${it#*:}"
+    done
+    slow=()
+}
+
+# What is to work at any moment of a hand-over.
+works() {
+    check "$1: a pod" "2a 10.41.1.12" tcp pod-1-b 10.43.0.15 80
+    check "$1: the node" "2a 10.40.0.1" tcp node-1 10.43.0.15 80
+    check "$1: a node port, from outside" "2a 10.40.0.1" tcp client 10.40.0.1 30085
+    check "$1: a node port, from a pod" "2a 10.40.0.1" tcp pod-1-b 10.40.0.1 30085
+}
+
+hand_over() {
+    local slow=()
+    step "from kube-proxy with $1 to the engine, and back"
+    stop_engine 1 TERM
+    "proxy_$1" 1
+    works "kube-proxy alone"
+    slowly pod-1-b 10.43.0.15 80
+    slowly node-1 10.43.0.15 80
+    start_engine 1
+    # By an address of which kube-proxy's rules know nothing here; other cluster IPs they drop.
+    if serves 1 10.42.0.10; then good "the engine serves beside it"; else bad "the engine serves beside it" "$(tail -qn 3 "$work/engine-1.log")"; fi
+    works "both"
+    "proxy_$1_gone" 1
+    works "the engine alone"
+    arrived "a connection that began with kube-proxy goes on"
+    slowly pod-1-b 10.43.0.15 80
+    slowly node-1 10.43.0.15 80
+    sleep 0.5
+    "proxy_$1" 1
+    works "both again"
+    arrived "a connection that began with the engine goes on"
+    stop_engine 1 TERM
+    works "kube-proxy alone again"
+    "proxy_$1_gone" 1
+    start_engine 1
+    if serves 1; then good "the engine again"; else bad "the engine again" "$(tail -qn 3 "$work/engine-1.log")"; fi
+}
+
 ping_of() { at "$1" ping -c 2 -i 0.2 -W 1 "$2" | grep loss; }
 size_of() { at "$1" curl -s --max-time 20 -o /dev/null -w '%{size_download}' "http://$2/big"; }
 upload() { head -c 1048576 /dev/zero | at "$1" curl -s --max-time 20 --data-binary @- -H 'Expect:' "http://$(bracketed "$2"):$3/"; }
@@ -372,6 +476,15 @@ for node in "${nodes[@]}"; do
 done
 ((failed == 0)) || exit 1
 kinds
+crash
+if [[ $short == no ]]; then
+    hand_over nftables
+    if command -v iptables-legacy-restore >/dev/null; then
+        hand_over iptables
+    else
+        echo "  – hand-over from iptables rules: no iptables-legacy-restore here"
+    fi
+fi
 
 finished=yes
 step "$held checks held, $failed failed, in $SECONDS s"

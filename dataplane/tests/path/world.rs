@@ -238,7 +238,21 @@ impl World {
                 partial_checksums,
             ),
         ]);
-        let interfaces = Arc::new(interfaces.unwrap());
+        World::of(workers, interfaces.unwrap(), settings)
+    }
+
+    /// `down0` is the trunk to a kernel with this MAC, and `up0` the kernel's uplink, on which the client is known.
+    pub fn beside_a_kernel(kernel: [u8; 6], partial_checksums: bool) -> World {
+        let up = interface(UP, "up0", UP_MAC, 1500, &[], partial_checksums);
+        let own = ["169.254.77.1/30", "fd4d:696c:6c72::1/126"].map(|it| it.parse().unwrap());
+        let (id, mac, kind) = (InterfaceId(DOWN), Mac(DOWN_MAC), InterfaceKind::HOST);
+        let down = Interface::new(id, "down0", mac, 1500, kind, own.into(), partial_checksums);
+        let interfaces = Interfaces::new(vec![up, down.with_peer(Mac(kernel))]).unwrap();
+        World::of(1, interfaces, Settings::default())
+    }
+
+    fn of(workers: usize, interfaces: Interfaces, settings: Settings) -> World {
+        let interfaces = Arc::new(interfaces);
         let [workers, twins] = [0, 1].map(|_| engine(workers, &interfaces, settings));
         World { writer: tables(), workers, twins, now: 100 * SECOND, steps: Vec::new() }
     }
