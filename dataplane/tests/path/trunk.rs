@@ -17,6 +17,8 @@ const REMOTE: &str = "10.0.4.10";
 const OUTSIDE: &str = "10.0.1.2";
 /// On the uplink's link; nobody has heard of it.
 const UNKNOWN: &str = "10.0.1.99";
+/// A service of one backend.
+const WEB: &str = "172.30.0.90";
 const NODE: &str = "10.0.1.1";
 const TRUNK: &str = "169.254.77.1";
 const PEER: &str = "169.254.77.2";
@@ -29,7 +31,7 @@ fn to_kernel() -> Link {
     Link::new(DOWN_MAC, KERNEL_MAC)
 }
 
-/// With a service at [`VIP`] of one backend.
+/// With a service at [`WEB`] of one backend.
 fn world(backend: &str, partial: bool) -> World {
     let mut world = World::beside_a_kernel(KERNEL_MAC, partial);
     let peer = [
@@ -56,8 +58,8 @@ fn world(backend: &str, partial: bool) -> World {
         sources: vec![(InterfaceId(UP), "10.0.1.1/24".parse().unwrap())],
     };
     world.writer.set_node(&node).unwrap();
-    let web = service("web", &[frontend(VIP, 53, 17)], &[(backend, 5353)]);
-    world.writer.set_service("web", &web).unwrap();
+    let web = service("trunk", &[frontend(WEB, 53, 17)], &[(backend, 5353)]);
+    world.writer.set_service("trunk", &web).unwrap();
     world.writer.publish().unwrap();
     world
 }
@@ -70,12 +72,12 @@ fn sport(frame: &[u8]) -> u16 {
     u16::from_be_bytes([frame[34], frame[35]])
 }
 
-/// The flow of `client` to [`VIP`], which comes out of the kernel: it leaves by `out` as `source`, and the answer comes back.
+/// The flow of `client` to [`WEB`], which comes out of the kernel: it leaves by `out` as `source`, and the answer comes back.
 #[track_caller]
 fn goes(client: &str, backend: &str, out: (u16, Link, Link), source: &str) {
     let mut world = world(backend, false);
     let (interface, to, from) = out;
-    let sent = world.send(DOWN, &on(&from_kernel(), ask(&between(client, VIP), 4000, 53)));
+    let sent = world.send(DOWN, &on(&from_kernel(), ask(&between(client, WEB), 4000, 53)));
     assert_eq!(sent.len(), 1, "{:#?}", world.steps);
     let chosen = sport(&sent[0].bytes);
     // By chance it could be the same port; the seed of a test's engine is fixed.
@@ -85,7 +87,7 @@ fn goes(client: &str, backend: &str, out: (u16, Link, Link), source: &str) {
     let answer = on(&from, ask(&between(backend, source), 5353, chosen));
     let back = world.send(interface, &answer);
     assert_eq!(back.len(), 1, "{:#?}", world.steps);
-    let expected = on(&to_kernel(), ask(&between(VIP, client).ttl(63), 53, 4000));
+    let expected = on(&to_kernel(), ask(&between(WEB, client).ttl(63), 53, 4000));
     assert_eq!((back[0].interface, &back[0].bytes), (DOWN, &expected));
 }
 
@@ -126,7 +128,7 @@ fn a_pod_s_flow_out_of_the_cluster_is_the_kernel_s_to_masquerade() {
 fn a_neighbor_that_is_not_known_is_the_kernel_s_to_find() {
     let mut world = world(UNKNOWN, false);
     // From outside, so that nothing else sends it by the trunk.
-    let asked = world.send(UP, &on(&client_link(), ask(&between(OUTSIDE, VIP), 4000, 53)));
+    let asked = world.send(UP, &on(&client_link(), ask(&between(OUTSIDE, WEB), 4000, 53)));
     let leaves = on(&to_kernel(), ask(&between(OUTSIDE, UNKNOWN).ttl(63), 4000, 5353));
     assert_eq!(asked.len(), 1, "nobody is asked: {:#?}", world.steps);
     assert_eq!((asked[0].interface, &asked[0].bytes), (DOWN, &leaves));
