@@ -56,6 +56,7 @@ fn world(backend: &str, partial: bool) -> World {
     let node = NodeSpec {
         pods: ["10.0.2.0/24", "10.0.3.0/24", "10.0.4.0/24"].map(|it| it.parse().unwrap()).into(),
         sources: vec![(InterfaceId(UP), "10.0.1.1/24".parse().unwrap())],
+        ..NodeSpec::default()
     };
     world.writer.set_node(&node).unwrap();
     let web = service("trunk", &[frontend(WEB, 53, 17)], &[(backend, 5353)]);
