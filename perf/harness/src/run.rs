@@ -13,7 +13,7 @@ use crate::results::{
     Calibration, Certificate, Device, Judged, LatencyAt, Point, Round, SCHEMA, Trial,
 };
 use crate::scenario::{Find, Generator, Named, Scenario, Topology};
-use crate::search::{Dut, Error, Limits, Outcome, search};
+use crate::search::{Dut, Error, Irregular, Limits, Outcome, search};
 use crate::statistics::median;
 use crate::units::show_rate;
 use std::collections::BTreeMap;
@@ -68,6 +68,11 @@ pub fn run(
     };
     let version = env!("CARGO_PKG_VERSION").to_owned();
     certificate.fingerprint.versions.insert("millrace-perf".into(), version);
+    for program in programs_of(scenario) {
+        if let Some(version) = version_of(program) {
+            certificate.fingerprint.versions.insert(program.into(), version);
+        }
+    }
     let done = run.all(&mut certificate);
     certificate.seconds = began.elapsed().as_secs_f64();
     certificate.warnings.append(&mut run.warnings);
@@ -256,8 +261,20 @@ impl<'a> Run<'a> {
             self.progress.staying(&format!("{label}: MRR {}", show_rate(median)));
         }
         if !goals.is_empty() {
-            let limits = Limits { min: measure.min, max, seconds: measure.at_most.as_secs_f64() };
             let source = self.source(&stage.ends, &stage.folder, frame, services);
+            // As fast as it can: what it can send with this device, and what the device forwards then. On a veth the receiving side of a
+            // device runs on the sender's CPU, so that this is less than without one.
+            self.progress.passing(&format!("{label}: overload"));
+            let length = measure.initial_trial.as_secs_f64();
+            let overload = source.trial(None, length)?.outcome;
+            let second = |packets: u64| packets as f64 / length;
+            let can = second(overload.sent).max(measure.min * 2.0);
+            let limits = Limits {
+                min: measure.min,
+                max: max.min(can),
+                seconds: measure.at_most.as_secs_f64(),
+                start: Some(second(overload.received).max(measure.min)),
+            };
             let progress = &mut *self.progress;
             let found =
                 search(&mut Bench { source: &source }, &goals, limits, |goal, load, outcome| {
@@ -284,7 +301,11 @@ impl<'a> Run<'a> {
                     received: t.received,
                 }));
             }
-            for bounds in found.bounds {
+            for mut bounds in found.bounds {
+                // The highest rate is the generator's, unless it was asked to stay below.
+                if bounds.irregular == Some(Irregular::MaximumMeets) && can < max {
+                    bounds.irregular = Some(Irregular::GeneratorLimit);
+                }
                 let judged = Judged::of(bounds, most);
                 self.progress.staying(&format!("{label}: {}", judged.in_words()));
                 round.bounds.push(judged);
@@ -384,6 +405,29 @@ fn place_of<'c>(certificate: &'c mut Certificate, named: &Named) -> &'c mut Devi
         certificate.devices.len() - 1
     });
     &mut certificate.devices[index]
+}
+
+/// Other programs that take part.
+fn programs_of(scenario: &Scenario) -> Vec<&'static str> {
+    let mut programs = vec!["millrace-pktgen"];
+    for named in &scenario.devices {
+        programs.extend_from_slice(match named.device.kind() {
+            "millrace" => &["millrace-dataplane", "millrace-control"],
+            "nftables" => &["nft"],
+            "iptables" => &["iptables-legacy"],
+            _ => &[],
+        });
+    }
+    programs
+}
+
+/// What a program says of itself, on one line.
+fn version_of(program: &str) -> Option<String> {
+    let path = crate::programs::find(program).ok()?;
+    let mut command = std::process::Command::new(path);
+    let text = crate::programs::finish(command.arg("--version"), None).ok()?;
+    let line = text.lines().next()?.trim();
+    Some(line.strip_prefix(program).unwrap_or(line).trim().to_owned())
 }
 
 /// Whatever has to be equal for two certificates' figures to be compared.

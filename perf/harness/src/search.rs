@@ -111,6 +111,9 @@ pub struct Limits {
     pub max: f64,
     /// Seconds of trials in all; then the bounds are what they are.
     pub seconds: f64,
+    /// Where to begin, if something is known: what the device forwards under overload. Right or wrong, it changes only how many
+    /// trials it takes.
+    pub start: Option<f64>,
 }
 
 /// A lower and an upper bound, as far as they are known.
@@ -267,6 +270,9 @@ impl<D: Dut, P: FnMut(&str, f64, &Outcome)> Search<'_, D, P> {
     /// Where to begin: what the device forwards when offered the most, and when offered that.
     fn start(&mut self, goal: &Goal) -> Result<f64, Error<D::Error>> {
         let mut load = self.limits.max;
+        if let Some(start) = self.limits.start.filter(|start| start.is_finite()) {
+            return Ok(start.clamp(self.limits.min, self.limits.max));
+        }
         for _ in 0..2 {
             let Some(outcome) = self.trial(&goal.name, load, goal.initial_trial)? else {
                 load = self.limits.max;

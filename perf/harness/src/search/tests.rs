@@ -36,7 +36,7 @@ fn over(capacity: f64, load: f64) -> f64 {
     (1.0 - capacity / load).max(0.0)
 }
 
-const LIMITS: Limits = Limits { min: 1e3, max: 10e6, seconds: 1200.0 };
+const LIMITS: Limits = Limits { min: 1e3, max: 10e6, seconds: 1200.0, start: None };
 
 fn both() -> Vec<Goal> {
     vec![Goal::ndr(), Goal::pdr()]
@@ -64,6 +64,16 @@ proptest! {
         around(&found.bounds[0], capacity);
         around(&found.bounds[1], capacity / 0.995);
         prop_assert!(dut.trials < 150, "{} trials", dut.trials);
+    }
+
+    /// Wherever it begins, it ends around the truth.
+    #[test]
+    fn a_wrong_start_only_takes_longer(capacity in 2e3_f64..9.9e6, start in 0.0_f64..20e6) {
+        let mut dut = Simulated::new(1, |load, _, _: &mut Random| over(capacity, load));
+        let limits = Limits { start: Some(start), ..LIMITS };
+        let found = search(&mut dut, &both(), limits, |_, _, _| {}).unwrap();
+        around(&found.bounds[0], capacity);
+        around(&found.bounds[1], capacity / 0.995);
     }
 
     /// Loss that grows with the load from nothing: NDR where it begins, PDR where it reaches half a percent.
@@ -252,6 +262,6 @@ fn goals_and_limits_that_make_no_sense_are_refused_by_name() {
             other => panic!("{other:?}"),
         }
     }
-    let limits = Limits { min: 5.0, max: 1.0, seconds: 1.0 };
+    let limits = Limits { min: 5.0, max: 1.0, ..LIMITS };
     assert!(matches!(search(&mut dut, &both(), limits, |_, _, _| {}), Err(Error::Invalid(_))));
 }
