@@ -3,6 +3,7 @@
 //! At a rate r a device that stands still for t loses r·t packets (what its queues can't hold): lost / r is the time that it was
 //! blocked, as CSIT's reconf tests count it. What is lost without any change at the same rate is measured before and taken off.
 
+use crate::units::show_time;
 use serde::{Deserialize, Serialize};
 
 /// Changes under load, and what they cost.
@@ -54,6 +55,23 @@ impl Reconf {
     }
 }
 
+impl Reconf {
+    /// How long it was blocked, for people. A single packet is the least that shows.
+    pub fn in_words(&self) -> String {
+        match self.blocked_ns == 0.0 {
+            true => format!(
+                "blocked less than {} in all, the time of one packet",
+                show_time(1e9 / self.rate)
+            ),
+            false => format!(
+                "blocked {} in all, {} a change",
+                show_time(self.blocked_ns),
+                show_time(self.blocked_ns_per_change)
+            ),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,5 +85,10 @@ mod tests {
         assert_eq!((noisy.blocked_ns, noisy.blocked_ns_per_change), (15e6, 3_000.0));
         let better = Reconf::of(1e6, (0, false, 1.0), (100, 5), (100, 1));
         assert_eq!((better.blocked_ns, better.blocked_ns_per_change), (0.0, 0.0));
+        assert!(
+            better.in_words().starts_with("blocked less than 1.00 µs"),
+            "{}",
+            better.in_words()
+        );
     }
 }

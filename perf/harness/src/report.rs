@@ -298,7 +298,7 @@ fn longer(body: &mut String, certificate: &Certificate) {
                 let _ = writeln!(
                     body,
                     "<p>{}, {frame} B, {} changes{} in {:.1} s at {}: {} of {} packets lost; without changes a share of {}. \
-                     Blocked {} in all, {} a change.</p>",
+                     It was {}.</p>",
                     escape(&device.name),
                     count(reconf.changes),
                     if reconf.confirmed { " (the device has them)" } else { "" },
@@ -307,8 +307,7 @@ fn longer(body: &mut String, certificate: &Certificate) {
                     count(reconf.lost),
                     count(reconf.sent),
                     ratio(reconf.loss_ratio_without),
-                    show_time(reconf.blocked_ns),
-                    show_time(reconf.blocked_ns_per_change)
+                    reconf.in_words()
                 );
             }
         }

@@ -1,9 +1,9 @@
 //! A certificate as a table for a terminal.
 
-use crate::results::{Certificate, Unit};
+use crate::results::{Certificate, Figure, Unit};
 use crate::spread::Spread;
 use crate::statistics::variation;
-use crate::units::{show_rate, show_time};
+use crate::units::{count, ratio, show_rate, show_time};
 use std::fmt::Write;
 
 /// Lines for people.
@@ -31,15 +31,15 @@ pub fn of(certificate: &Certificate) -> String {
                 if let Some(soak) = &round.soak {
                     let _ = writeln!(
                         text,
-                        "  {:>4} B  soak at {}: {} of {} lost, ratio from {:.1e} to {:.1e} ({} % each way), {:.1e} {}",
+                        "  {:>4} B  soak at {}: {} of {} lost, ratio from {} to {} ({} % each way), {} {}",
                         point.frame,
                         show_rate(soak.rate),
-                        soak.lost,
-                        soak.sent,
-                        soak.lower,
-                        soak.upper,
+                        count(soak.lost),
+                        count(soak.sent),
+                        ratio(soak.lower),
+                        ratio(soak.upper),
                         soak.confidence * 100.0,
-                        soak.target,
+                        ratio(soak.target),
                         match soak.verdict {
                             crate::soak::Verdict::Met => "is met",
                             crate::soak::Verdict::Missed => "is missed",
@@ -50,22 +50,25 @@ pub fn of(certificate: &Certificate) -> String {
                 if let Some(reconf) = &round.reconf {
                     let _ = writeln!(
                         text,
-                        "  {:>4} B  {} changes{} in {:.1} s at {}: {} of {} lost; blocked {} in all, {} a change",
+                        "  {:>4} B  {} changes{} in {:.1} s at {}: {} of {} lost; {}",
                         point.frame,
                         reconf.changes,
                         if reconf.confirmed { " (confirmed)" } else { "" },
                         reconf.seconds,
                         show_rate(reconf.rate),
-                        reconf.lost,
-                        reconf.sent,
-                        show_time(reconf.blocked_ns),
-                        show_time(reconf.blocked_ns_per_change)
+                        count(reconf.lost),
+                        count(reconf.sent),
+                        reconf.in_words()
                     );
                 }
             }
             let figures = certificate.figures();
             let own = figures.iter().filter(|f| f.device == device.name && f.frame == point.frame);
-            for figure in own.filter(|f| many || f.unit == Unit::Time || f.what == "MRR") {
+            let shown = |f: &&Figure| match f.unit {
+                Unit::Rate => many || f.what == "MRR",
+                Unit::Time => many || !f.what.starts_with("blocked"),
+            };
+            for figure in own.filter(shown) {
                 let Some(spread) = Spread::of(&figure.values) else { continue };
                 let show = match figure.unit {
                     Unit::Rate => show_rate,
