@@ -22,6 +22,7 @@ use crate::kernel::follow::Follower;
 use crate::live::{Handle, Live};
 use crate::pipeline::service::is_stale;
 use crate::server::{Facts, Server};
+use crate::shadow::Keeper;
 use crate::state::conntrack::{Conntrack, SnatSet, SnatUse};
 use crate::state::neighbor::Neighbors;
 use crate::state::segment::Segment;
@@ -57,6 +58,7 @@ pub struct Housekeeping {
     peers: Vec<(InterfaceId, Addr, Mac)>,
     conntrack: Conntrack,
     neighbors: Neighbors,
+    policies: Keeper,
     tables: Handle,
     epoch: ReaderEpoch,
     epochs: Epochs,
@@ -119,6 +121,7 @@ impl Housekeeping {
             peers: peers(interfaces),
             conntrack,
             neighbors: shared.neighbors(&settings)?,
+            policies: Keeper::new(shared.view().policies()?),
             tables: live.handle(),
             epoch,
             epochs: shared.slots().epochs(),
@@ -161,8 +164,9 @@ impl Housekeeping {
         self.server.acknowledge();
         self.sync_neighbors();
         self.follow.take_up(&self.epoch.enter(self.tables.tables()), &mut self.steering);
-        self.epoch.idle();
         let now = clock::now();
+        self.policies.turn(&self.epoch.enter(self.tables.tables()), now);
+        self.epoch.idle();
         self.conntrack.sweep(SWEEP, now);
         self.review();
         self.count_snat();

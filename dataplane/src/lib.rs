@@ -33,5 +33,6 @@ pub mod boot;
 pub mod worker;
 pub mod housekeeping;
 pub mod server;
+pub mod shadow;
 pub mod engine;
 pub mod replay;

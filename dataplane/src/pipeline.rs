@@ -11,6 +11,7 @@ mod ahead;
 mod short;
 pub mod rx;
 pub mod parse;
+mod guard;
 mod fragment;
 pub mod neighbor;
 pub mod conntrack;

@@ -108,6 +108,7 @@ list! {
         ExtensionHeaders = "extension_headers": "More than eight IPv6 extension headers.";
         SourceRoute = "source_route": "An IPv4 option by which the sender chooses the route (RFC 7126 section 4.3).";
         Martian = "martian": "A source or destination that may not be on a wire: loopback, multicast source, 0.0.0.0, IPv4-mapped IPv6.";
+        Spoofed = "spoofed": "From the interface of a pod, with a source MAC or address that is not the pod's.";
         // neighbor
         MalformedArp = "malformed_arp": "An ARP packet that is not Ethernet/IPv4, or whose sender is no station.";
         MalformedNd = "malformed_nd": "A neighbor discovery message that RFC 4861 section 7.1 tells to discard.";

@@ -47,3 +47,5 @@ mod trunk;
 mod policy;
 #[path = "path/leave.rs"]
 mod leave;
+#[path = "path/guard.rs"]
+mod guard;

@@ -7,6 +7,7 @@
 mod answer;
 mod flow;
 mod narrate;
+mod policy;
 mod packet;
 mod sandbox;
 mod script;

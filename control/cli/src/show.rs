@@ -8,6 +8,7 @@ mod counters;
 mod interfaces;
 mod ledger;
 mod neighbors;
+mod policies;
 mod receipts;
 mod routes;
 pub mod services;
@@ -61,6 +62,8 @@ enum What {
     Counters,
     /// Tracked connections
     Conntrack,
+    /// Policies, with the flows that they allowed and denied
+    Policies,
 }
 
 /// Columns that text for people is wrapped at.
@@ -102,6 +105,7 @@ pub fn run(options: &Options, socket: &Path) -> Result<(), String> {
         What::Workers => workers::view(&engine),
         What::Counters => counters::view(&engine),
         What::Conntrack => conntrack::view(&engine)?,
+        What::Policies => policies::view(&engine)?,
     };
     print(&view, options)
 }

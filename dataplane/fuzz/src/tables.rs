@@ -96,6 +96,9 @@ fn ask_all(snapshot: Snapshot<'_>) -> usize {
     }
     for n in 0..4u16 {
         told += ask_service(snapshot, ServiceId(n.into()), u64::from(n) << 60);
+        told += snapshot
+            .guard(InterfaceId(n))
+            .map_or(0, |guard| guard.addresses().count() + snapshot.guard_name(&guard).len());
         told += snapshot.interface(InterfaceId(n)).map_or(0, |row| row.addresses.len());
     }
     told + ask_lists(snapshot)

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use millrace_tables::{InterfaceId, Snapshot};
+use millrace_tables::{Guard, InterfaceId, Snapshot};
 use millrace_xsk::{Frame, Umem};
 
-use super::{Context, ahead, forward, fragment, neighbor, rx, short, tx};
+use super::{Context, ahead, forward, fragment, guard, neighbor, rx, short, tx};
 use crate::clock::Nanos;
 use crate::counters::{Counter, Place};
 use crate::driver::{BURST, Burst, Queue};
 use crate::exit::Exit;
-use crate::packet::{Headers, Packet};
+use crate::packet::{Headers, Packet, Raw};
 use crate::state::State;
 use crate::trace::{Observer, Step};
 use crate::verdict::{DropReason, Verdict};
@@ -92,6 +92,7 @@ fn run<Q: Queue, O: Observer>(
     let umem: &Umem = &memory.0;
     let interfaces = Arc::clone(&state.local.interfaces);
     let interface = interfaces.get(from);
+    let own = tables.guard(from);
     state.local.recent.begin(now);
     // Taken for the burst, so that headers can be read while the state is written.
     let mut parsed = std::mem::take(&mut state.local.parsed);
@@ -101,6 +102,10 @@ fn run<Q: Queue, O: Observer>(
         let looked = match interface {
             Some(interface) => rx::look(&Packet::new(umem, frame), interface, state, headers),
             None => Err(DropReason::NoInterface.into()),
+        };
+        let looked = match &own {
+            Some(guard) => guarded(looked, &Packet::new(umem, frame), headers, guard),
+            None => looked,
         };
         if let Err(exit) = looked {
             refused.push((at, exit));
@@ -172,6 +177,21 @@ fn run<Q: Queue, O: Observer>(
     }
     tx::book(from, state);
     state.local.parsed = parsed;
+}
+
+/// What becomes of a frame from an interface that has a guard.
+#[cold]
+fn guarded(
+    looked: Result<(), Exit>,
+    packet: &Packet<'_, Raw>,
+    headers: &Headers,
+    own: &Guard<'_>,
+) -> Result<(), Exit> {
+    let goes_on = looked.is_ok() || looked == Err(fragment::MARK.into());
+    if goes_on && !guard::admits(packet, headers, own) {
+        return Err(DropReason::Spoofed.into());
+    }
+    looked
 }
 
 /// The line for a fragment whose flow is known by now.

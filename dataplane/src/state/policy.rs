@@ -113,3 +113,33 @@ impl PolicyBook {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::segment::{Segment, Sizes};
+
+    #[test]
+    fn counts_are_summed_over_workers_and_begin_anew_with_another_policy() {
+        let sizes =
+            Sizes { workers: 2, interfaces: 1, conntrack_entries: 1 << 10, neighbor_entries: 16 };
+        let segment = Segment::create(&sizes, [0, 0]).unwrap();
+        let workers = [0, 1].map(|worker| segment.counters(worker).unwrap().policies);
+        let book = segment.view().policies().unwrap();
+        let (first, last) = (PolicyId(0), PolicyId(MAX_POLICIES - 1));
+        book.label([(first, 7), (last, 8)].into_iter());
+        for worker in &workers {
+            worker.add(first, Count::Allowed);
+            worker.add(last, Count::Denied);
+            worker.add(last, Count::Shadow);
+            worker.add(PolicyId(MAX_POLICIES), Count::Denied);
+        }
+        assert_eq!(book.counts(first, 7), PolicyCounts { allowed: 2, denied: 0, shadow: 0 });
+        assert_eq!(book.counts(last, 8), PolicyCounts { allowed: 0, denied: 2, shadow: 2 });
+        assert_eq!(book.counts(last, 9), PolicyCounts::default(), "another's number still");
+        book.label([(first, 7), (last, 9)].into_iter());
+        workers[1].add(last, Count::Denied);
+        assert_eq!(book.counts(first, 7).allowed, 2, "the same policy goes on");
+        assert_eq!(book.counts(last, 9), PolicyCounts { allowed: 0, denied: 1, shadow: 0 });
+    }
+}

@@ -12,7 +12,8 @@
 //!                                           7  groups     rows: ref | numbers << 32
 //!                                           8  interfaces index tree: ref | height << 32
 //!                                           9  node       Ref of its row | masquerades << 32
-//!                                           10… 0, for later
+//!                                           10 guards     rows: ref | numbers << 32
+//!                                           11… 0, for later
 //! ```
 //! All integers are native-endian words: a segment never leaves its machine except as an image file,
 //! whose magic then reads reversed and is refused.
@@ -70,12 +71,15 @@ pub mod root {
     pub const INTERFACES: usize = 8;
     /// The node's own row (cold as well).
     pub const NODE: usize = 9;
+    /// Guards by interface.
+    pub const GUARDS: usize = 10;
 }
 
 /// What a layout hash stands for: every field of every record, in order. Change it with them.
 pub const DESCRIPTION: &str = "\
     header magic abi layout bytes seed @8root; ref u32 grains of 16; \
-    root generation services frontends routes4 routes6 policy neighbors groups interfaces node; \
+    root generation services frontends routes4 routes6 policy neighbors groups interfaces node guards; \
+    guard mac48|addresses8|used1 names32|block32 addresses2x3, block addresses2; \
     index node 64xu32, root ref32|height32; \
     trie slot ref29|tag3, node 64xu32, leaf 2^(tag-1) places in pairs by hash at 6 level + 13 choice, taken 1<<63, hash fold2; \
     frontend addr2 port16|protocol8 | service32|kind8|set8|flags8; vip addr2 0 | frontends; \

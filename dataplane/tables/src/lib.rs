@@ -18,6 +18,8 @@ pub mod cold;
 #[cfg(not(loom))]
 pub mod fib;
 #[cfg(not(loom))]
+pub mod guard;
+#[cfg(not(loom))]
 pub mod image;
 #[cfg(not(loom))]
 pub mod index;
@@ -62,6 +64,7 @@ pub use words::{Ref, Words};
 pub use {
     epoch::{Epochs, ReaderEpoch, Slots},
     fib::{Begun, Near},
+    guard::{Guard, GuardSpec},
     node::{Node, NodeSpec},
     policy::{
         ByPolicies, ClassId, Decision, DecisionId, DecisionSpec, Endpoint, EndpointSpec,

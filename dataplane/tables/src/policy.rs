@@ -14,7 +14,7 @@
 //!
 //! ```text
 //! record     0: endpoints 4 | endpoints 6 << 32 (FIB roots)   1: endpoint rows   2: subjects   3: port maps   4: decisions
-//!            5: policies   6: flags (1: established flows are kept)   7: 0
+//!            5: policies   6: flags (8 bits; 1: established flows are kept) | generation of the last change of 5 << 8   7: 0
 //! endpoint   0: class | flags << 32   1: ingress subject + 1 | egress subject + 1 << 32   2: names | 1 << 63   3: 0
 //! subject    see `policy/cells.rs`        port map   see `policy/ports.rs`
 //! decision   0: verdict (8) | rule + 1 (17, at 8) | policy + 1 << 32   1: the same of shadow policies   2: list | shadow list << 32   3: 0
@@ -59,7 +59,7 @@ pub use spec::{ByPolicies, DecisionSpec, EndpointSpec, Intervals, PolicySpec, Po
 
 /// Layout of these tables, for the segment's layout hash: change it with them.
 pub const DESCRIPTION: &str = "\
-    policy record endpoints4|6 endpoints subjects portmaps decisions policies flags; rows top u32 of 16; \
+    policy record endpoints4|6 endpoints subjects portmaps decisions policies flags8|named56; rows top u32 of 16; \
     endpoint class32|flags32 ingress32|egress32 names32 spare, leaf row+1; subject default32|top32 room32|cells32 flags spare, \
     top u32 of 32 uniform1@31, chunk 32xu32 map+1; \
     portmap form8|tcp8|udp8|sctp8|other32, 7 intervals start16|decision32 or list or entries tcp32|udp32 sctp32, top 256xu32 leaf 256xu32 block1@31; \

@@ -10,6 +10,7 @@ use crate::{
     epoch::{self, ReaderEpoch},
     error::Error,
     fib::{self, Begun, Family, Near},
+    guard::Guard,
     index, interface,
     layout::{self, HEADER_BYTES, header, high, root},
     node::Node,
@@ -134,6 +135,7 @@ pub struct Snapshot<'a> {
     policy: u64,
     /// [`root::NODE`]'s word.
     node: u64,
+    guards: u64,
 }
 
 impl<'a> Snapshot<'a> {
@@ -145,7 +147,8 @@ impl<'a> Snapshot<'a> {
             groups: words.at(root, root::GROUPS),
         };
         let (policy, node) = (words.at(root, root::POLICY), words.at(root, root::NODE));
-        Snapshot { words, root, generation, seed, routes, policy, node }
+        let guards = words.at(root, root::GUARDS);
+        Snapshot { words, root, generation, seed, routes, policy, node, guards }
     }
 
     /// Its generation.
@@ -453,6 +456,23 @@ impl<'a> Snapshot<'a> {
     /// The number of each policy and the fingerprint of its name, lowest number first.
     pub fn policy_fingerprints(&self) -> impl Iterator<Item = (PolicyId, u32)> + use<'a> {
         self.policy_tables().fingerprints()
+    }
+
+    /// Who may send from an interface. `None`: anybody.
+    #[inline]
+    pub fn guard(&self, interface: InterfaceId) -> Option<Guard<'a>> {
+        Guard::find(self.words, self.guards, interface)
+    }
+
+    /// Whose a guard is (cold).
+    pub fn guard_name(&self, guard: &Guard<'_>) -> String {
+        cold::read(self.words, guard.names).next().unwrap_or_default()
+    }
+
+    /// Since which generation the policies have the names that they have: their numbers may mean others since.
+    #[inline]
+    pub fn policies_named(&self) -> u64 {
+        self.policy_tables().word(record::FLAGS) >> 8
     }
 
     /// The configured MAC of a neighbor.

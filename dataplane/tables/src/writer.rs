@@ -15,9 +15,11 @@ use crate::{
     arena::{Arena, Table, Usage},
     epoch::{self, Epochs},
     error::Error,
+    guard,
     index::Index,
     layout::{self, HEADER_BYTES, ROOT_WORDS, header, root},
     route::Routes,
+    rows::Rows,
     shm::{Seals, Segment, WORD},
     sync::Ordering,
     tables::{Snapshot, Tables},
@@ -93,6 +95,7 @@ pub struct Writer {
     interfaces: Index,
     neighbors: Trie<3, 1>,
     node: Ref,
+    guards: Rows<{ guard::WORDS }>,
 
     policies: Policies,
 }
@@ -139,6 +142,7 @@ impl Writer {
             interfaces: Index::new(Table::Interfaces),
             neighbors: Trie::new(Table::Neighbors, seed),
             node: Ref::NULL,
+            guards: Rows::new(Table::Interfaces),
             policies: Policies::new(),
         };
         writer.publish()?;
@@ -189,7 +193,7 @@ impl Writer {
             return Ok(self.generation);
         }
         let routes = self.routes.roots();
-        let policy = self.policies.publish(&mut self.arena)?;
+        let policy = self.policies.publish(&mut self.arena, self.generation + 1)?;
         let slots = [
             (root::GENERATION, self.generation + 1),
             (root::SERVICES, self.services.root()),
@@ -201,6 +205,7 @@ impl Writer {
             (root::GROUPS, routes.groups),
             (root::INTERFACES, self.interfaces.root()),
             (root::NODE, crate::node::Node::new(self.arena.words(), self.node).word()),
+            (root::GUARDS, self.guards.root()),
         ];
         let record = self.arena.alloc_zeroed(Table::Root, ROOT_WORDS)?;
         for (slot, value) in slots {

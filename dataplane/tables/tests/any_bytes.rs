@@ -8,8 +8,8 @@ mod tables;
 mod specs;
 
 use millrace_tables::{
-    InterfaceId, InterfaceKind, InterfaceSpec, NextHop, Readers, RouteSpec, SegmentConfig,
-    ServiceSpec, SetChoice, Writer,
+    GuardSpec, InterfaceId, InterfaceKind, InterfaceSpec, NextHop, Readers, RouteSpec,
+    SegmentConfig, ServiceSpec, SetChoice, Writer,
 };
 use millrace_wire::{Addr, Mac};
 use specs::{Random, backend, frontend, service, v4};
@@ -106,6 +106,12 @@ fn segments() -> Vec<(&'static str, Writer)> {
                 addresses: vec![format!("192.0.{n}.1/24").parse().unwrap()],
             })
             .unwrap();
+    }
+    for (id, count) in [(1, 2), (3, 5)] {
+        let addresses = (0..count).map(|n| v4(0x0a00_0001 + n)).collect();
+        let mac = Mac([2, 0, 0, 0, 0, 9]);
+        let spec = GuardSpec { name: "Pod default/web-0".into(), mac, addresses };
+        around.set_guard(InterfaceId(id), &spec).unwrap();
     }
     all.push(("neighbors-and-interfaces", around));
 

@@ -29,6 +29,9 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::NatNew,
     Scenario::Snat,
     Scenario::Policy,
+    Scenario::Policy1000,
+    Scenario::Policy10,
+    Scenario::PolicyEstablished,
     Scenario::Mix,
 ];
 

@@ -1,6 +1,7 @@
 //! The scenarios: what the engine knows, which flows it has seen, and the frames that come, in the order in which they come.
 
 use super::net::{self, Datagram};
+use super::policies;
 use super::routes::{Random, Routes, shuffle};
 use super::world::{Knowledge, World};
 use clap::ValueEnum;
@@ -45,8 +46,18 @@ pub enum Scenario {
     NatNew,
     /// To services that masquerade, established: 10,000 services, 64 k flows in random order
     Snat,
-    /// Not yet: there are no policies in the engine
+    /// Routed to isolated pods, every packet a flow never seen: 10,000 policies, 5,000 pods
     Policy,
+    /// The same with 1,000 policies
+    #[value(name = "policy-1000")]
+    #[serde(rename = "policy-1000")]
+    Policy1000,
+    /// The same with 10 policies
+    #[value(name = "policy-10")]
+    #[serde(rename = "policy-10")]
+    Policy10,
+    /// As nat-established, to backends that 10,000 policies isolate
+    PolicyEstablished,
     /// 70 % established, 20 % routed, 5 % new, 5 % dropped
     Mix,
 }
@@ -66,6 +77,9 @@ impl Scenario {
         Scenario::NatNew,
         Scenario::Snat,
         Scenario::Policy,
+        Scenario::Policy1000,
+        Scenario::Policy10,
+        Scenario::PolicyEstablished,
         Scenario::Mix,
     ];
 
@@ -74,11 +88,13 @@ impl Scenario {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
-    /// Why it can't be run yet.
-    pub fn missing(self) -> Option<&'static str> {
+    /// Policies that it has.
+    fn policies(self) -> usize {
         match self {
-            Scenario::Policy => Some("not yet: no policies in the engine"),
-            _ => None,
+            Scenario::Policy | Scenario::PolicyEstablished => 10_000,
+            Scenario::Policy1000 => 1_000,
+            Scenario::Policy10 => 10,
+            _ => 0,
         }
     }
 }
@@ -226,9 +242,6 @@ pub fn build(
     workers: usize,
     time: Time,
 ) -> Result<Bench, Box<dyn Error>> {
-    if let Some(why) = scenario.missing() {
-        return Err(why.into());
-    }
     let full = matches!(scenario, Scenario::NatEstablishedFull | Scenario::NatReplyFull);
     let flows = if full { scale.flows.1 } else { scale.flows.0 };
     let random = &mut Random(3);
@@ -237,6 +250,7 @@ pub fn build(
         routes: Routes::none(),
         conntrack: scale.conntrack,
         masquerade: false,
+        policies: scenario.policies(),
     };
     let mut way = (net::UP, net::DOWN);
     let (world, mut coming) = match scenario {
@@ -272,14 +286,23 @@ pub fn build(
                 (0..scale.fresh).map(|index| fresh(index, random.below(scale.services))).collect();
             (World::new(workers, time, &knowledge)?, coming)
         }
+        Scenario::Policy | Scenario::Policy1000 | Scenario::Policy10 => {
+            let coming = (0..scale.fresh).map(|index| judged(index, scenario.policies(), random));
+            (World::new(workers, time, &knowledge)?, coming.collect())
+        }
         _ => {
-            knowledge.services = scale.services;
+            knowledge.services = match scenario {
+                // Those whose backends are isolated.
+                Scenario::PolicyEstablished => scale.services.min(policies::PODS / net::BACKENDS),
+                _ => scale.services,
+            };
             knowledge.masquerade = scenario == Scenario::Snat;
             if full {
                 knowledge.routes = Routes::internet(scale.routes.0, Family::V4);
             }
             let mut world = World::new(workers, time, &knowledge)?;
-            let services: Vec<usize> = (0..flows).map(|_| random.below(scale.services)).collect();
+            let services: Vec<usize> =
+                (0..flows).map(|_| random.below(knowledge.services)).collect();
             let replies = establish(&mut world, &services)?;
             let coming = match scenario {
                 Scenario::NatReply | Scenario::NatReplyFull => {
@@ -334,6 +357,12 @@ fn to_service(index: usize, service: usize) -> Coming {
 
 fn fresh(index: usize, service: usize) -> Coming {
     Coming { fresh: true, ..to_service(index, service) }
+}
+
+fn judged(index: usize, policies: usize, random: &mut Random) -> Coming {
+    let (client, pod) = policies::flow(index, policies, random);
+    let fate = Fate::Routed(policies::node(pod) as u8);
+    Coming { fresh: true, ..Coming::new(inbound(client, pod), fate) }
 }
 
 fn tuple(datagram: &Datagram) -> Tuple {

@@ -1,8 +1,8 @@
 //! An engine in memory: tables, shared state and workers over loops of frames, the workers being those that the daemon runs.
 
 use super::bare::Forwarder;
-use super::net;
 use super::routes::Routes;
+use super::{net, policies};
 use millrace_dataplane::clock::{self, Nanos};
 use millrace_dataplane::config::Idle;
 use millrace_dataplane::counters::Ledger as Sums;
@@ -39,6 +39,8 @@ pub struct Knowledge {
     pub conntrack: u32,
     /// Whether the services masquerade.
     pub masquerade: bool,
+    /// Policies, over 5,000 pods; 0: none at all.
+    pub policies: usize,
 }
 
 /// One worker: the engine's, or the bare forwarder that it is compared with.
@@ -258,6 +260,7 @@ fn tables(knowledge: &Knowledge) -> Result<Writer, Box<dyn Error>> {
         let flags = if knowledge.masquerade { Frontend::MASQUERADE } else { 0 };
         writer.set_service(&name, &spec(service, &name, flags))?;
     }
+    policies::set(&mut writer, knowledge.policies)?;
     writer.publish()?;
     writer.set_readers(Readers::Unknown);
     Ok(writer)

@@ -9,7 +9,7 @@ use millrace_tables::{FrontendKind, InterfaceId, InterfaceKind, Route, ServiceId
 use millrace_wire::{Addr, Protocol};
 
 use super::answer::{Outcome, Step as Said};
-use super::flow;
+use super::{flow, policy};
 
 /// What the steps of one packet come to.
 #[derive(Clone, Debug)]
@@ -22,8 +22,8 @@ pub struct Tale {
     pub interface: Option<InterfaceId>,
 }
 
-/// Reads the steps of one packet.
-pub fn tale(steps: &[Step], tables: Snapshot<'_>) -> Tale {
+/// Reads the steps of one packet that came in `from` there.
+pub fn tale(steps: &[Step], from: InterfaceId, tables: Snapshot<'_>) -> Tale {
     let mut outcome = Outcome { count: 1, ..Outcome::default() };
     let (mut original, mut translated, mut interface) = (None, None, None);
     let (mut reply_direction, mut masquerade) = (false, false);
@@ -54,7 +54,15 @@ pub fn tale(steps: &[Step], tables: Snapshot<'_>) -> Tale {
             Step::Rewritten { translated: tuple, interface: id } => {
                 (translated, interface) = (Some(*tuple), Some(*id));
             }
-            Step::Verdict(verdict) => judge(*verdict, asked, &mut outcome),
+            Step::Verdict(verdict) => {
+                judge(*verdict, asked, &mut outcome);
+                if *verdict == Verdict::Drop(DropReason::Policy) {
+                    outcome.by = policy::refuser(steps, tables);
+                }
+                if *verdict == Verdict::Drop(DropReason::Spoofed) {
+                    outcome.by = tables.guard(from).map(|guard| tables.guard_name(&guard));
+                }
+            }
             _ => {}
         }
     }
@@ -194,6 +202,8 @@ fn say(step: &Step, asked: Option<Tuple>, tables: Snapshot<'_>) -> Option<Said> 
             format!("out of {} to {}", interface_name(*interface, tables), IpAddr::from(*neighbor)),
         ),
         Step::Allowed => ("policy", "allowed".to_owned()),
+        Step::Judged { ingress, decision } => ("policy", policy::words(decision, *ingress, tables)),
+        Step::Closed { endpoint } => ("policy", policy::closed(endpoint)),
         Step::Created { translated, masqueraded } => {
             let masqueraded = if *masqueraded { ", masqueraded" } else { "" };
             ("conntrack", format!("new flow{masqueraded}, leaves as {}", show(translated)))

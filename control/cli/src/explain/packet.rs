@@ -13,11 +13,11 @@ use super::flow::Flags;
 pub struct Packet {
     /// Source address.
     pub src: IpAddr,
-    /// Source port, or the identifier of an echo.
+    /// Source port; of an echo request, the identifier.
     pub sport: u16,
     /// Destination address, of the same family.
     pub dst: IpAddr,
-    /// Destination port.
+    /// Destination port; of an echo reply, the identifier.
     pub dport: u16,
     /// Protocol.
     pub protocol: Protocol,
@@ -90,7 +90,9 @@ impl Packet {
 
     fn echo(&self, request: u8, reply: u8) -> Vec<u8> {
         let kind = if self.answer { reply } else { request };
-        [&[kind, 0, 0, 0][..], &self.sport.to_be_bytes(), &[0, 1], b"explain\n"].concat()
+        // The identifier is the port of who asks.
+        let id = if self.answer { self.dport } else { self.sport };
+        [&[kind, 0, 0, 0][..], &id.to_be_bytes(), &[0, 1], b"explain\n"].concat()
     }
 
     fn summed(&self, mut bytes: Vec<u8>, at: usize) -> Vec<u8> {

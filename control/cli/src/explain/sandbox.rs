@@ -26,8 +26,8 @@ use serde_json::Value;
 
 use super::answer::{Answer, Outcome, merge};
 use super::flow::{Ask, Flags, Flow, From};
-use super::narrate;
 use super::packet::Packet;
+use super::{narrate, policy};
 
 /// Virtual time at the start, past anything that a timer could mistake for "never".
 const START: Nanos = 1_000_000 * SECOND;
@@ -131,7 +131,7 @@ impl Sandbox {
                     id: id.clone(),
                     outcomes,
                     generation: snapshot.generation(),
-                    policies: Vec::new(),
+                    policies: policy::deciders(&steps, snapshot),
                     steps: narrate::words(&steps, snapshot),
                 }
             }
@@ -157,7 +157,7 @@ impl Sandbox {
                 answer: false,
             };
             let steps = self.send(from, &packet, tables)?;
-            let tale = narrate::tale(&steps, tables.snapshot());
+            let tale = narrate::tale(&steps, from, tables.snapshot());
             if first.is_none() {
                 if let (Some(translated), Some(interface)) = (tale.translated, tale.interface) {
                     self.seen.insert(flow.id.to_string(), Seen { translated, interface });
@@ -191,7 +191,8 @@ impl Sandbox {
             answer: true,
         };
         let steps = self.send(seen.interface, &packet, tables)?;
-        Ok((vec![narrate::tale(&steps, tables.snapshot()).outcome], steps))
+        let tale = narrate::tale(&steps, seen.interface, tables.snapshot());
+        Ok((vec![tale.outcome], steps))
     }
 
     /// Sends one packet through the engine. Returns its steps.
@@ -204,7 +205,9 @@ impl Sandbox {
         let snapshot = tables.snapshot();
         let mac = self.state.local.interfaces.get(from).ok_or("from: no such interface")?.mac;
         let queue = self.queues.get_mut(usize::from(from.0)).ok_or("from: no such interface")?;
-        if !queue.offer(&mut self.state.local.pool, &packet.frame(OUTSIDE, mac)) {
+        // Who sends from a guarded interface is its pod.
+        let sender = snapshot.guard(from).map_or(OUTSIDE, |guard| guard.mac);
+        if !queue.offer(&mut self.state.local.pool, &packet.frame(sender, mac)) {
             return Err("out of frames".into());
         }
         let mut steps = self.turn(from, snapshot);

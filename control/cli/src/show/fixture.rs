@@ -7,8 +7,8 @@ use ipnet::IpNet;
 use millrace_dataplane::state::segment::{Segment, Settings, Sizes};
 use millrace_tables::session::{Interface, Session};
 use millrace_tables::{
-    BackendSpec, FrontendKind, FrontendSpec, InterfaceId, NextHop, RouteSpec, SegmentConfig,
-    ServiceSpec, SetChoice, WhenEmpty, Writer,
+    BackendSpec, FrontendKind, FrontendSpec, InterfaceId, NextHop, PolicyId, PolicySpec, RouteSpec,
+    SegmentConfig, ServiceSpec, SetChoice, WhenEmpty, Writer,
 };
 use millrace_wire::{Addr, Mac, Protocol};
 
@@ -44,6 +44,13 @@ impl Fixture {
             Writer::create(&SegmentConfig { bytes: 64 << 20, ..SegmentConfig::default() }).unwrap();
         set_services(&mut writer);
         set_routes(&mut writer);
+        for (id, name, pods, shadow) in [
+            (0, "NetworkPolicy default/web", 3, false),
+            (3, "ClusterNetworkPolicy watch", 40, true),
+        ] {
+            let spec = PolicySpec { name: name.into(), pods, shadow };
+            writer.set_policy(PolicyId(id), &spec).unwrap();
+        }
         writer.publish().unwrap();
 
         let interfaces = vec![

@@ -1,9 +1,11 @@
 //! Staging interfaces, configured neighbors and the node's own row.
 
-use super::Writer;
+use super::{Writer, policies::free_names};
 use crate::{
     arena::{Arena, Table},
+    cold,
     error::Error,
+    guard::{self, GuardSpec},
     index::Index,
     interface,
     node::{self, Node, NodeSpec},
@@ -45,6 +47,41 @@ impl Writer {
         if !row.is_null() {
             let words = interface::words_of(self.arena.words(), row);
             self.arena.free(Table::Interfaces, row, words);
+        }
+    }
+
+    /// Says who may send from an interface, in place of what was said before.
+    pub fn set_guard(&mut self, interface: InterfaceId, spec: &GuardSpec) -> Result<(), Error> {
+        spec.check(interface)?;
+        let number = u32::from(interface.0);
+        self.room(
+            guard::worst(spec)
+                + cold::bytes_of(std::iter::once(spec.name.as_str()))
+                + self.guards.worst_change(number),
+        )?;
+        let old = self.guards.get(&self.arena, number);
+        let names = cold::write(&mut self.arena, std::iter::once(spec.name.as_str()))?;
+        let row = guard::write(&mut self.arena, spec, names)?;
+        self.guards.set(&mut self.arena, number, row)?;
+        self.free_guard(old);
+        self.dirty = true;
+        Ok(())
+    }
+
+    /// From now on anybody may send from an interface; false if that was so.
+    pub fn remove_guard(&mut self, interface: InterfaceId) -> Result<bool, Error> {
+        let number = u32::from(interface.0);
+        let old = self.guards.get(&self.arena, number);
+        self.guards.clear(&mut self.arena, number)?;
+        self.free_guard(old);
+        self.dirty |= old.is_some();
+        Ok(old.is_some())
+    }
+
+    fn free_guard(&mut self, row: Option<[u64; guard::WORDS]>) {
+        if let Some(row) = row {
+            guard::free(&mut self.arena, &row);
+            free_names(&mut self.arena, row[1]);
         }
     }
 

@@ -42,6 +42,9 @@ pub(super) struct Policies {
     decisions: Rows<DECISION_WORDS>,
     policies: Rows<POLICY_WORDS>,
     changes: PolicyChanges,
+    /// Generation of the last change of `policies`, and whether one is staged.
+    named: u64,
+    renamed: bool,
     /// The published record.
     record: Ref,
     dirty: bool,
@@ -61,6 +64,8 @@ impl Policies {
             decisions: Rows::new(Table::Policy),
             policies: Rows::new(Table::Policy),
             changes: PolicyChanges::Strict,
+            named: 0,
+            renamed: false,
             record: Ref::NULL,
             dirty: false,
         }
@@ -83,8 +88,11 @@ impl Policies {
     }
 
     /// The word for the root record, with what is staged.
-    pub(super) fn publish(&mut self, arena: &mut Arena) -> Result<u64, Error> {
+    pub(super) fn publish(&mut self, arena: &mut Arena, generation: u64) -> Result<u64, Error> {
         if self.dirty {
+            if std::mem::take(&mut self.renamed) {
+                self.named = generation;
+            }
             let record = if self.is_empty() {
                 Ref::NULL
             } else {
@@ -97,7 +105,7 @@ impl Policies {
                     self.port_maps.root(),
                     self.decisions.root(),
                     self.policies.root(),
-                    flags,
+                    flags | self.named << 8,
                     0,
                 ];
                 arena.write(record, &words);
@@ -139,7 +147,7 @@ fn free_list(arena: &mut Arena, list: u32) {
     }
 }
 
-fn free_names(arena: &mut Arena, word: u64) {
+pub(super) fn free_names(arena: &mut Arena, word: u64) {
     let names = low(word);
     if !names.is_null() {
         let words = cold::words_of(arena.words(), names);
@@ -388,6 +396,7 @@ impl Writer {
             }
         };
         self.policies.policies.set(&mut self.arena, id.0, [pack(names, spec.pods), tail])?;
+        self.policies.renamed = true;
         self.note_policies();
         Ok(())
     }
@@ -397,6 +406,7 @@ impl Writer {
         check_number("policy", id.0, MAX_POLICIES)?;
         let Some(row) = self.policies.policies.get(&self.arena, id.0) else { return Ok(false) };
         self.policies.policies.clear(&mut self.arena, id.0)?;
+        self.policies.renamed = true;
         free_names(&mut self.arena, row[0]);
         self.note_policies();
         Ok(true)
