@@ -9,6 +9,7 @@ pub mod interfaces;
 pub mod kernel;
 pub mod masquerade;
 pub mod node;
+pub mod host_port;
 pub mod policy;
 pub mod service;
 mod claims;
@@ -94,6 +95,7 @@ impl Compiler {
         let same_world = Arc::ptr_eq(&self.world, world);
         if !same_world && self.world.node != world.node {
             touched.extend(store.service_names());
+            touched.extend(store.host_ports());
             touched.extend(self.parts.keys().cloned());
         }
         let zone = store.node(&world.node.name).map_or("", |node| node.zone.as_str());
@@ -232,7 +234,10 @@ impl Compiler {
             Some(service) => {
                 service::compile(&name, service, store.slices(&name), node, &self.zone)
             }
-            None => Vec::new(),
+            None => match store.host_ports_of(&name) {
+                Some(pod) => host_port::compile(&name, pod, node),
+                None => Vec::new(),
+            },
         };
         for part in self.parts.remove(&name).unwrap_or_default() {
             self.claims.release(&part, affected);

@@ -22,7 +22,7 @@ pub use check::Protocol;
 pub use endpoint_slice::{Endpoint, EndpointPort, EndpointSlice, Hints};
 pub use namespace::Namespace;
 pub use node::Node;
-pub use pod::{NamedPort, Pod};
+pub use pod::{HostIp, HostPort, NamedPort, Pod};
 pub use policy::Policy;
 pub use service::{Families, LocalPolicy, Service, ServicePort};
 pub use service_cidr::ServiceCidr;

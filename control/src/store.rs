@@ -17,7 +17,8 @@ use crate::{
     object::{Decoded, Key, Kind, Refusal, decode},
 };
 
-/// A Service's identity: namespace and name, in the order that tables and reports are sorted by.
+/// A Service's identity: namespace and name, in the order that tables and reports are sorted by. A pod whose host ports lead to it is
+/// one here too, under a name that no Service can have.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceName {
     /// Namespace.
@@ -167,6 +168,17 @@ impl Store {
         })
     }
 
+    /// The pod that a name of [`Store::host_ports`] means.
+    pub fn host_ports_of(&self, name: &ServiceName) -> Option<&Pod> {
+        self.pod(&pod_of(name)?).map(|pod| &**pod)
+    }
+
+    /// Names of the pods that have host ports.
+    pub fn host_ports(&self) -> impl Iterator<Item = ServiceName> {
+        let pods = self.pods().filter(|(_, pod)| !pod.host_ports.is_empty());
+        pods.map(|(key, _)| of_pod(key))
+    }
+
     /// All Services' names.
     pub fn service_names(&self) -> impl Iterator<Item = ServiceName> {
         self.of_kind(Kind::Service).map(|row| ServiceName {
@@ -266,6 +278,7 @@ impl Store {
         let there = |name: &ServiceName| {
             rows.contains_key(&key(Kind::Service, &name.namespace, &name.name))
                 || slices.contains_key(name)
+                || pod_of(name).is_some_and(|key| rows.contains_key(&key))
         };
         self.changed.services.retain(|name| there(name) || compiled(name));
         self.changed.policy.retain(|key| rows.contains_key(key) || known(key));
@@ -314,11 +327,29 @@ impl Store {
                 }
                 self.changed.world = true;
             }
-            Kind::Node | Kind::Pod => self.changed.world = true,
+            Kind::Pod => {
+                self.changed.world = true;
+                let has = |desired: Option<&Desired>| matches!(desired, Some(Desired::Pod(pod)) if !pod.host_ports.is_empty());
+                if has(old) || has(new) {
+                    self.changed.services.insert(of_pod(key));
+                }
+            }
+            Kind::Node => self.changed.world = true,
             Kind::ServiceCidr => self.changed.ranges = true,
             Kind::Namespace | Kind::NetworkPolicy | Kind::ClusterNetworkPolicy => {}
         }
     }
+}
+
+/// Names of objects have no `/`.
+const POD: &str = "pod/";
+
+fn of_pod(key: &Key) -> ServiceName {
+    ServiceName { namespace: key.namespace.clone(), name: format!("{POD}{}", key.name) }
+}
+
+fn pod_of(name: &ServiceName) -> Option<Key> {
+    Some(key(Kind::Pod, &name.namespace, name.name.strip_prefix(POD)?))
 }
 
 fn key(kind: Kind, namespace: &str, name: &str) -> Key {

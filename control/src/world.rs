@@ -58,6 +58,8 @@ pub struct NodeView {
     pub name: String,
     /// Addresses that node ports answer on, each once.
     pub node_port_addresses: Vec<Addr>,
+    /// Those that pods' host ports answer on; none where somebody else connects the pods, and answers for them.
+    pub host_port_addresses: Vec<Addr>,
     /// The node's main address of each family.
     pub primary: Vec<Addr>,
     /// Families in which pods can be told from others.

@@ -91,6 +91,7 @@ fn claim(part: &Part, frontend: &FrontendSpec) -> Claim {
         FrontendKind::CLUSTER_IP => 0,
         FrontendKind::NODE_PORT => 1,
         FrontendKind::LOAD_BALANCER => 2,
+        FrontendKind::HOST_PORT => 4,
         _ => 3,
     };
     Claim { rank, created: part.created.unwrap_or(i64::MAX), key: part.key.clone() }

@@ -66,6 +66,7 @@ pub(super) fn view(
     world.node = NodeView {
         name: config.node.clone().unwrap_or_default(),
         node_port_addresses: node_port_addresses(&own, &primary, &config.nodeport_addresses),
+        host_port_addresses: own.clone(),
         primary,
         pods_known: masquerade::families(&pods),
         masquerade_all: config.masquerade_all,

@@ -76,6 +76,8 @@ pub fn world(
     world.routes.extend(around.trunk_own().map(|addr| (configured::host(addr), RouteSpec::Vip)));
     let main: Vec<Addr> = node.into_iter().flat_map(Node::primary).collect();
     configured::view(&mut world, config, node, &around.answering(), &around.elsewhere(&main));
+    // Whoever connects the pods (a CNI's portmap plugin) answers for their host ports.
+    world.node.host_port_addresses.clear();
     // What this node's own processes and pods send to its node ports the kernel sends there.
     world.node.node_port_addresses.extend(around.trunk_own());
     (world, problems)

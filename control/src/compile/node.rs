@@ -170,6 +170,7 @@ pub fn world(
     builder.world.node = NodeView {
         name: name.into(),
         node_port_addresses: node_port_addresses(node, options),
+        host_port_addresses: node.addresses().collect(),
         primary: node.primary().collect(),
         pods_known: masquerade::families(&pods),
         masquerade_all: options.masquerade_all,

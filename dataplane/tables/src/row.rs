@@ -27,6 +27,8 @@ impl FrontendKind {
     pub const EXTERNAL_IP: Self = Self(2);
     /// An address of `status.loadBalancer`.
     pub const LOAD_BALANCER: Self = Self(3);
+    /// A pod's `hostPort` on the node's addresses.
+    pub const HOST_PORT: Self = Self(4);
 
     /// As users write it.
     pub const fn name(self) -> &'static str {
@@ -35,6 +37,7 @@ impl FrontendKind {
             Self::NODE_PORT => "NodePort",
             Self::EXTERNAL_IP => "ExternalIP",
             Self::LOAD_BALANCER => "LoadBalancer",
+            Self::HOST_PORT => "HostPort",
             _ => "Unknown",
         }
     }
