@@ -20,6 +20,7 @@ pub mod netns;
 pub mod pacer;
 pub mod profile;
 pub mod receive;
+pub mod replay;
 pub mod report;
 pub mod ring;
 pub mod rng;

@@ -7,7 +7,7 @@ use millrace_pktgen::profile::{Plan, raw::RawProfile, wrong};
 use millrace_pktgen::report::{JSON_SCHEMA, Mode};
 use millrace_pktgen::run::{self, RunError};
 use millrace_pktgen::session::Signals;
-use millrace_pktgen::{check, listen};
+use millrace_pktgen::{check, listen, replay};
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
@@ -34,7 +34,11 @@ fn dispatch(command: &Command) -> Result<(), RunError> {
             Ok(write!(std::io::stdout(), "{}", check::run(&plan, arguments)?)?)
         }
         Command::Schema => Ok(write!(std::io::stdout(), "{JSON_SCHEMA}")?),
-        Command::Replay(_) | Command::Tcp(_) | Command::Udp(_) | Command::Bench(_) => {
+        Command::Replay(arguments) => {
+            let report = replay::run(arguments, &Signals::catch()?)?;
+            Ok(present(&report, &arguments.show)?)
+        }
+        Command::Tcp(_) | Command::Udp(_) | Command::Bench(_) => {
             Err(wrong("command", "this version doesn't have it").into())
         }
     }
