@@ -50,8 +50,8 @@ pub struct Port {
     pub interface: String,
     /// First queue.
     pub first: u32,
-    /// Number of queues.
-    pub queues: u32,
+    /// Number of queues; none: one to send on, all to receive on.
+    pub queues: Option<u32>,
 }
 
 impl FromStr for Port {
@@ -61,15 +61,15 @@ impl FromStr for Port {
         let wrong =
             || format!("{text:?}: say IFACE, IFACE:QUEUES or IFACE:FIRST+QUEUES, as in veth0:2");
         let Some((interface, queues)) = text.split_once(':') else {
-            return Ok(Self { interface: text.into(), first: 0, queues: 1 });
+            return Ok(Self { interface: text.into(), first: 0, queues: None });
         };
         let (first, queues) = queues.split_once('+').unwrap_or(("0", queues));
         let first = first.parse().map_err(|_| wrong())?;
-        let queues = queues.parse().map_err(|_| wrong())?;
+        let queues: u32 = queues.parse().map_err(|_| wrong())?;
         if queues == 0 || queues > 64 || interface.is_empty() {
             return Err(wrong());
         }
-        Ok(Self { interface: interface.into(), first, queues })
+        Ok(Self { interface: interface.into(), first, queues: Some(queues) })
     }
 }
 
@@ -381,9 +381,9 @@ mod tests {
     fn ports_name_their_queues() {
         let port =
             |interface: &str, first, queues| Port { interface: interface.into(), first, queues };
-        assert_eq!("veth0".parse(), Ok(port("veth0", 0, 1)));
-        assert_eq!("veth0:2".parse(), Ok(port("veth0", 0, 2)));
-        assert_eq!("veth0:2+1".parse(), Ok(port("veth0", 2, 1)));
+        assert_eq!("veth0".parse(), Ok(port("veth0", 0, None)));
+        assert_eq!("veth0:2".parse(), Ok(port("veth0", 0, Some(2))));
+        assert_eq!("veth0:2+1".parse(), Ok(port("veth0", 2, Some(1))));
         for wrong in ["veth0:", "veth0:0", "veth0:x", "veth0:1+", ":1", "veth0:65"] {
             assert!(wrong.parse::<Port>().is_err(), "{wrong}");
         }

@@ -18,8 +18,13 @@ use std::time::{Duration, Instant};
 const SMALL: u32 = 2048 - 256;
 /// Bytes before a packet that its MTU doesn't count: Ethernet and two tags.
 const LINK: u32 = 14 + 8;
+/// Frames to answer with.
+const FEW: u32 = 256;
 /// How often a neighbor is asked.
 const AGAIN: Duration = Duration::from_millis(100);
+
+/// Queues that are opened where nobody says how many, at most.
+const MOST_QUEUES: u32 = 8;
 
 /// An open end.
 pub struct End {
@@ -33,6 +38,9 @@ pub struct End {
     pub mac: Mac,
     /// Whether its sockets are in zero-copy mode.
     pub zero_copy: bool,
+    /// Queues that send, of the sending end; of the other all that receive.
+    pub used: u32,
+    unused: u32,
     netns: Option<String>,
     cpus: Vec<usize>,
     line_rate: Option<f64>,
@@ -63,6 +71,35 @@ pub enum EndError {
     Unresolved(String),
 }
 
+/// The queues that were asked for. A sending end has all receive queues besides: nobody knows on which one its neighbors' answers come in.
+fn open_queues(
+    port: &Port,
+    side: &str,
+    device: &Netdev,
+    options: &Options,
+) -> Result<Vec<Opened>, RingError> {
+    let asked = port.queues.unwrap_or(1);
+    let most = match port.queues {
+        Some(_) if side != "tx" => asked,
+        _ => device.rx_queues.saturating_sub(port.first).min(MOST_QUEUES).max(asked),
+    };
+    let mut queues = Vec::new();
+    for number in 0..most {
+        let options = if number < asked || side != "tx" {
+            *options
+        } else {
+            Options { tx_frames: FEW, ..*options }
+        };
+        match ring::open(&port.interface, port.first + number, &options) {
+            Ok(queue) => queues.push(queue),
+            // A NIC has fewer channels than it could have.
+            Err(_) if number >= asked => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(queues)
+}
+
 impl End {
     /// Opens `plan`'s interface with so many frames to send and receive for each queue.
     pub fn open(
@@ -76,9 +113,8 @@ impl End {
             let device = Netdev::read(&port.interface)?;
             let chunk = if device.mtu + LINK > SMALL { 4096 } else { 2048 };
             let options = Options { tx_frames, rx_frames, chunk, zero_copy: plan.zero_copy };
-            let numbers = port.first..port.first + port.queues;
-            let queues = numbers.clone().map(|queue| ring::open(&port.interface, queue, &options));
-            let queues = queues.collect::<Result<Vec<_>, _>>()?;
+            let queues = open_queues(&port, side, &device, &options)?;
+            let numbers = port.first..;
             let sockets: Vec<_> = numbers
                 .zip(&queues)
                 .map(|(number, queue)| (number, queue.receiver.socket() as &dyn AsRawFd))
@@ -87,7 +123,15 @@ impl End {
             Ok::<_, EndError>((device, queues, steering))
         });
         let (device, queues, steering) = opened??;
+        let unused = device.rx_queues.saturating_sub(port.first + queues.len() as u32);
+        let used = match (port.queues, side) {
+            (Some(n), _) => n,
+            (None, "tx") => 1,
+            (None, _) => queues.len() as u32,
+        };
         Ok(Self {
+            used,
+            unused,
             mac: plan.mac.unwrap_or(device.mac),
             zero_copy: queues.iter().all(|q| q.zero_copy),
             line_rate: plan.line_rate.or(device.speed.map(|mbits| f64::from(mbits) * 1e6)),
@@ -110,9 +154,19 @@ impl End {
         self.cpus.get(index).copied()
     }
 
+    /// What is wrong with the choice of queues, if anything.
+    pub fn warning(&self) -> Option<String> {
+        (self.unused > 0).then(|| {
+            format!(
+                "interface {} may have {} more receive queues: what comes in there goes to the kernel",
+                self.port.interface, self.unused
+            )
+        })
+    }
+
     /// What the report says of it.
     pub fn describe(&self) -> report::End {
-        let queues = self.port.queues;
+        let queues = self.used;
         let kind = if self.device.kind.is_empty() { "device" } else { &self.device.kind };
         report::End {
             interface: self.port.interface.clone(),

@@ -5,6 +5,7 @@
 
 #![warn(missing_docs)]
 
+pub mod bench;
 pub mod check;
 pub mod cli;
 pub mod craft;
@@ -12,6 +13,7 @@ pub mod detect;
 pub mod end;
 pub mod field;
 pub mod latency;
+pub mod link;
 pub mod listen;
 pub mod live;
 pub mod neighbor;
@@ -28,6 +30,7 @@ pub mod run;
 pub mod session;
 pub mod signature;
 pub mod source;
+pub mod stateful;
 pub mod steer;
 pub mod summary;
 pub mod template;

@@ -52,7 +52,9 @@ pub fn run(arguments: &Listen, mode: Mode, signals: &Signals) -> Result<Report, 
     let mut live = Live::new(&arguments.show, title, true);
     let until = Until { time: arguments.duration, frames: arguments.count };
     let finished = session.listen(signals, &mut live, until)?;
-    Ok(report(mode, &end, &finished, started_unix_ms))
+    let mut report = report(mode, &end, &finished, started_unix_ms);
+    report.warnings.extend(end.warning());
+    Ok(report)
 }
 
 fn report(mode: Mode, end: &End, finished: &Finished, started_unix_ms: u64) -> Report {

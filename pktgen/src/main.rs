@@ -7,7 +7,7 @@ use millrace_pktgen::profile::{Plan, raw::RawProfile, wrong};
 use millrace_pktgen::report::{JSON_SCHEMA, Mode};
 use millrace_pktgen::run::{self, RunError};
 use millrace_pktgen::session::Signals;
-use millrace_pktgen::{check, listen, replay};
+use millrace_pktgen::{bench, check, listen, replay, stateful};
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
@@ -38,9 +38,9 @@ fn dispatch(command: &Command) -> Result<(), RunError> {
             let report = replay::run(arguments, &Signals::catch()?)?;
             Ok(present(&report, &arguments.show)?)
         }
-        Command::Tcp(_) | Command::Udp(_) | Command::Bench(_) => {
-            Err(wrong("command", "this version doesn't have it").into())
-        }
+        Command::Tcp(arguments) => converse(arguments, Mode::Tcp),
+        Command::Udp(arguments) => converse(arguments, Mode::Udp),
+        Command::Bench(arguments) => bench::run(arguments),
     }
 }
 
@@ -53,6 +53,11 @@ fn read(path: &Path) -> Result<RawProfile, RunError> {
 fn listen_as(arguments: &cli::Listen, mode: Mode) -> Result<(), RunError> {
     let signals = Signals::catch()?;
     let report = listen::run(arguments, mode, &signals)?;
+    Ok(present(&report, &arguments.show)?)
+}
+
+fn converse(arguments: &cli::Tcp, mode: Mode) -> Result<(), RunError> {
+    let report = stateful::run(arguments, mode, &Signals::catch()?)?;
     Ok(present(&report, &arguments.show)?)
 }
 

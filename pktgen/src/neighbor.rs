@@ -311,6 +311,10 @@ pub fn learn(frame: &[u8]) -> Option<(IpAddr, Mac)> {
 /// ARP and neighbor discovery are not for this: `None`, as for what is no IP packet.
 pub fn reflect(frame: &[u8], out: &mut [u8]) -> Option<usize> {
     let (kind, at) = payload(frame)?;
+    // What is for a group has nobody to come back to.
+    if frame.first()? & 1 == 1 {
+        return None;
+    }
     let out = out.get_mut(..frame.len())?;
     out.copy_from_slice(frame);
     out.get_mut(..6)?.copy_from_slice(frame.get(6..12)?);

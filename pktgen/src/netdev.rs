@@ -21,6 +21,8 @@ pub struct Netdev {
     pub up: bool,
     /// What sort of virtual interface it is, or empty.
     pub kind: String,
+    /// Receive queues that it may have.
+    pub rx_queues: u32,
     /// Megabits a second, if known.
     pub speed: Option<u32>,
 }
@@ -41,6 +43,7 @@ const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_NUM_RX_QUEUES: u16 = 32;
 const IFLA_INFO_KIND: u16 = 1;
 const IFF_UP: u32 = 1;
 /// Lengths of struct nlmsghdr and struct ifinfomsg.
@@ -122,6 +125,7 @@ fn parse(message: &[u8]) -> Result<Netdev, String> {
                     value.try_into().map(Mac).map_err(|_| "it isn't Ethernet".to_owned())?;
             }
             IFLA_MTU => device.mtu = u32_at(value, 0).ok_or_else(short)?,
+            IFLA_NUM_RX_QUEUES => device.rx_queues = u32_at(value, 0).ok_or_else(short)?,
             IFLA_LINKINFO => {
                 let kind = attributes(value).find(|(kind, _)| *kind == IFLA_INFO_KIND);
                 let text = kind.map(|(_, text)| String::from_utf8_lossy(text).into_owned());

@@ -350,7 +350,7 @@ fn check_end(key: &str, raw: &RawEnd) -> Result<EndPlan, ProfileError> {
     let port = raw.interface.as_ref().map(|interface| crate::cli::Port {
         interface: interface.clone(),
         first: raw.first_queue,
-        queues: raw.queues.unwrap_or(1),
+        queues: raw.queues,
     });
     if raw.queues.is_some_and(|n| n == 0 || n > 64) {
         return Err(wrong(at("queues"), "it has to be from 1 to 64"));

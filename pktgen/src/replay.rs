@@ -227,7 +227,7 @@ pub fn run(arguments: &Replay, signals: &Signals) -> Result<Report, RunError> {
         zero_copy: ends.zero_copy.unwrap_or_default(),
         ..EndPlan::default()
     };
-    if tx_plan.port.as_ref().is_some_and(|p| p.queues != 1) {
+    if tx_plan.port.as_ref().is_some_and(|p| p.queues.is_some_and(|n| n != 1)) {
         return Err(
             wrong("--tx", "a capture is replayed on one queue, which keeps its order").into()
         );
@@ -267,14 +267,15 @@ pub fn run(arguments: &Replay, signals: &Signals) -> Result<Report, RunError> {
         cpu: end.cpu(index),
     };
     let mut senders = Vec::new();
-    for queue in std::mem::take(&mut tx.queues) {
+    for (index, queue) in std::mem::take(&mut tx.queues).into_iter().enumerate() {
         senders.push(Worker {
             sender: queue.sender,
             receiver: queue.receiver,
-            source: Some(Player::new(capture.clone(), arguments.speed, arguments.repeat)),
+            source: (index == 0)
+                .then(|| Player::new(capture.clone(), arguments.speed, arguments.repeat)),
             role: Role::Count,
             responder: Arc::new(Responder::new(tx.mac, &tx_plan.addresses, &[])),
-            settings: settings(&tx, 0, 1),
+            settings: settings(&tx, index, 1),
             progress: Arc::new(Progress::default()),
             halt: session.halt.clone(),
             seconds: session.seconds(),
@@ -297,8 +298,9 @@ pub fn run(arguments: &Replay, signals: &Signals) -> Result<Report, RunError> {
         }
     }
     drop(capture);
-    for worker in senders {
-        session.start("tx-0".into(), worker)?;
+    let senders_count = senders.len();
+    for (index, worker) in senders.into_iter().enumerate() {
+        session.start(format!("tx-{index}"), worker)?;
     }
     for (index, worker) in receivers.into_iter().enumerate() {
         session.start(format!("rx-{index}"), worker)?;
@@ -318,20 +320,20 @@ pub fn run(arguments: &Replay, signals: &Signals) -> Result<Report, RunError> {
         rate_pps: None,
         mean_size: facts.2 as f64 / facts.0 as f64 + FCS as f64,
     };
-    Ok(report(setup, name, facts.1, started_unix_ms, &finished))
+    Ok(report(setup, name, (facts.1, senders_count), started_unix_ms, &finished))
 }
 
 fn report(
     setup: Setup,
     name: String,
-    cut: usize,
+    (cut, senders): (usize, usize),
     started_unix_ms: u64,
     finished: &Finished,
 ) -> Report {
     let outcomes = &finished.outcomes;
     let sent = outcomes.first().and_then(|o| o.sent.first()).copied().unwrap_or_default();
     let mut other = Other::default();
-    for o in outcomes.iter().skip(1) {
+    for o in outcomes.iter().skip(senders) {
         other.frames += o.extra.frames;
         other.bytes += o.extra.bytes;
     }

@@ -266,6 +266,17 @@ impl Sender {
         true
     }
 
+    /// Takes up to `burst` free frames as they are, with `len` bytes of whatever is in them: the bare loop that the generator's is compared with.
+    #[inline]
+    pub fn take_as_is(&mut self, burst: usize, len: usize) {
+        for _ in 0..burst {
+            let Some(mut descriptor) = self.free.pop() else { return };
+            // SAFETY: the descriptor was free, so nobody else has the frame; it is of this UMEM.
+            unsafe { self.umem.data_mut(&mut descriptor) }.cursor().set_pos(len);
+            self.pending.push(descriptor);
+        }
+    }
+
     /// Frames that could be written now.
     #[inline]
     pub fn room(&self) -> usize {

@@ -86,7 +86,7 @@ pub fn run(plan: &Plan, show: &Show, signals: &Signals) -> Result<Report, RunErr
     }
 
     let (token, started_unix_ms) = token_and_time();
-    let queues = tx.queues.len();
+    let queues = tx.used as usize;
     let line = tx.line_rate();
     let detectors = windows(plan.streams.len() * queues);
     let detector = || {
@@ -103,8 +103,7 @@ pub fn run(plan: &Plan, show: &Show, signals: &Signals) -> Result<Report, RunErr
         streams: plan.streams.len(),
         cpu: end.cpu(index),
     };
-    let mut workers = Vec::new();
-    for (index, queue) in std::mem::take(&mut tx.queues).into_iter().enumerate() {
+    let streams = |index: usize| -> Result<Streams, RunError> {
         let share = Share { worker: index as u64, workers: queues as u64 };
         let crafter = Crafter::new(plan, &macs, share, token)?;
         let pacer = Pacer::new(plan.rate, plan.ramp, line, index, queues).ok_or_else(|| {
@@ -114,10 +113,16 @@ pub fn run(plan: &Plan, show: &Show, signals: &Signals) -> Result<Report, RunErr
             Length::Packets(n) => (Some(part(n, index, queues)), None),
             Length::Time(time) => (None, Some(time.as_nanos() as u64)),
         };
+        Ok(Streams::new(crafter, pacer, left, until))
+    };
+    let mut workers = Vec::new();
+    for (index, queue) in std::mem::take(&mut tx.queues).into_iter().enumerate() {
+        // The queues that don't send receive what the neighbors say.
+        let source = if index < queues { Some(streams(index)?) } else { None };
         let worker = Worker {
             sender: queue.sender,
             receiver: queue.receiver,
-            source: Some(Streams::new(crafter, pacer, left, until)),
+            source,
             role: if one && receives { detector() } else { Role::Count },
             responder: tx_responder.clone(),
             settings: settings(&tx, index),
@@ -166,7 +171,11 @@ pub fn run(plan: &Plan, show: &Show, signals: &Signals) -> Result<Report, RunErr
         rx: rx_end,
         line,
     };
-    Ok(summary::report(&facts, &finished))
+    let mut report = summary::report(&facts, &finished);
+    report
+        .warnings
+        .extend([tx.warning(), rx.as_ref().and_then(End::warning)].into_iter().flatten());
+    Ok(report)
 }
 
 /// Worker `index`'s part of `n` packets.

@@ -116,7 +116,7 @@ impl Session {
     pub fn start<S: Source + 'static>(
         &mut self,
         name: String,
-        worker: Worker<S>,
+        mut worker: Worker<S>,
     ) -> io::Result<()> {
         self.progress.push((worker.source.is_some(), worker.progress.clone()));
         let stop = self.stop.clone();

@@ -189,7 +189,7 @@ struct State {
 
 impl<S: Source> Worker<S> {
     /// Works until `stop`; an error is the kernel's.
-    pub fn run(mut self, stop: &AtomicBool) -> io::Result<Outcome> {
+    pub fn run(&mut self, stop: &AtomicBool) -> io::Result<Outcome> {
         let pinned = self
             .settings
             .cpu
@@ -239,7 +239,7 @@ impl<S: Source> Worker<S> {
             in_flight: self.sender.in_flight(),
             extra: state.extra,
             statistics: self.receiver.statistics()?,
-            detector: match self.role {
+            detector: match std::mem::replace(&mut self.role, Role::Count) {
                 Role::Detect(detector) => Some(detector),
                 _ => None,
             },

@@ -186,7 +186,7 @@ impl RawProfile {
             if let Some(port) = port {
                 raw.interface = Some(port.interface.clone());
                 raw.first_queue = port.first;
-                raw.queues = Some(port.queues);
+                raw.queues = port.queues;
             }
             if netns.is_some() {
                 raw.netns.clone_from(netns);

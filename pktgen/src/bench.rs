@@ -1,0 +1,252 @@
+//! `bench`: what the generator's loop costs beside a bare one on the same sockets, in one run, round about.
+//!
+//! The bare loop takes free frames as they are, hands them over and takes them back; the generator's crafts each, reads the clock, looks for
+//! received frames and counts. With two queues or more, the generator's loop on all of them is compared with that on one.
+
+use crate::cli::{Bench, Load};
+use crate::craft::Crafter;
+use crate::end::End;
+use crate::field::Share;
+use crate::neighbor::Responder;
+use crate::pacer::Pacer;
+use crate::profile::{EndPlan, Plan};
+use crate::run::{FEW_FRAMES, RunError, TX_FRAMES};
+use crate::source::Streams;
+use crate::template::Macs;
+use crate::units::{FCS, Rate, Short};
+use crate::worker::{Progress, Role, Settings, Worker};
+use millrace_wire::Mac;
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+/// A MAC address that nobody has: the peer's kernel drops the frames at once.
+const NOBODY: Mac = Mac([2, 0, 0, 0, 0xff, 0xfe]);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Bare,
+    Generator,
+}
+
+/// What was measured, as JSON too.
+#[derive(Clone, Debug, serde::Serialize)]
+struct Figures {
+    /// Packets a second of the bare loop, on one queue, round by round.
+    bare_pps: Vec<f64>,
+    /// Those of the generator's loop.
+    generator_pps: Vec<f64>,
+    /// Generator to bare, pair by pair.
+    ratio: Spread,
+    /// Those of the generator's loop on all queues.
+    all_queues_pps: Vec<f64>,
+    /// All queues to one, pair by pair.
+    queues_ratio: Option<Spread>,
+    queues: u32,
+}
+
+/// Median, least and greatest.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+struct Spread {
+    median: f64,
+    min: f64,
+    max: f64,
+}
+
+impl Spread {
+    fn of(mut values: Vec<f64>) -> Self {
+        values.sort_by(f64::total_cmp);
+        let at = |i: usize| values.get(i).copied().unwrap_or(0.0);
+        let last = values.len().saturating_sub(1);
+        Self { median: (at(last / 2) + at(last.div_ceil(2))) / 2.0, min: at(0), max: at(last) }
+    }
+
+    fn of_pairs(above: &[f64], below: &[f64]) -> Self {
+        Self::of(above.iter().zip(below).map(|(a, b)| a / b).collect())
+    }
+}
+
+/// Measures and prints.
+pub fn run(arguments: &Bench) -> Result<(), RunError> {
+    let end = EndPlan {
+        port: Some(arguments.tx.clone()),
+        netns: arguments.netns_tx.clone(),
+        cpus: arguments.cpus_tx.clone(),
+        ..EndPlan::default()
+    };
+    let mut end = End::open(&end, "tx", TX_FRAMES, FEW_FRAMES)?;
+    let text = format!(
+        "[[stream]]\nsrc = \"198.18.0.1-198.18.0.254\"\ndst = \"198.19.0.1\"\nsrc_port = \"1024-65535\"\nsize = {}\n",
+        arguments.size
+    );
+    let plan =
+        Plan::build(Plan::parse(&text)?, &Load { rate: Some(Rate::Max), ..Load::default() })?;
+    let macs = [Macs { src: end.mac, dst: NOBODY }];
+    let queues = end.used as usize;
+    // Rounds end with the channel's receiver unread: the seconds are nobody's business here.
+    let (seconds, _unread) = mpsc::channel();
+    let mut workers = Vec::new();
+    let sending: Vec<_> = end.queues.drain(..queues).collect();
+    for (index, queue) in sending.into_iter().enumerate() {
+        workers.push(Worker::<Streams> {
+            sender: queue.sender,
+            receiver: queue.receiver,
+            source: None,
+            role: Role::Count,
+            responder: Arc::new(Responder::new(end.mac, &[], &[])),
+            settings: Settings {
+                epoch: Instant::now(),
+                burst: plan.burst,
+                max_lag: 0,
+                spin: 0,
+                streams: 1,
+                cpu: end.cpu(index),
+            },
+            progress: Arc::new(Progress::default()),
+            halt: Arc::default(),
+            seconds: seconds.clone(),
+        });
+    }
+    let streams = |index: usize| -> Result<Streams, RunError> {
+        let share = Share { worker: index as u64, workers: queues as u64 };
+        let crafter = Crafter::new(&plan, &macs, share, 0)?;
+        let pacer = Pacer::new(Rate::Max, None, None, 0, 1);
+        let pacer = pacer.ok_or_else(|| io::Error::other("no schedule"))?;
+        Ok(Streams::new(crafter, pacer, None, None))
+    };
+    let len = usize::from(arguments.size).saturating_sub(FCS);
+    let round = |kind: Kind, workers: &mut [Worker<Streams>]| -> Result<f64, RunError> {
+        for (index, worker) in workers.iter_mut().enumerate() {
+            if kind == Kind::Generator {
+                worker.source = Some(streams(index)?);
+            }
+            worker.settings.epoch = Instant::now();
+            worker.progress = Arc::default();
+        }
+        Ok(measure(kind, workers, arguments.round, plan.burst, len)?)
+    };
+    // Frames have something to be sent as they are, and all is warm.
+    round(Kind::Generator, &mut workers)?;
+    round(Kind::Bare, &mut workers)?;
+    let mut figures = Figures {
+        bare_pps: Vec::new(),
+        generator_pps: Vec::new(),
+        ratio: Spread { median: 0.0, min: 0.0, max: 0.0 },
+        all_queues_pps: Vec::new(),
+        queues_ratio: None,
+        queues: queues as u32,
+    };
+    for number in 0..arguments.rounds {
+        let one = workers.get_mut(..1).unwrap_or_default();
+        // Who is first takes turns too.
+        if number % 2 == 0 {
+            figures.bare_pps.push(round(Kind::Bare, one)?);
+            figures.generator_pps.push(round(Kind::Generator, one)?);
+        } else {
+            figures.generator_pps.push(round(Kind::Generator, one)?);
+            figures.bare_pps.push(round(Kind::Bare, one)?);
+        }
+        if queues > 1 {
+            figures.all_queues_pps.push(round(Kind::Generator, &mut workers)?);
+        }
+    }
+    figures.ratio = Spread::of_pairs(&figures.generator_pps, &figures.bare_pps);
+    if queues > 1 {
+        figures.queues_ratio =
+            Some(Spread::of_pairs(&figures.all_queues_pps, &figures.generator_pps));
+    }
+    present(arguments, &figures)
+}
+
+fn present(arguments: &Bench, figures: &Figures) -> Result<(), RunError> {
+    let mut out = io::stdout().lock();
+    if arguments.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(figures).map_err(io::Error::from)?)?;
+        return Ok(());
+    }
+    let median = |values: &[f64]| Short(Spread::of(values.to_vec()).median);
+    let ratio = |s: &Spread| format!("{:.3} ({:.3} to {:.3})", s.median, s.min, s.max);
+    writeln!(out, "bare       {:.3}pps", median(&figures.bare_pps))?;
+    writeln!(out, "generator  {:.3}pps", median(&figures.generator_pps))?;
+    writeln!(
+        out,
+        "generator / bare, median of {} pairs: {}",
+        figures.bare_pps.len(),
+        ratio(&figures.ratio)
+    )?;
+    if let Some(spread) = &figures.queues_ratio {
+        writeln!(out, "{} queues   {:.3}pps", figures.queues, median(&figures.all_queues_pps))?;
+        writeln!(out, "{} queues / 1: {}", figures.queues, ratio(spread))?;
+    }
+    Ok(())
+}
+
+/// Packets a second that the kernel completed.
+fn measure(
+    kind: Kind,
+    workers: &mut [Worker<Streams>],
+    length: Duration,
+    burst: usize,
+    len: usize,
+) -> io::Result<f64> {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = workers
+            .iter_mut()
+            .map(|worker| {
+                let stop = &stop;
+                scope.spawn(move || match kind {
+                    Kind::Generator => generate(worker, stop),
+                    Kind::Bare => bare(worker, stop, burst, len),
+                })
+            })
+            .collect();
+        std::thread::sleep(length);
+        stop.store(true, Ordering::Relaxed);
+        let mut total = 0.0;
+        for thread in threads {
+            total += thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        }
+        Ok(total)
+    })
+}
+
+fn generate(worker: &mut Worker<Streams>, stop: &AtomicBool) -> io::Result<f64> {
+    let started = Instant::now();
+    let outcome = worker.run(stop)?;
+    let sent = outcome.sent.first().map_or(0, |s| s.completed);
+    Ok(sent as f64 / started.elapsed().as_secs_f64())
+}
+
+fn bare(
+    worker: &mut Worker<Streams>,
+    stop: &AtomicBool,
+    burst: usize,
+    len: usize,
+) -> io::Result<f64> {
+    if let Some(id) = worker.settings.cpu {
+        core_affinity::set_for_current(core_affinity::CoreId { id });
+    }
+    let sender = &mut worker.sender;
+    let started = Instant::now();
+    let mut sent = 0;
+    while !stop.load(Ordering::Relaxed) {
+        sender.take_as_is(burst, len);
+        sender.send()?;
+        sent += sender.reap(|_| {});
+    }
+    Ok(sent as f64 / started.elapsed().as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spread_is_of_pairs() {
+        let spread = Spread::of_pairs(&[9.0, 10.0, 8.0], &[10.0, 10.0, 10.0]);
+        assert_eq!(spread, Spread { median: 0.9, min: 0.8, max: 1.0 });
+        assert_eq!(Spread::of(vec![1.0, 2.0]).median, 1.5);
+    }
+}
