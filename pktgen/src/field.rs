@@ -188,7 +188,7 @@ impl Field {
     }
 
     /// The value of the next packet.
-    #[inline]
+    #[inline(always)]
     pub fn draw(&mut self) -> u128 {
         match &mut self.0 {
             Kind::Fixed(value) => *value,

@@ -15,6 +15,8 @@ pub struct Pacer {
     per_byte: f64,
     from: f64,
     to: f64,
+    /// 1 / `to`.
+    inverse: f64,
     over: f64,
     next: f64,
 }
@@ -45,7 +47,8 @@ impl Pacer {
             _ => to,
         };
         let over = ramp.map_or(Duration::ZERO, |ramp| ramp.over).as_nanos() as f64;
-        let mut pacer = Self { fixed, per_byte, from: from / part, to: to / part, over, next: 0.0 };
+        let (from, to) = (from / part, to / part);
+        let mut pacer = Self { fixed, per_byte, from, to, inverse: 1.0 / to, over, next: 0.0 };
         if fixed > 0.0 || per_byte > 0.0 {
             let one = pacer.fixed + pacer.per_byte * 64.0;
             pacer.next = one / pacer.rate() * worker as f64 / part;
@@ -75,7 +78,9 @@ impl Pacer {
     #[inline]
     pub fn advance(&mut self, len: usize) {
         let size = (len + FCS) as f64;
-        self.next += (self.fixed + self.per_byte * size) / self.rate();
+        let time = self.fixed + self.per_byte * size;
+        // A division is for ramps alone.
+        self.next += if self.next >= self.over { time * self.inverse } else { time / self.rate() };
     }
 }
 

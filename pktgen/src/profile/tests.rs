@@ -105,3 +105,16 @@ fn the_mean_size_counts_weights_and_rounding() {
     let text = format!("{STREAM}protocol = \"sctp\"\nsize = 100");
     assert_eq!(build(&text).unwrap().mean_size(), 102.0);
 }
+
+#[test]
+fn the_profiles_that_come_along_are_right() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/profiles");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        build(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        count += 1;
+    }
+    assert_eq!(count, 3);
+}
