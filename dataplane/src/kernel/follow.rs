@@ -30,8 +30,8 @@ pub struct Wanted {
     pub services: BTreeSet<IpNet>,
     /// The address of each family that host processes speak to them from.
     pub sources: Vec<IpAddr>,
-    /// Protocol number and port on this node's own addresses.
-    pub node_ports: BTreeSet<(u8, u16)>,
+    /// Address of this node's own, protocol number and port.
+    pub node_ports: BTreeSet<(IpAddr, u8, u16)>,
 }
 
 #[derive(Default)]
@@ -93,7 +93,7 @@ struct Work {
     /// Routes of the same table that are not ours to remove: to the engine's own addresses.
     kept: BTreeSet<IpNet>,
     /// As they were given to nft.
-    node_ports: BTreeSet<(u8, u16)>,
+    node_ports: BTreeSet<(IpAddr, u8, u16)>,
 }
 
 impl Work {

@@ -1,6 +1,6 @@
 //! The nftables table `inet millrace`: what keeps a connection's two directions together where the kernel routes by destination alone.
 //!
-//! Static but for one set. Written by one call of `nft`, whose transactions are atomic. What each chain is for:
+//! Static but for the sets of node ports. Written by one call of `nft`, whose transactions are atomic. What each chain is for:
 //!
 //! * `guard`: nobody but the engine speaks from or to the trunk's addresses on other links.
 //! * `from-trunk`, `own-answers`: a connection that came out of the trunk is marked; its answers, from pods or from this node's own sockets, go
@@ -16,6 +16,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
+use std::net::IpAddr;
 use std::process::{Command, Stdio};
 
 use millrace_wire::Mac;
@@ -30,13 +31,13 @@ pub(super) fn table(settings: &Settings, handed_on: &Mac) -> String {
     let Settings { name, mark, .. } = settings;
     let engine: Vec<(&str, &str, String)> = settings
         .own()
-        .map(|addr| match addr {
-            std::net::IpAddr::V4(addr) => ("ip", "127.0.0.0/8", addr.to_string()),
-            std::net::IpAddr::V6(addr) => ("ip6", "::1", addr.to_string()),
+        .map(|addr| {
+            let family = if addr.is_ipv4() { "ip" } else { "ip6" };
+            (family, set_of(&addr), addr.to_string())
         })
         .collect();
     let each = |rule: &dyn Fn(&str, &str, &str) -> String| -> String {
-        engine.iter().map(|(family, loopback, addr)| rule(family, loopback, addr)).collect()
+        engine.iter().map(|(family, ports, addr)| rule(family, ports, addr)).collect()
     };
     let guard = each(&|ip, _, addr| {
         format!(
@@ -44,10 +45,8 @@ pub(super) fn table(settings: &Settings, handed_on: &Mac) -> String {
         )
     });
     let translate = |from: &str| {
-        each(&|ip, loopback, addr| {
-            format!(
-                "    {from}{ip} daddr != {loopback} fib daddr type local meta l4proto . th dport @node-ports dnat {ip} to {addr}\n"
-            )
+        each(&|ip, ports, addr| {
+            format!("    {from}{ip} daddr . meta l4proto . th dport @{ports} dnat {ip} to {addr}\n")
         })
     };
     let (node_ports, own_node_ports) =
@@ -61,8 +60,11 @@ pub(super) fn table(settings: &Settings, handed_on: &Mac) -> String {
         "table {TABLE}
 delete table {TABLE}
 table {TABLE} {{
-  set node-ports {{
-    type inet_proto . inet_service
+  set node-ports4 {{
+    type ipv4_addr . inet_proto . inet_service
+  }}
+  set node-ports6 {{
+    type ipv6_addr . inet_proto . inet_service
   }}
   chain guard {{
     type filter hook prerouting priority raw; policy accept;
@@ -91,12 +93,20 @@ table {TABLE} {{
     )
 }
 
-/// Replaces the set of node ports: protocol number and port.
-pub(super) fn node_ports<'a>(ports: impl Iterator<Item = &'a (u8, u16)>) -> String {
-    let mut script = format!("flush set {TABLE} node-ports\n");
-    let list: Vec<String> = ports.map(|(protocol, port)| format!("{protocol} . {port}")).collect();
-    if !list.is_empty() {
-        let _ = writeln!(script, "add element {TABLE} node-ports {{ {} }}", list.join(", "));
+/// The set of node ports of an address's family.
+fn set_of(addr: &IpAddr) -> &'static str {
+    if addr.is_ipv4() { "node-ports4" } else { "node-ports6" }
+}
+
+/// Replaces the sets of node ports: address, protocol number and port.
+pub(super) fn node_ports<'a>(ports: impl Iterator<Item = &'a (IpAddr, u8, u16)>) -> String {
+    let mut script = String::new();
+    for set in ["node-ports4", "node-ports6"] {
+        let _ = writeln!(script, "flush set {TABLE} {set}");
+    }
+    for (addr, protocol, port) in ports {
+        let set = set_of(addr);
+        let _ = writeln!(script, "add element {TABLE} {set} {{ {addr} . {protocol} . {port} }}");
     }
     script
 }
@@ -154,8 +164,13 @@ mod tests {
 
     #[test]
     fn node_ports_are_replaced_as_a_whole() {
-        assert_eq!(node_ports([].iter()), "flush set inet millrace node-ports\n");
-        let two = node_ports([(6, 30080), (132, 30081)].iter());
-        assert!(two.ends_with("add element inet millrace node-ports { 6 . 30080, 132 . 30081 }\n"));
+        let none = "flush set inet millrace node-ports4\nflush set inet millrace node-ports6\n";
+        assert_eq!(node_ports([].iter()), none);
+        let addr = |text: &str| text.parse::<IpAddr>().unwrap();
+        let two = node_ports([(addr("192.0.2.1"), 6, 30080), (addr("::5"), 132, 30081)].iter());
+        let added = "add element inet millrace node-ports4 { 192.0.2.1 . 6 . 30080 }
+add element inet millrace node-ports6 { ::5 . 132 . 30081 }
+";
+        assert_eq!(two, format!("{none}{added}"));
     }
 }

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
-use millrace_tables::{InterfaceId, Route, Snapshot};
+use millrace_tables::{FrontendKind, InterfaceId, Route, Snapshot};
 use millrace_wire::{Addr, Protocol};
 
 use super::PortSet;
@@ -56,8 +56,11 @@ pub fn wanted(tables: &Snapshot<'_>, interfaces: &Interfaces, snat: &Ports) -> W
     let mut last = None;
     for row in tables.frontends() {
         if own.contains(&row.addr) {
-            wanted.trunk.node_ports.insert((row.protocol, row.port));
             continue;
+        }
+        if row.frontend.kind == FrontendKind::NODE_PORT {
+            let own = (row.addr.to_ip(), row.protocol, row.port);
+            wanted.trunk.node_ports.insert(own);
         }
         if tables.route(&row.addr) == Some(Route::Local) {
             wanted.addresses.insert(IpNet::from(row.addr.to_ip()));
@@ -100,4 +103,117 @@ fn range_of(ranges: &BTreeSet<IpNet>, host: IpNet) -> Option<IpNet> {
 
 fn is_link_local(prefix: &IpNet) -> bool {
     matches!(prefix, IpNet::V6(net) if net.addr().is_unicast_link_local())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::interface::Interface;
+    use millrace_tables::{
+        BackendSpec, FrontendSpec, InterfaceKind, NextHop, NodeSpec, RouteSpec, SegmentConfig,
+        ServiceSpec, SetChoice, Writer,
+    };
+    use millrace_wire::Mac;
+
+    const UPLINK: InterfaceId = InterfaceId(0);
+    const TRUNK: InterfaceId = InterfaceId(1);
+
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
+    fn interfaces(with_trunk: bool) -> Interfaces {
+        let one = |id: InterfaceId, kind, addresses: &[&str]| {
+            let addresses = addresses.iter().map(|text| net(text)).collect();
+            Interface::new(id, "x", Mac([2, 0, 0, 0, 0, 1]), 1500, kind, addresses, false)
+        };
+        let mut list = vec![one(UPLINK, InterfaceKind::UPLINK, &[])];
+        if with_trunk {
+            list.push(one(TRUNK, InterfaceKind::HOST, &["169.254.77.1/30"]));
+        }
+        Interfaces::new(list).unwrap()
+    }
+
+    fn writer() -> Writer {
+        let mut writer =
+            Writer::create(&SegmentConfig { bytes: 16 << 20, ..SegmentConfig::default() }).unwrap();
+        let by = |interface, gateway: Option<&str>| {
+            let gateway = gateway.map(|text| text.parse().unwrap());
+            RouteSpec::Forward(vec![(NextHop { interface, gateway }, 1)])
+        };
+        for (prefix, route) in [
+            ("0.0.0.0/0", by(UPLINK, Some("192.0.2.254"))),
+            ("::/0", by(TRUNK, Some("fd4d:696c:6c72::2"))),
+            ("192.0.2.0/24", by(UPLINK, None)),
+            ("192.0.2.255/32", RouteSpec::Blackhole),
+            ("192.0.2.1/32", RouteSpec::Local),
+            ("10.41.1.0/24", by(TRUNK, None)),
+            ("10.41.2.0/24", by(UPLINK, Some("192.0.2.2"))),
+            ("10.43.0.0/16", RouteSpec::Blackhole),
+            ("169.254.77.0/30", by(TRUNK, None)),
+            ("169.254.77.1/32", RouteSpec::Vip),
+        ] {
+            writer.set_route(net(prefix), &route).unwrap();
+        }
+        let frontend = |addr: &str, port, protocol, kind| FrontendSpec {
+            addr: addr.parse().unwrap(),
+            port,
+            protocol,
+            kind,
+            set: SetChoice::Cluster,
+            flags: 0,
+        };
+        let frontends = vec![
+            frontend("10.43.0.10", 80, 6, FrontendKind::CLUSTER_IP),
+            frontend("198.51.100.7", 80, 6, FrontendKind::LOAD_BALANCER),
+            frontend("192.0.2.1", 30_080, 6, FrontendKind::NODE_PORT),
+            frontend("192.0.2.1", 80, 132, FrontendKind::EXTERNAL_IP),
+            frontend("169.254.77.1", 30_080, 6, FrontendKind::NODE_PORT),
+        ];
+        let backend = BackendSpec {
+            addr: "10.41.2.2".parse().unwrap(),
+            port: 8080,
+            name: "pod".into(),
+            weight: 1,
+            local: false,
+            terminating: false,
+            in_cluster: true,
+            in_local: false,
+        };
+        let spec = ServiceSpec { frontends, backends: vec![backend], ..ServiceSpec::default() };
+        writer.set_service("web", &spec).unwrap();
+        let sources = vec![(UPLINK, net("192.0.2.1/24")), (TRUNK, net("169.254.77.1/30"))];
+        writer.set_node(&NodeSpec { sources, ..NodeSpec::default() }).unwrap();
+        writer.publish().unwrap();
+        writer
+    }
+
+    #[test]
+    fn service_addresses_pods_and_ports_come_to_the_engine_and_nothing_else() {
+        let snat = Ports::new(&[61_000..=61_001], &[]).unwrap();
+        let tables = writer().tables();
+        let wanted = wanted(&tables.snapshot(), &interfaces(true), &snat);
+        let set = |texts: &[&str]| texts.iter().map(|text| net(text)).collect::<BTreeSet<IpNet>>();
+        assert_eq!(wanted.trunk.services, set(&["10.43.0.0/16", "198.51.100.7/32"]));
+        assert_eq!(wanted.prefixes, set(&["10.41.1.0/24", "10.43.0.0/16", "198.51.100.7/32"]));
+        assert_eq!(wanted.addresses, set(&["192.0.2.1/32"]));
+        let node: std::net::IpAddr = "192.0.2.1".parse().unwrap();
+        assert_eq!(wanted.trunk.node_ports, BTreeSet::from([(node, 6, 30_080)]));
+        assert_eq!(wanted.trunk.sources, [node]);
+        let mut ports = PortSet::default();
+        ports.insert(Protocol::TCP, 30_080);
+        ports.insert(Protocol::SCTP, 80);
+        for protocol in [Protocol::TCP, Protocol::UDP, Protocol::SCTP] {
+            ports.insert(protocol, 61_000);
+            ports.insert(protocol, 61_001);
+        }
+        assert_eq!(wanted.ports, ports);
+    }
+
+    #[test]
+    fn a_router_asks_for_nothing() {
+        let tables = writer().tables();
+        let wanted = wanted(&tables.snapshot(), &interfaces(false), &Ports::default());
+        assert_eq!(wanted, Wanted::default());
+    }
 }

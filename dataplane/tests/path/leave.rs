@@ -7,7 +7,8 @@ use crate::packets::{Ip, between, on};
 use crate::world::*;
 
 /// Client, our address towards the outside, the outside; an answer's and an error's type and code.
-const FAMILIES: [(&str, &str, &str, [u8; 2], (u8, u8)); 2] = [
+type Family = (&'static str, &'static str, &'static str, [u8; 2], (u8, u8));
+const FAMILIES: [Family; 2] = [
     ("198.51.100.7", "10.0.2.1", "10.0.2.10", [8, 0], (11, 0)),
     ("2001:db8:100::7", "2001:db8:2::1", "2001:db8:2::10", [128, 129], (3, 0)),
 ];
