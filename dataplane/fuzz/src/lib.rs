@@ -4,6 +4,7 @@
 //! test over the corpus and a fixed number of mutated inputs ([`replay`]); see README.md.
 
 pub mod forward;
+pub mod objects;
 pub mod replay;
 pub mod tables;
 pub mod wire;
