@@ -194,9 +194,14 @@ pub fn known(
     known
 }
 
-/// `ipnet` alone takes leading zeros.
+/// `ipnet` alone takes leading zeros, also of the length.
 fn network(text: &str) -> Option<IpNet> {
-    text.split('/').next()?.parse::<IpAddr>().ok()?;
+    let (addr, length) = text.split_once('/')?;
+    addr.parse::<IpAddr>().ok()?;
+    let plain = length.bytes().all(|byte| byte.is_ascii_digit());
+    if !plain || (length.len() > 1 && length.starts_with('0')) {
+        return None;
+    }
     text.parse().ok()
 }
 
