@@ -143,11 +143,13 @@ pub fn world(
         node.addresses().map(IpNet::from_addr).collect(),
     );
     builder.interface(HOST, InterfaceKind::HOST, "host", Vec::new());
+    builder.world.places = places(store, name, previous);
     for (v4, default) in [(true, "0.0.0.0/0"), (false, "::/0")] {
-        // A family that neither the node nor its pods have leads nowhere.
-        if node.addresses().any(|addr| addr.is_v4() == v4)
+        // A family that neither the node nor its pods nor any endpoint has leads nowhere.
+        let is_used = node.addresses().any(|addr| addr.is_v4() == v4)
             || node.pod_cidrs.iter().any(|range| range.addr().is_ipv4() == v4)
-        {
+            || builder.world.places.keys().any(|addr| addr.is_v4() == v4);
+        if is_used {
             builder.route(parsed(default), on_link(UPLINK));
         }
     }
@@ -158,7 +160,6 @@ pub fn world(
     for range in &node.pod_cidrs {
         builder.route(*range, RouteSpec::Unreachable);
     }
-    builder.world.places = places(store, name, previous);
     builder.other_nodes(store, name);
     builder.pods(store, name);
     builder.endpoints(store, node);

@@ -125,8 +125,14 @@ impl Ask {
     /// Checks one JSON value.
     pub fn from_value(value: Value) -> Result<Self, BadLine> {
         let id = value.get("id").cloned().unwrap_or(Value::Null);
-        let line: Line = serde_json::from_value(value)
-            .map_err(|e| BadLine { id: id.clone(), error: e.to_string() })?;
+        let line: Line = serde_path_to_error::deserialize(value).map_err(|e| {
+            let field = e.path().to_string();
+            let error = match field.as_str() {
+                "." => e.inner().to_string(),
+                field => format!("{field}: {}", e.inner()),
+            };
+            BadLine { id: id.clone(), error }
+        })?;
         check(line).map_err(|error| BadLine { id, error })
     }
 }
@@ -318,6 +324,10 @@ mod tests {
             (
                 r#"{"id":1,"src":"10.0.0.1","sport":1,"dst":"10.0.0.2","dport":7,"protocol":"TCP","flags":"BIG"}"#,
                 "flags",
+            ),
+            (
+                r#"{"id":1,"src":"10.0.0.1","sport":"1","dst":"10.0.0.2","dport":7,"protocol":"TCP"}"#,
+                "sport: ",
             ),
             (r#"{"id":1,"port":1}"#, "port"),
         ];
