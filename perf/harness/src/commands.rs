@@ -192,8 +192,10 @@ impl Command {
                 bare::forward(&from, &to, &until_stopped()).map(drop).map_err(|e| e.to_string())
             }
             Self::Impair(options) => {
-                let truth = impair::run(&options, &until_stopped(), || {
-                    eprintln!("millrace-perf: forwarding from {} to {}", options.from, options.to);
+                let truth = impair::run(&options, &until_stopped(), |zero_copy| {
+                    let mode = if zero_copy { "zero-copy" } else { "copy" };
+                    let (from, to) = (&options.from, &options.to);
+                    eprintln!("millrace-perf: forwarding from {from} to {to}, {mode} mode");
                 })?;
                 println!("{}", serde_json::to_string(&truth).map_err(|e| e.to_string())?);
                 Ok(())

@@ -23,6 +23,15 @@ pub struct Stage<'a> {
     pub folder: Folder,
 }
 
+/// The mode that the impairing forwarder says it is in.
+fn mode_in(log: &str) -> &'static str {
+    match () {
+        () if log.contains(", zero-copy mode") => "zero-copy",
+        () if log.contains(", copy mode") => "copy",
+        () => "unknown",
+    }
+}
+
 impl<'a> Stage<'a> {
     /// Makes interfaces and starts the device.
     pub fn set_up(device: &'a Device, scenario: &'a Scenario, role: &str) -> Result<Self, String> {
@@ -65,8 +74,8 @@ impl<'a> Stage<'a> {
                 impair.args(["--seed", &seed.to_string()]);
                 self.run("impair", &mut impair)?;
                 self.wait_for_programs()?;
-                let veth = self.ends.path.link == "veth";
-                self.ends.path.mode = if veth { "copy" } else { "unknown" }.into();
+                let log = fs::read_to_string(self.folder.path().join("impair.log"));
+                self.ends.path.mode = mode_in(&log.unwrap_or_default()).into();
             }
             Device::Linux {} | Device::Nftables {} | Device::Iptables {} => {
                 self.set_up_linux()?;
@@ -285,5 +294,17 @@ mac = "{generator}"
 
     fn file(&self, name: &str) -> String {
         Path::display(&self.folder.path().join(name)).to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mode_in;
+
+    #[test]
+    fn the_mode_is_what_the_forwarder_says() {
+        assert_eq!(mode_in("millrace-perf: forwarding from a to b, copy mode\n"), "copy");
+        assert_eq!(mode_in("millrace-perf: forwarding from a to b, zero-copy mode\n"), "zero-copy");
+        assert_eq!(mode_in(""), "unknown");
     }
 }

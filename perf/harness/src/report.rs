@@ -87,8 +87,9 @@ fn section(body: &mut String, certificate: &Certificate, base: Option<&str>) {
     if !certificate.complete {
         body.push_str("<p class=\"note bad\">Interrupted: not everything was measured.</p>\n");
     }
-    for warning in &certificate.warnings {
-        let _ = writeln!(body, "<p class=\"note\">{}</p>", escape(warning));
+    if !certificate.warnings.is_empty() {
+        let words: Vec<String> = certificate.warnings.iter().map(|words| escape(words)).collect();
+        let _ = writeln!(body, "<p class=\"note\">{}</p>", words.join("<br>"));
     }
     legend(body, certificate);
     summary(body, certificate);
@@ -224,8 +225,8 @@ fn summary(body: &mut String, certificate: &Certificate) {
     }
     if figures.iter().any(|figure| figure.not_the_devices) {
         body.push_str(
-            "<p class=\"note\">≥: within 5 % of what the generator does alone, or the highest rate allowed. The device does at \
-             least that; its own limit is not known.</p>\n",
+            "<p class=\"note\">≥: within 5 % of what the generator does alone, or the highest rate allowed, or the search ran out of \
+             time. The device does at least that; its own limit is not known.</p>\n",
         );
     }
     longer(body, certificate);

@@ -54,8 +54,13 @@ impl Side {
     }
 }
 
-/// Forwards until `stop`, then sends what still waits and says what it did. `ready` is called when the sockets are there.
-pub fn run(options: &Options, stop: &AtomicBool, ready: impl FnOnce()) -> Result<Truth, String> {
+/// Forwards until `stop`, then sends what still waits and says what it did. `ready` is called when the sockets are there, and told
+/// whether they are in zero-copy mode.
+pub fn run(
+    options: &Options,
+    stop: &AtomicBool,
+    ready: impl FnOnce(bool),
+) -> Result<Truth, String> {
     let mut line: Line<Frame> = options.line()?;
     if let Some(cpu) = options.cpu
         && !core_affinity::set_for_current(core_affinity::CoreId { id: cpu })
@@ -72,7 +77,7 @@ pub fn run(options: &Options, stop: &AtomicBool, ready: impl FnOnce()) -> Result
     for socket in sides.iter_mut().flat_map(|side| &mut side.sockets) {
         socket.refill(&mut pool);
     }
-    ready();
+    ready(sides.iter().flat_map(|side| &side.sockets).all(Socket::is_zero_copy));
     let began = Instant::now();
     let mut burst = ArrayVec::<Frame, BURST>::new();
     while !stop.load(Ordering::Relaxed) {
