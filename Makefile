@@ -1,7 +1,7 @@
 # Every command installs what it needs and lacks (deploy/install-deps.sh), and cleans up after itself.
 
 CARGO ?= cargo
-BINARIES = -p millrace-dataplane -p millrace-control -p millrace -p millrace-pktgen
+BINARIES = -p millrace-dataplane -p millrace-control -p millrace -p millrace-pktgen -p millrace-doctor
 
 PERF = $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)/release/millrace-perf
 

@@ -3,7 +3,7 @@
 //! The way of a question: [`files`] and [`netlink`] are where answers come from (a live machine, or a capture of
 //! one); [`observe`] reads all of them once into one value, a [`nic::Nic`]; [`checks`] are functions of that value and
 //! of what is wanted of it, each of which may make [findings](finding); [`report`] prints them. [`tune`] puts the changes of
-//! findings into effect as a transaction that can be undone, also after a crash. `sweep` plans and judges measurements of
+//! findings into effect as a transaction that can be undone, also after a crash. [`sweep`] plans and judges measurements of
 //! settings; who runs it brings the measurement.
 
 pub mod archive;
@@ -18,5 +18,5 @@ pub mod finding;
 pub mod checks;
 pub mod report;
 pub mod tune;
-//SWEEP pub mod sweep;
+pub mod sweep;
 pub mod cli;

@@ -6,7 +6,7 @@ use crate::report;
 use crate::results::{Certificate, JSON_SCHEMA};
 use crate::run::{Task, run};
 use crate::scenario::{Find, Generator, Named, Scenario, Topology, Traffic};
-use crate::{bare, impair, kernel, offer, units};
+use crate::{bare, impair, kernel, offer, sweep, units};
 use clap::{Args, Subcommand};
 use millrace_xsk::Interface;
 use millrace_xsk::program::Program;
@@ -49,7 +49,12 @@ pub enum Command {
         /// CPU to run on
         #[arg(long)]
         cpu: usize,
+        /// How it forwards
+        #[command(flatten)]
+        options: bare::Options,
     },
+    /// Queues × ring size × burst × busy-poll × need-wakeup, each cell measured again and again: a plot, and advice where it is due
+    Sweep(sweep::Options),
     /// Offer 64-byte UDP frames on an interface of this namespace until stopped
     Offer(offer::Load),
     /// Remove all conntrack entries of this namespace's kernel
@@ -187,10 +192,12 @@ impl Command {
     /// The programs that measurements start.
     fn helper(self) -> Result<(), String> {
         match self {
-            Self::Bare { from, to, cpu } => {
+            Self::Bare { from, to, cpu, options } => {
                 pin(cpu);
-                bare::forward(&from, &to, &until_stopped()).map(drop).map_err(|e| e.to_string())
+                let sent = bare::forward(&from, &to, &options, &until_stopped());
+                sent.map(drop).map_err(|e| e.to_string())
             }
+            Self::Sweep(options) => sweep::run(&options, &until_stopped()),
             Self::Impair(options) => {
                 let truth = impair::run(&options, &until_stopped(), |zero_copy| {
                     let mode = if zero_copy { "zero-copy" } else { "copy" };

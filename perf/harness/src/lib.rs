@@ -12,6 +12,7 @@ pub mod topology;
 pub mod kernel;
 pub mod services;
 pub mod bare;
+pub mod sweep;
 pub mod offer;
 pub mod programs;
 pub mod results;
