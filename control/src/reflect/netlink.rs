@@ -80,6 +80,7 @@ const GET_RULE: u16 = 34;
 pub fn start(outbox: Outbox) -> io::Result<()> {
     let mut mirror = Mirror::open()?;
     std::thread::Builder::new().name("netlink".into()).spawn(move || {
+        let _watch = Watch(outbox.clone());
         loop {
             let error = match mirror.follow(&outbox) {
                 Ok(()) => return,
@@ -98,6 +99,17 @@ pub fn start(outbox: Outbox) -> io::Result<()> {
         }
     })?;
     Ok(())
+}
+
+/// Of a thread that panicked nobody would hear, and the engine would be left with what there was then: a new process does better.
+struct Watch(Outbox);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.send(Event::Broken("following the kernel's network".into()));
+        }
+    }
 }
 
 /// Which parts have to be looked at.

@@ -7,8 +7,8 @@ use ipnet::IpNet;
 use millrace_dataplane::state::segment::{Segment, Settings, Sizes};
 use millrace_tables::session::{Interface, Session};
 use millrace_tables::{
-    BackendSpec, FrontendKind, FrontendSpec, InterfaceId, NextHop, PolicyId, PolicySpec, RouteSpec,
-    SegmentConfig, ServiceSpec, SetChoice, WhenEmpty, Writer,
+    BackendSpec, FrontendKind, FrontendSpec, InterfaceId, InterfaceKind, InterfaceSpec, NextHop,
+    PolicyId, PolicySpec, RouteSpec, SegmentConfig, ServiceSpec, SetChoice, WhenEmpty, Writer,
 };
 use millrace_wire::{Addr, Mac, Protocol};
 
@@ -51,6 +51,15 @@ impl Fixture {
             let spec = PolicySpec { name: name.into(), pods, shadow };
             writer.set_policy(PolicyId(id), &spec).unwrap();
         }
+        let row = InterfaceSpec {
+            id: InterfaceId(1),
+            kind: InterfaceKind::UPLINK,
+            mac: mac(0xf1),
+            mtu: 9000,
+            name: "eth1".into(),
+            addresses: vec!["198.51.100.7/24".parse().unwrap()],
+        };
+        writer.set_interface(&row).unwrap();
         writer.publish().unwrap();
 
         let interfaces = vec![

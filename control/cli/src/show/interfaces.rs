@@ -20,7 +20,13 @@ pub(super) fn view(engine: &Engine) -> View {
         };
         let [rx, rx_bytes, tx, tx_bytes] =
             [Counter::Rx, Counter::RxBytes, Counter::Out, Counter::OutBytes].map(sum);
-        let addresses: Vec<String> = interface.addresses.iter().map(ToString::to_string).collect();
+        // Where they are the kernel's, the tables have them as control last saw them.
+        let mut addresses = interface.addresses.clone();
+        if addresses.is_empty() {
+            let row = engine.tables.snapshot().interface(InterfaceId(interface.id));
+            addresses = row.map(|row| row.addresses).unwrap_or_default();
+        }
+        let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         values.push(json!({
             "name": interface.name, "id": interface.id, "index": interface.index, "kind": interface.kind,
             "mac": interface.mac.to_string(), "mtu": interface.mtu, "addresses": addresses,
@@ -46,6 +52,13 @@ pub(super) fn view(engine: &Engine) -> View {
 mod tests {
     use super::*;
     use crate::show::fixture::Fixture;
+
+    #[test]
+    fn addresses_that_are_the_kernels_come_from_the_tables() {
+        let mut fixture = Fixture::new();
+        fixture.engine.interfaces[1].addresses.clear();
+        assert_eq!(view(&fixture.engine).json[1]["addresses"], json!(["198.51.100.7/24"]));
+    }
 
     #[test]
     fn what_came_in_and_what_left_is_summed_over_the_workers() {

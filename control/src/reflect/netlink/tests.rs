@@ -9,6 +9,18 @@ use netns::Namespace;
 use std::{collections::BTreeSet, net::IpAddr};
 
 #[test]
+fn a_follower_that_panics_is_not_passed_over() {
+    let (inbox, outbox) = crate::inbox::inbox().unwrap();
+    let thread = std::thread::spawn(move || {
+        let _watch = Watch(outbox);
+        panic!("out of range");
+    });
+    assert!(thread.join().is_err());
+    let (events, _) = inbox.wait(None, Duration::ZERO).unwrap();
+    assert!(matches!(&events[..], [Event::Broken(_)]), "{events:?}");
+}
+
+#[test]
 fn lost_words_are_made_good() {
     if !rustix::process::geteuid().is_root() || netns::ip(&["netns", "list"]).is_err() {
         assert!(
