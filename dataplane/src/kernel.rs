@@ -196,7 +196,9 @@ impl Trunk {
     /// Ways into the trunk: one for each family that the kernel has.
     fn ways(&self) -> impl Iterator<Item = Way> + '_ {
         let index = self.index;
-        let has_v6 = std::path::Path::new("/proc/sys/net/ipv6").exists();
+        // Not built in, or switched off (net.ipv6.conf.default.disable_ipv6).
+        let switch = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", self.settings.name);
+        let has_v6 = std::fs::read_to_string(switch).is_ok_and(|off| off.trim() == "0");
         let usable = self.settings.own().filter(move |addr| addr.is_ipv4() || has_v6);
         usable.map(move |gateway| Way { index, gateway })
     }
