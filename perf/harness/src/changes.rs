@@ -70,7 +70,9 @@ impl Changer<'_> {
         let began = Instant::now();
         let mut made = 0;
         while made < changes && began.elapsed() < most && !over.load(Ordering::Relaxed) {
-            let count = (changes - made).min(AT_ONCE);
+            // A process a transaction is slow: few at once, so that the last ones are not made when the traffic is over.
+            let most = if matches!(self.device, Device::Nftables {}) { 10 } else { AT_ONCE };
+            let count = (changes - made).min(most);
             made += self.some(made, count)?;
         }
         Ok((made, began.elapsed().as_secs_f64()))

@@ -427,7 +427,8 @@ fn version_of(program: &str) -> Option<String> {
     let mut command = std::process::Command::new(path);
     let text = crate::programs::finish(command.arg("--version"), None).ok()?;
     let line = text.lines().next()?.trim();
-    Some(line.strip_prefix(program).unwrap_or(line).trim().to_owned())
+    let rest = line.strip_prefix(program).filter(|rest| rest.starts_with(' '));
+    Some(rest.unwrap_or(line).trim().to_owned())
 }
 
 /// Whatever has to be equal for two certificates' figures to be compared.
