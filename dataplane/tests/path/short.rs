@@ -1,9 +1,11 @@
 //! The short line against the line: what nearly every packet is, in any order. The comparison is [`World`]'s twin.
 
 use millrace_dataplane::clock::SECOND;
+use millrace_tables::PortMapId;
 use proptest::prelude::*;
 
 use crate::packets::{between, on};
+use crate::rules::{ALLOW, DENY_ALL, SHADOW};
 use crate::world::*;
 
 /// One packet of a conversation.
@@ -118,6 +120,44 @@ proptest! {
             world.tick(seconds * SECOND / 8);
         }
     }
+
+    /// The same while policies come, change and go.
+    #[test]
+    fn both_lines_judge_the_same(
+        keep: bool,
+        bursts in prop::collection::vec((prop::collection::vec(step(), 1..12), 0..320u64, rules()), 1..12),
+    ) {
+        let mut world = World::with_rules();
+        if keep {
+            world.keep_flows();
+        }
+        for (steps, seconds, rules) in bursts {
+            if let Some((ingress, egress)) = rules {
+                world.isolate(ingress.map(PortMapId), egress.map(PortMapId));
+            }
+            for from in [UP, DOWN] {
+                let packets: Vec<Vec<u8>> = steps
+                    .iter()
+                    .map(Step::packet)
+                    .filter(|(interface, _)| *interface == from)
+                    .map(|(_, bytes)| bytes)
+                    .collect();
+                if !packets.is_empty() {
+                    world.send_all(0, from, &packets);
+                }
+            }
+            for policy in [DENY_ALL, ALLOW, SHADOW] {
+                world.policy_counts(policy);
+            }
+            world.tick(seconds * SECOND / 8);
+        }
+    }
+}
+
+/// Nothing new, or maps for who may reach the backend and for whom it may reach.
+fn rules() -> impl Strategy<Value = Option<(Option<u32>, Option<u32>)>> {
+    let map = || prop::option::of(0u32..5);
+    prop::option::weighted(0.4, (map(), map()))
 }
 
 #[test]
