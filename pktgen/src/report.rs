@@ -44,7 +44,7 @@ pub struct Report {
     pub elapsed_s: f64,
     /// Where packets went out and came in.
     pub setup: Setup,
-    /// All packets with a signature together, or all that there were where none has one.
+    /// All streams together; what was received, lost, doubled or reordered of those with a signature.
     pub total: Counts,
     /// Rates over `elapsed_s`.
     pub rates: Rates,
@@ -258,6 +258,9 @@ pub struct Stream {
 }
 
 /// What happened in one second. `--json-lines` prints it as it happens, with `{"second": …}` around it.
+///
+/// In `tcp` and `udp` conversations are counted: begun as asked, established as queued and completed, finished as received; the times are
+/// those to establish one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Second {

@@ -51,16 +51,23 @@ impl Signature {
     /// Its bytes.
     #[inline]
     pub fn bytes(self, token: u16) -> [u8; LEN] {
-        let due = (self.due_ns & 0xffff_ffff_ffff).to_be_bytes();
-        let sequence = self.sequence.to_be_bytes();
+        let due = self.due_ns & 0xffff_ffff_ffff;
+        let sum = u32::from(MAGIC)
+            + u32::from(token)
+            + u32::from(self.substream)
+            + (self.sequence >> 16)
+            + (self.sequence & 0xffff)
+            + (due >> 32) as u32
+            + (due >> 16 & 0xffff) as u32
+            + (due & 0xffff) as u32;
         let mut bytes = [0; LEN];
         bytes[0..2].copy_from_slice(&MAGIC.to_be_bytes());
         bytes[2..4].copy_from_slice(&token.to_be_bytes());
         bytes[4..6].copy_from_slice(&self.substream.to_be_bytes());
-        bytes[6..10].copy_from_slice(&sequence);
-        bytes[10..16].copy_from_slice(&due[2..8]);
-        let complement = !fold(words(&bytes));
-        bytes[16..18].copy_from_slice(&complement.to_be_bytes());
+        bytes[6..10].copy_from_slice(&self.sequence.to_be_bytes());
+        // Six bytes of time and, in the two above them, the complement.
+        let tail = due << 16 | u64::from(!fold(sum));
+        bytes[10..18].copy_from_slice(&tail.to_be_bytes());
         bytes
     }
 

@@ -624,6 +624,28 @@ fn udp_requests_get_their_answers() {
 }
 
 #[test]
+fn the_bench_compares_the_loops_pair_by_pair() {
+    if !privileged() {
+        return;
+    }
+    let wire = Wire::new();
+    let mut command = Command::new(PKTGEN);
+    command.args(["bench", "--tx", "l0:2", "--netns-tx", wire.left.name(), "--json"]);
+    let output = command.args(["--rounds", "2", "--round", "50ms"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let figures: Value = serde_json::from_slice(&output.stdout).unwrap();
+    for name in ["bare_pps", "generator_pps", "all_queues_pps"] {
+        let rounds = figures[name].as_array().unwrap();
+        assert!(
+            rounds.len() == 2 && rounds.iter().all(|r| r.as_f64().unwrap() > 0.0),
+            "{figures:#}"
+        );
+    }
+    assert!(figures["ratio"]["min"].as_f64() <= figures["ratio"]["max"].as_f64());
+    assert!(figures["queues_ratio"]["median"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
 fn what_is_asked_wrongly_is_said_before_anything_is_sent() {
     let cases = [
         ("run", "stream: there is none"),
