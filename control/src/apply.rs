@@ -41,6 +41,8 @@ fn stage(writer: &mut Writer, change: &Change) -> Result<(), Error> {
         Change::Neighbor(interface, addr, None) => {
             writer.remove_neighbor(*interface, addr).map(drop)
         }
+        Change::Guard(id, Some(spec)) => writer.set_guard(*id, spec),
+        Change::Guard(id, None) => writer.remove_guard(*id).map(drop),
         Change::Policy(row) => stage_policy(writer, row),
     }
 }

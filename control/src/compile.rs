@@ -21,7 +21,9 @@ use std::{
 };
 
 use ipnet::IpNet;
-use millrace_tables::{FrontendSpec, InterfaceId, InterfaceSpec, NodeSpec, RouteSpec, ServiceSpec};
+use millrace_tables::{
+    FrontendSpec, GuardSpec, InterfaceId, InterfaceSpec, NodeSpec, RouteSpec, ServiceSpec,
+};
 use millrace_wire::{Addr, Mac};
 
 use crate::{
@@ -50,6 +52,8 @@ pub enum Change {
     Neighbor(InterfaceId, Addr, Option<Mac>),
     /// The node's own row.
     Node(NodeSpec),
+    /// Who may send from an interface.
+    Guard(InterfaceId, Option<GuardSpec>),
     /// A row of the policy tables.
     Policy(PolicyRow),
 }
@@ -133,6 +137,9 @@ impl Compiler {
             differences(&self.world.neighbors, &world.neighbors)
                 .map(|((id, addr), new)| Change::Neighbor(id, addr, new)),
         );
+        changes.extend(
+            differences(&self.world.guards, &world.guards).map(|(id, new)| Change::Guard(id, new)),
+        );
         if self.world.row != world.row {
             changes.push(Change::Node(world.row.clone()));
         }
@@ -203,7 +210,10 @@ impl Compiler {
             .iter()
             .map(|(key, spec)| Change::Service(key.clone(), Some(Arc::clone(spec))));
         let node = Some(Change::Node(self.world.row.clone()));
-        let rows = interfaces.chain(routes).chain(neighbors).chain(node).chain(services);
+        let guards = self.world.guards.iter();
+        let guards = guards.map(|(id, spec)| Change::Guard(*id, Some(spec.clone())));
+        let rows =
+            interfaces.chain(guards).chain(routes).chain(neighbors).chain(node).chain(services);
         // Policies before routes and services: where memory ends, what is refused is not what refuses.
         policies.into_iter().chain(rows).chain(self.elsewhere.all()).collect()
     }

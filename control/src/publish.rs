@@ -89,6 +89,7 @@ struct Link {
 enum RowKey {
     Node,
     Interface(InterfaceId),
+    Guard(InterfaceId),
     Route(IpNet),
     Neighbor(InterfaceId, Addr),
     Service(String),
@@ -334,6 +335,7 @@ fn row_key(change: &Change) -> Option<RowKey> {
         Change::Route(prefix, _) => RowKey::Route(*prefix),
         Change::Neighbor(id, addr, _) => RowKey::Neighbor(*id, *addr),
         Change::Node(_) => RowKey::Node,
+        Change::Guard(id, _) => RowKey::Guard(*id),
         Change::Policy(_) => return None,
     })
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use millrace_tables::{
-    InterfaceId, InterfaceKind, InterfaceSpec, NodeSpec, PolicyChanges, RouteSpec,
+    GuardSpec, InterfaceId, InterfaceKind, InterfaceSpec, NodeSpec, PolicyChanges, RouteSpec,
 };
 use millrace_wire::{Addr, Mac};
 
@@ -26,6 +26,8 @@ pub struct World {
     pub neighbors: BTreeMap<(InterfaceId, Addr), Mac>,
     /// The node's own row.
     pub row: NodeSpec,
+    /// Who may send from an interface: what comes with other addresses is forged.
+    pub guards: BTreeMap<InterfaceId, GuardSpec>,
     /// How policies are enforced.
     pub policies: PolicyOptions,
     /// Where endpoints are, of a node's world made from objects alone: also those that were listed once, since whoever is on its

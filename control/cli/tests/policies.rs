@@ -151,3 +151,21 @@ fn of_a_malformed_policy_the_rest_is_in_force_and_the_fault_is_said() {
     assert_eq!(outcome(of("good"))["verdict"], "transmit");
     assert_eq!(denied_by(of("closed")), "NetworkPolicy default/bad (ingress)");
 }
+
+#[test]
+fn a_pod_sends_from_its_own_addresses_alone() {
+    let flows = [
+        with(
+            flow("forged", "10.0.1.7", ("10.0.2.9", 80), "UDP"),
+            json!({"from": "pod:default/web-0"}),
+        ),
+        with(
+            flow("own", "10.0.1.5", ("10.0.2.9", 80), "UDP"),
+            json!({"from": "pod:default/web-0"}),
+        ),
+    ];
+    let all = answers("policy-forged", &[], &flows);
+    let forged = outcome(&all[0]);
+    assert_eq!((&forged["verdict"], &forged["by"]), (&json!("drop"), &json!("Pod default/web-0")));
+    assert_eq!(outcome(&all[1])["verdict"], "transmit");
+}

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use millrace_tables::{InterfaceId, InterfaceKind, InterfaceSpec, NextHop, RouteSpec};
+use millrace_tables::{GuardSpec, InterfaceId, InterfaceKind, InterfaceSpec, NextHop, RouteSpec};
 use millrace_wire::{Addr, Mac};
 
 use super::masquerade;
@@ -286,6 +286,14 @@ impl Builder {
     fn reach(&mut self, addr: Addr, pod: InterfaceId) {
         self.route(IpNet::from_addr(addr), on_link(pod));
         self.world.neighbors.insert((pod, addr), peer_mac(&addr));
+        let name = self.world.interfaces.get(&pod).map(|spec| spec.name.as_str());
+        let name = name.and_then(|name| name.strip_prefix("pod:")).unwrap_or_default();
+        let guard = self.world.guards.entry(pod).or_insert_with(|| GuardSpec {
+            name: format!("Pod {name}"),
+            mac: peer_mac(&addr),
+            addresses: Vec::new(),
+        });
+        guard.addresses.push(addr);
     }
 
     /// Pod ranges of other nodes by way of those nodes; also single pods outside of their node's range.
