@@ -1,7 +1,10 @@
-//! Policies to judge by: so many, over 5,000 pods, set as control sets them.
+//! Policies to judge by: so many, over the same 5,000 pods, set as control sets them.
 //!
-//! Pod `i` is backend `i` of [`net::backend`]. Policy `p` selects pod `p` modulo the pods, and lets clients of block `p` modulo the blocks send
-//! datagrams to port 4000, and eight other pods too. One more policy lets all clients reach the pods' port 8080, so that flows to services go on.
+//! Pod `i` is backend `i` of [`net::backend`]. Policy `p` selects the pods `i` that are `p` modulo the policies (so ten have 500 pods each, and of
+//! 10,000 each pod has two), and lets one block of clients send datagrams to port 4000, and eight pods too. One more policy lets all clients reach the
+//! pods' port 8080, so that flows to services go on. Pods of the same policies are one subject, as control compiles them: ten, 1,000 and 5,000.
+//!
+//! Of every number of policies all pods are isolated and the flows are the same; what differs is how much memory there is to judge them by.
 
 use super::net;
 use super::routes::Random;
@@ -16,6 +19,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 pub const PODS: usize = 5_000;
 /// Blocks of clients: /24 from 100.64.0.0 on.
 const BLOCKS: usize = 64;
+/// Blocks that flows come from, the first ones. Divides the pods and every number of policies, so that a pod's block is that of its policy, whichever of how
+/// many that is.
+const SENDING: usize = 10;
 /// Pods that a policy lets in beside clients.
 const FRIENDS: usize = 8;
 /// The port that the policies are about.
@@ -28,6 +34,11 @@ fn pod(index: usize) -> SocketAddr {
 fn block(index: usize) -> Ipv4Net {
     let first = u32::from(Ipv4Addr::new(100, 64, 0, 0)) + ((index % BLOCKS) as u32) * 256;
     Ipv4Net::new_assert(first.into(), 24)
+}
+
+/// The block that a policy lets in. A pod's second policy has another than its first.
+fn block_of(policy: usize) -> usize {
+    policy % SENDING + SENDING * (policy / PODS)
 }
 
 /// Classes: 0 strangers, then blocks, then pods.
@@ -46,7 +57,7 @@ fn only(port: u16, on: DecisionId, else_: DecisionId) -> PortMapSpec {
     map
 }
 
-/// Sets `count` policies, or none at all.
+/// Sets `count` policies, or none at all. They divide the pods, or are a multiple.
 pub fn set(writer: &mut Writer, count: usize) -> Result<(), Error> {
     if count == 0 {
         return Ok(());
@@ -54,7 +65,8 @@ pub fn set(writer: &mut Writer, count: usize) -> Result<(), Error> {
     let (web, denied) = (count as u32, count as u32 + 1);
     for id in 0..=web {
         let name = format!("NetworkPolicy default/policy-{id}");
-        writer.set_policy(PolicyId(id), &PolicySpec { name, pods: 1, shadow: false })?;
+        let pods = if id == web { PODS } else { (PODS / count).max(1) } as u32;
+        writer.set_policy(PolicyId(id), &PolicySpec { name, pods, shadow: false })?;
         let by = ByPolicies { policies: vec![PolicyId(id)], rule: Some(1) };
         writer.set_decision(DecisionId(id), &DecisionSpec { allow: true, by, shadow: None })?;
         let port = if id == web { 8080 } else { PORT };
@@ -67,8 +79,8 @@ pub fn set(writer: &mut Writer, count: usize) -> Result<(), Error> {
     let by = ByPolicies { policies: vec![PolicyId(web)], rule: None };
     writer.set_decision(DecisionId(denied), &DecisionSpec { allow: false, by, shadow: None })?;
     writer.set_port_map(PortMapId(denied), &PortMapSpec::all(DecisionId(denied)))?;
-    let isolated = count.min(PODS);
-    for index in 0..isolated {
+    let subjects = count.min(PODS);
+    for index in 0..subjects {
         let subject = SubjectId(index as u32);
         writer.set_subject(subject, PortMapId(denied))?;
         let cells: Vec<_> =
@@ -76,10 +88,11 @@ pub fn set(writer: &mut Writer, count: usize) -> Result<(), Error> {
         writer.set_cells(subject, &cells)?;
     }
     for policy in 0..count {
-        let subject = SubjectId((policy % PODS) as u32);
+        let subject = SubjectId((policy % subjects) as u32);
         let map = Some(PortMapId(policy as u32));
         let friends = (1..=FRIENDS).map(|n| (class_of_pod(policy * 7 + n * 31), map));
-        let cells: Vec<_> = friends.chain([(class_of_block(policy), map)]).collect();
+        let block = class_of_block(block_of(policy));
+        let cells: Vec<_> = friends.chain([(block, map)]).collect();
         writer.set_cells(subject, &cells)?;
     }
     for index in 0..BLOCKS {
@@ -89,7 +102,7 @@ pub fn set(writer: &mut Writer, count: usize) -> Result<(), Error> {
     for index in 0..PODS {
         let spec = EndpointSpec {
             class: class_of_pod(index),
-            ingress: (index < isolated).then_some(SubjectId(index as u32)),
+            ingress: Some(SubjectId((index % subjects) as u32)),
             name: format!("default/pod-{index}"),
             ..EndpointSpec::default()
         };
@@ -98,12 +111,12 @@ pub fn set(writer: &mut Writer, count: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// Client and pod of a flow that one of `count` policies allows; another one for each `index`.
-pub fn flow(index: usize, count: usize, random: &mut Random) -> (SocketAddr, SocketAddr) {
-    let policy = random.below(count);
-    let client = u32::from(block(policy).addr()) + 1 + (index / 60_000 % 250) as u32;
+/// Client and pod of a flow that a policy allows, of however many; another one for each `index`.
+pub fn flow(index: usize, random: &mut Random) -> (SocketAddr, SocketAddr) {
+    let to = random.below(PODS);
+    let client = u32::from(block(block_of(to)).addr()) + 1 + (index / 60_000 % 250) as u32;
     let client = IpAddr::from(Ipv4Addr::from(client));
-    let to = SocketAddr::new(pod(policy % PODS).ip(), PORT);
+    let to = SocketAddr::new(pod(to).ip(), PORT);
     (SocketAddr::new(client, 1_024 + (index % 60_000) as u16), to)
 }
 

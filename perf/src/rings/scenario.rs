@@ -46,13 +46,13 @@ pub enum Scenario {
     NatNew,
     /// To services that masquerade, established: 10,000 services, 64 k flows in random order
     Snat,
-    /// Routed to isolated pods, every packet a flow never seen: 10,000 policies, 5,000 pods
+    /// Routed to isolated pods, every packet a flow never seen: 5,000 pods, 10,000 policies, two of each pod
     Policy,
-    /// The same with 1,000 policies
+    /// The same flows and pods under 1,000 policies of 5 pods each
     #[value(name = "policy-1000")]
     #[serde(rename = "policy-1000")]
     Policy1000,
-    /// The same with 10 policies
+    /// The same flows and pods under 10 policies of 500 pods each
     #[value(name = "policy-10")]
     #[serde(rename = "policy-10")]
     Policy10,
@@ -287,7 +287,7 @@ pub fn build(
             (World::new(workers, time, &knowledge)?, coming)
         }
         Scenario::Policy | Scenario::Policy1000 | Scenario::Policy10 => {
-            let coming = (0..scale.fresh).map(|index| judged(index, scenario.policies(), random));
+            let coming = (0..scale.fresh).map(|index| judged(index, random));
             (World::new(workers, time, &knowledge)?, coming.collect())
         }
         _ => {
@@ -359,8 +359,8 @@ fn fresh(index: usize, service: usize) -> Coming {
     Coming { fresh: true, ..to_service(index, service) }
 }
 
-fn judged(index: usize, policies: usize, random: &mut Random) -> Coming {
-    let (client, pod) = policies::flow(index, policies, random);
+fn judged(index: usize, random: &mut Random) -> Coming {
+    let (client, pod) = policies::flow(index, random);
     let fate = Fate::Routed(policies::node(pod) as u8);
     Coming { fresh: true, ..Coming::new(inbound(client, pod), fate) }
 }
