@@ -8,8 +8,8 @@
 // Leaves to the engine: everything else, validity of headers included.
 //
 // Cost of a redirected frame: three array lookups (inlined by the verifier), one coarse clock
-// read, one map redirect. In service-proxy mode an LPM lookup more, and for the node's own
-// addresses an array lookup.
+// read, one map redirect. In service-proxy mode two LPM lookups more (destination, source), and
+// for the node's own addresses an array lookup.
 //
 // The object is loaded once for each interface, so that a socket's slot in `xsks` is its queue.
 
@@ -38,6 +38,8 @@
 // What is ours of a destination where the kernel owns the interface: src/steer/maps.rs has the same.
 #define OURS_WHOLE 1
 #define OURS_BY_PORT 2
+// No destination is: the trunk's networks, where nothing that an uplink receives can come from.
+#define OURS_SOURCE 4
 // Words of 64 ports, for each of three protocols.
 #define PORT_WORDS 1024
 
@@ -172,6 +174,12 @@ static __always_inline int ours6(const __u8 *address) {
     return what ? *what : 0;
 }
 
+// What a source is, if it says that the frame is forged. The kernel refuses it where it came in; out
+// of the trunk it would be taken for the node's own.
+static __always_inline int is_this_node(int what) {
+    return what == OURS_BY_PORT || what == OURS_SOURCE;
+}
+
 static __always_inline int is_our_port(__u8 protocol, __be16 port) {
     __u32 host = bpf_ntohs(port), place = protocol == TCP ? 0 : protocol == UDP ? 1 : 2;
     __u32 key = place * PORT_WORDS + host / 64;
@@ -239,7 +247,8 @@ static __always_inline int is_our_ipv4(const struct ipv4 *ip, void *end, enum au
     if (mode == MODE_ROUTER)
         return 1;
     int what = ours4(ip->destination);
-    return what == OURS_BY_PORT ? is_ours_by_port4(ip, end) : what;
+    int is_ours = what == OURS_BY_PORT ? is_ours_by_port4(ip, end) : what == OURS_WHOLE;
+    return is_ours && !is_this_node(ours4(ip->source));
 }
 
 static __always_inline int is_our_neighbor_message(const struct ipv6 *ip, void *end) {
@@ -256,8 +265,12 @@ static __always_inline int is_our_ipv6(const struct ipv6 *ip, void *end, enum au
         return audience == US || is_our_neighbor_message(ip, end);
     if (audience != US)
         return 0;
+    // Also those about a service address: the kernel, or whoever announces it, answers.
+    if (is_our_neighbor_message(ip, end))
+        return 0;
     int what = ours6(ip->destination);
-    return what == OURS_BY_PORT ? is_ours_by_port6(ip, end) : what;
+    int is_ours = what == OURS_BY_PORT ? is_ours_by_port6(ip, end) : what == OURS_WHOLE;
+    return is_ours && !is_this_node(ours6(ip->source));
 }
 
 static __always_inline int is_vlan(__be16 type) {
@@ -276,8 +289,12 @@ static __always_inline int is_ours(struct xdp_md *frame, const struct settings *
     if (audience == OTHERS)
         return 0;
 
+    __u64 mode = settings->mode;
     __be16 type = ethernet->h_proto;
     void *payload = ethernet + 1;
+    // The kernel has a device of its own for the VLAN; handed to it by the trunk it would be of none.
+    if (mode != MODE_ROUTER && is_vlan(type))
+        return 0;
 #pragma unroll
     for (int tags = 0; tags < MAX_VLAN_TAGS; tags++) {
         if (!is_vlan(type))
@@ -289,7 +306,6 @@ static __always_inline int is_ours(struct xdp_md *frame, const struct settings *
         payload = tag + 1;
     }
 
-    __u64 mode = settings->mode;
     switch (type) {
     case bpf_htons(ETH_P_IP):
         return is_our_ipv4(payload, end, audience, mode);

@@ -192,15 +192,17 @@ impl Steering {
             .map_err(|source| Error::Map { interface: self.interface.clone(), source })
     }
 
-    /// The same, and of these addresses of the node's the ports that are ours ([`Maps::set_ours`]).
+    /// The same, and of these addresses of the node's the ports that are ours; what says that it comes from them or from the `trunk`'s
+    /// networks is not ([`Maps::set_ours`]).
     pub fn set_ours(
         &mut self,
         prefixes: impl IntoIterator<Item = IpNet>,
         addresses: impl IntoIterator<Item = IpNet>,
+        trunk: impl IntoIterator<Item = IpNet>,
         ports: &PortSet,
     ) -> Result<(), Error> {
         self.maps
-            .set_ours(prefixes, addresses, ports)
+            .set_ours(prefixes, addresses, trunk, ports)
             .map_err(|source| Error::Map { interface: self.interface.clone(), source })
     }
 

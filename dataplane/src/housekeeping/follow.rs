@@ -66,9 +66,10 @@ impl Follow {
         if wanted != self.wanted {
             // Steered packets find their tables; packets led into the trunk would as well.
             for steering in steering {
-                let Wanted { prefixes, addresses, ports, .. } = &wanted;
-                let set =
-                    steering.set_ours(prefixes.iter().copied(), addresses.iter().copied(), ports);
+                let Wanted { prefixes, addresses, networks, ports, .. } = &wanted;
+                let [prefixes, addresses, networks] =
+                    [prefixes, addresses, networks].map(|it| it.iter().copied());
+                let set = steering.set_ours(prefixes, addresses, networks, ports);
                 if let Err(why) = set {
                     error!(%why, "not all service traffic comes to the engine");
                     self.generation = None;

@@ -29,6 +29,11 @@ pub fn deliver<O: Observer>(
     to: To,
     context: &mut Context<'_, O>,
 ) -> Exit {
+    match packet.source() {
+        Ok(source) if trunk::is_forged(&source, context) => return DropReason::Martian.into(),
+        Ok(_) => {}
+        Err(verdict) => return verdict,
+    }
     let headers = packet.headers();
     let stack = context.interfaces.of_kind(InterfaceKind::HOST).is_some();
     // The trunk's own address is the engine's alone.

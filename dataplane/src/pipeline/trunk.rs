@@ -99,6 +99,15 @@ pub(super) fn is_from_kernel<O: Observer>(context: &Context<'_, O>) -> bool {
     context.interfaces.trunk().is_some_and(|trunk| trunk.id == context.from)
 }
 
+/// Whether it came from elsewhere than the kernel and says that it is from this node. The kernel, which would refuse it on the interface
+/// that it came in on, takes such sources from the trunk.
+pub(super) fn is_forged<O: Observer>(source: &Addr, context: &Context<'_, O>) -> bool {
+    let Some(trunk) = context.interfaces.trunk() else { return false };
+    let own = || context.interfaces.get(trunk.id).map_or(&[][..], |own| &own.addresses);
+    trunk.id != context.from
+        && (is_own(source, context) || own().iter().any(|net| net.contains(&source.to_ip())))
+}
+
 /// Gives a packet to the kernel as it came. What came from there is not given back: it would come again.
 pub(super) fn hand_on<O: Observer>(
     packet: &mut Packet<'_, Parsed<'_>>,

@@ -29,6 +29,8 @@ const NAMES: [&str; 7] = [XSKS, SETTINGS, HEARTBEAT, STATS, LOCAL4, LOCAL6, PORT
 const WHOLE: u8 = 1;
 /// What goes to a port of the port map is ours.
 const BY_PORT: u8 = 2;
+/// Nothing that goes there is ours, and nothing that an uplink receives comes from there.
+const SOURCE: u8 = 4;
 
 /// A map that could not be read or written, and why.
 #[derive(Debug, thiserror::Error)]
@@ -219,11 +221,12 @@ impl Maps {
     }
 
     /// The same, and the node's own addresses, of which only those of `ports` are ours. Ports come first and go last, so that no packet is
-    /// asked about a port that is not listed yet.
+    /// asked about a port that is not listed yet. What says that it comes from `addresses` or from `trunk` is the kernel's.
     pub fn set_ours(
         &mut self,
         prefixes: impl IntoIterator<Item = IpNet>,
         addresses: impl IntoIterator<Item = IpNet>,
+        trunk: impl IntoIterator<Item = IpNet>,
         ports: &PortSet,
     ) -> Result<(), MapFailure> {
         for (at, word) in (0u32..).zip(&*ports.0) {
@@ -235,7 +238,8 @@ impl Maps {
         }
         let whole = prefixes.into_iter().map(|prefix| (prefix.trunc(), WHOLE));
         let by_port = addresses.into_iter().map(|prefix| (prefix, BY_PORT));
-        self.set_destinations(whole.chain(by_port).collect())
+        let sources = trunk.into_iter().map(|prefix| (prefix.trunc(), SOURCE));
+        self.set_destinations(whole.chain(by_port).chain(sources).collect())
     }
 
     fn set_destinations(&mut self, wanted: BTreeMap<IpNet, u8>) -> Result<(), MapFailure> {

@@ -196,6 +196,80 @@ fn a_service_proxy_takes_only_its_prefixes() {
             ("solicitation: the same", frame(SOLICITED, 0x86dd, &solicit(7)), false),
             ("solicitation for the kernel's", frame(SOLICITED, 0x86dd, &solicit(6)), false),
             ("advertisement: the kernel resolves", frame(ALL_NODES, 0x86dd, &advertise), false),
+            (
+                "is a service address still there, asks one that knew it",
+                frame(OURS, 0x86dd, &ipv6(v6(7), 58, 255, &neighbor_message(135, v6(7)))),
+                false,
+            ),
+            (
+                "an advertisement to it",
+                frame(OURS, 0x86dd, &ipv6(v6(7), 58, 255, &neighbor_message(136, v6(1)))),
+                false,
+            ),
+            (
+                "what only looks like one: it has passed a router",
+                frame(OURS, 0x86dd, &ipv6(v6(7), 58, 254, &neighbor_message(135, v6(7)))),
+                true,
+            ),
+            (
+                "in a VLAN: the kernel has a device for it",
+                tagged(OURS, &[0x8100], 0x0800, &ipv4([192, 0, 2, 7])),
+                false,
+            ),
+            (
+                "in two",
+                tagged(OURS, &[0x88a8, 0x8100], 0x86dd, &ipv6(v6(7), 17, 64, &[0; 8])),
+                false,
+            ),
+        ],
+    );
+}
+
+#[test]
+fn who_claims_to_be_this_node_is_the_kernel_s_to_refuse() {
+    let Some(mut program) = program(Mode::ServiceProxy) else { return };
+    let net = |text: &str| text.parse::<ipnet::IpNet>().unwrap();
+    let nodes = ["192.0.2.9/32", "2001:db8::9/128"].map(net);
+    let trunk = ["169.254.77.1/30", "fd4d:696c:6c72::1/126"].map(net);
+    let pods = ["172.30.0.0/16", "2001:db8::7/128"].map(net);
+    let mut set = PortSet::default();
+    set.insert(Protocol::UDP, 30053);
+    program.maps().set_ours(pods, nodes, trunk, &set).unwrap();
+    let from4 = |source: [u8; 4], to: [u8; 4]| {
+        let mut ip = ipv4(to);
+        ip[12..16].copy_from_slice(&source);
+        ip[22..24].copy_from_slice(&30053u16.to_be_bytes());
+        frame(OURS, 0x0800, &ip)
+    };
+    let from6 = |source: [u8; 16], to: [u8; 16]| {
+        let mut ip = ipv6(to, 17, 64, &ports(40000, 30053)[..8]);
+        ip[8..24].copy_from_slice(&source);
+        frame(OURS, 0x86dd, &ip)
+    };
+    let trunk6 = |last| [0xfd, 0x4d, 0x69, 0x6c, 0x6c, 0x72, 0, 0, 0, 0, 0, 0, 0, 0, 0, last];
+    for (to, to6) in [([172, 30, 0, 1], v6(7)), ([192, 0, 2, 9], v6(9))] {
+        check(
+            &mut program,
+            &[
+                ("from a client", from4([192, 0, 2, 8], to), true),
+                ("from a pod, one of another node", from4([172, 30, 9, 9], to), true),
+                ("from this node", from4([192, 0, 2, 9], to), false),
+                ("from the engine", from4([169, 254, 77, 1], to), false),
+                ("from the kernel's end", from4([169, 254, 77, 2], to), false),
+                ("from beside the trunk", from4([169, 254, 77, 4], to), true),
+                ("IPv6, from a client", from6(v6(8), to6), true),
+                ("IPv6, from this node", from6(v6(9), to6), false),
+                ("IPv6, from the engine", from6(trunk6(1), to6), false),
+                ("IPv6, from the kernel's end", from6(trunk6(2), to6), false),
+                ("IPv6, from beside the trunk", from6(trunk6(4), to6), true),
+            ],
+        );
+    }
+    check(
+        &mut program,
+        &[
+            ("to the trunk", from4([192, 0, 2, 8], [169, 254, 77, 1]), false),
+            ("IPv6, to the trunk", from6(v6(8), trunk6(1)), false),
         ],
     );
 }
@@ -223,7 +297,7 @@ fn of_a_node_s_own_address_only_listed_ports_are_taken() {
     set.insert(Protocol::ICMP, 8);
     let nodes: [ipnet::IpNet; 2] = ["192.0.2.9/32", "2001:db8::9/128"].map(|p| p.parse().unwrap());
     let whole: ipnet::IpNet = "192.0.2.0/24".parse().unwrap();
-    program.maps().set_ours([whole], nodes, &set).unwrap();
+    program.maps().set_ours([whole], nodes, [], &set).unwrap();
     let quote = |kind: u8, protocol: u8, source: u16| {
         let mut bytes = vec![kind, 0, 0, 0, 0, 0, 0, 0, 0x45, 0, 0, 48, 0, 0, 0, 0, 64, protocol];
         bytes.extend([0, 0, 192, 0, 2, 9, 10, 0, 0, 9]);
@@ -270,7 +344,7 @@ fn of_a_node_s_own_address_only_listed_ports_are_taken() {
     let mut less = PortSet::default();
     less.insert(Protocol::SCTP, 65535);
     let mut adopted = Maps::adopt(program.maps().handles().unwrap()).unwrap();
-    adopted.set_ours([], nodes, &less).unwrap();
+    adopted.set_ours([], nodes, [], &less).unwrap();
     check(
         &mut program,
         &[

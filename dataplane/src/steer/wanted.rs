@@ -21,8 +21,10 @@ use crate::snat::Ports;
 pub struct Wanted {
     /// At the uplinks: destinations that are ours whatever the packet. Service addresses, and what lies behind the trunk.
     pub prefixes: BTreeSet<IpNet>,
-    /// At the uplinks: addresses of the node's of which [`Self::ports`] are ours.
+    /// At the uplinks: all addresses of the node's, of which [`Self::ports`] are ours. Whoever claims to send from one is the kernel's.
     pub addresses: BTreeSet<IpNet>,
+    /// The trunk's own networks: what claims to come from there is the kernel's too.
+    pub networks: BTreeSet<IpNet>,
     /// Node ports, and those of masqueraded flows.
     pub ports: PortSet,
     /// From this node.
@@ -45,8 +47,14 @@ pub fn wanted(tables: &Snapshot<'_>, interfaces: &Interfaces, snat: &Ports) -> W
                     wanted.prefixes.insert(prefix);
                 }
             }
+            Route::Local if prefix.prefix_len() == prefix.max_prefix_len() => {
+                wanted.addresses.insert(prefix);
+            }
             _ => {}
         }
+    }
+    if let Some(own) = interfaces.get(trunk.id) {
+        wanted.networks.extend(own.addresses.iter().map(IpNet::trunc));
     }
     // Nothing is on the way back to the engine's own addresses.
     let own: BTreeSet<Addr> = interfaces.get(trunk.id).map_or_else(BTreeSet::new, |it| {
@@ -63,7 +71,6 @@ pub fn wanted(tables: &Snapshot<'_>, interfaces: &Interfaces, snat: &Ports) -> W
             wanted.trunk.node_ports.insert(own);
         }
         if tables.route(&row.addr) == Some(Route::Local) {
-            wanted.addresses.insert(IpNet::from(row.addr.to_ip()));
             wanted.ports.insert(Protocol(row.protocol), row.port);
         } else if last.replace(row.addr) != Some(row.addr) {
             let host = IpNet::from(row.addr.to_ip());
@@ -147,6 +154,8 @@ mod tests {
             ("192.0.2.0/24", by(UPLINK, None)),
             ("192.0.2.255/32", RouteSpec::Blackhole),
             ("192.0.2.1/32", RouteSpec::Local),
+            ("10.41.1.1/32", RouteSpec::Local),
+            ("127.0.0.0/8", RouteSpec::Local),
             ("10.41.1.0/24", by(TRUNK, None)),
             ("10.41.2.0/24", by(UPLINK, Some("192.0.2.2"))),
             ("10.43.0.0/16", RouteSpec::Blackhole),
@@ -196,7 +205,8 @@ mod tests {
         let set = |texts: &[&str]| texts.iter().map(|text| net(text)).collect::<BTreeSet<IpNet>>();
         assert_eq!(wanted.trunk.services, set(&["10.43.0.0/16", "198.51.100.7/32"]));
         assert_eq!(wanted.prefixes, set(&["10.41.1.0/24", "10.43.0.0/16", "198.51.100.7/32"]));
-        assert_eq!(wanted.addresses, set(&["192.0.2.1/32"]));
+        assert_eq!(wanted.addresses, set(&["192.0.2.1/32", "10.41.1.1/32"]));
+        assert_eq!(wanted.networks, set(&["169.254.77.0/30"]));
         let node: std::net::IpAddr = "192.0.2.1".parse().unwrap();
         assert_eq!(wanted.trunk.node_ports, BTreeSet::from([(node, 6, 30_080)]));
         assert_eq!(wanted.trunk.sources, [node]);

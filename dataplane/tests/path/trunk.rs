@@ -1,7 +1,7 @@
 //! Beside a kernel: `down0` is the trunk, pods are behind it, and the node's address is on `up0` (features D18, B6, E3, E8).
 
 use millrace_dataplane::kernel::HANDED_ON_MAC;
-use millrace_dataplane::verdict::{PuntReason, Verdict};
+use millrace_dataplane::verdict::{DropReason, PuntReason, Verdict};
 use millrace_tables::{InterfaceId, NextHop, NodeSpec, RouteSpec};
 use millrace_wire::Mac;
 
@@ -49,6 +49,7 @@ fn world(backend: &str, partial: bool) -> World {
         ("10.0.3.0/24", by(DOWN, Some(PEER))),
         ("10.0.4.0/24", by(UP, Some(OUTSIDE))),
         ("10.0.1.1/32", RouteSpec::Local),
+        ("10.0.1.3/32", RouteSpec::Local),
         ("169.254.77.1/32", RouteSpec::Vip),
     ] {
         world.writer.set_route(prefix.parse().unwrap(), &route).unwrap();
@@ -149,6 +150,26 @@ fn what_is_the_kernel_s_goes_to_it_as_it_came() {
         assert_eq!(world.verdicts(), [Verdict::Punt(PuntReason::Local)]);
         assert!(sent.is_empty());
     }
+}
+
+#[test]
+fn who_claims_to_be_this_node_is_not_handed_on() {
+    let mut world = world(POD, false);
+    for source in [NODE, "10.0.1.3", TRUNK, PEER] {
+        for to in [NODE, "10.0.1.3"] {
+            let packet = ask(&between(source, to), 4000, 22);
+            assert!(world.send(UP, &on(&client_link(), packet)).is_empty(), "{source} to {to}");
+            let martian = Verdict::Drop(DropReason::Martian);
+            assert_eq!(world.verdicts(), [martian], "{source} to {to}");
+        }
+    }
+    // An error says so by its outer source; the kernel's own are its own.
+    let quoted = ask(&between(NODE, OUTSIDE), 22, 4000);
+    let error = between(NODE, NODE).icmp(3, 3, 0, &quoted);
+    assert!(world.send(UP, &on(&client_link(), error)).is_empty());
+    assert_eq!(world.verdicts(), [Verdict::Drop(DropReason::Martian)]);
+    let beside = world.send(UP, &on(&client_link(), ask(&between(UNKNOWN, NODE), 4000, 22)));
+    assert_eq!((beside.len(), beside[0].interface), (1, DOWN));
 }
 
 #[test]
