@@ -174,8 +174,8 @@ static __always_inline int ours6(const __u8 *address) {
     return what ? *what : 0;
 }
 
-// What a source is, if it says that the frame is forged. The kernel refuses it where it came in; out
-// of the trunk it would be taken for the node's own.
+// What a source is, if it says that the frame is forged. The kernel judges it where it came in (of
+// IPv4 it refuses it); out of the trunk it would be taken for the node's own.
 static __always_inline int is_this_node(int what) {
     return what == OURS_BY_PORT || what == OURS_SOURCE;
 }
