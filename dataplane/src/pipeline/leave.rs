@@ -2,7 +2,8 @@
 //!
 //! Needs a flow that policies allow, and its route. Only flows of no service, from and to the ranges that control has been told
 //! ([`NodeSpec::leaving`](millrace_tables::NodeSpec::leaving)), by an uplink. What can't be translated (fragments of other protocols than TCP and UDP, protocols without
-//! ports but echo, the middle of a connection that nobody saw beginning with RST or FIN) does not leave: outside nobody could answer it.
+//! ports but echo, the middle of a connection that nobody saw beginning with RST or FIN) does not leave: outside nobody could answer it. What
+//! begins outside is tracked, and its answers keep the pod's address.
 //!
 //! Cost: without such ranges a comparison; with them, packets that are only routed are compared with each range.
 
@@ -37,35 +38,42 @@ fn leave<O: Observer>(
     route: &Route,
     context: &Context<'_, O>,
 ) -> Result<(), Exit> {
-    let is_new = matches!(flow.known, Known::Untracked | Known::New { service: None, .. });
+    if !matches!(flow.known, Known::Untracked | Known::New { service: None, .. }) {
+        return Ok(());
+    }
+    let (headers, node) = (packet.headers(), context.tables.node());
+    let (src, dst) = (packet.source()?, packet.destination()?);
     let out = context.interfaces.get(route.interface);
-    if !is_new || out.is_none_or(|out| out.kind != InterfaceKind::UPLINK) {
-        return Ok(());
-    }
-    let headers = packet.headers();
-    if !context.tables.node().leaves(&packet.source()?, &packet.destination()?) {
-        return Ok(());
-    }
+    let by_uplink = out.is_some_and(|out| out.kind == InterfaceKind::UPLINK);
+    let leaves = by_uplink && node.leaves(&src, &dst);
     // An error about a flow that is not known: evidence of where it came from, and no more.
-    if headers.quote.is_some() {
+    if headers.quote.is_some() || !(leaves || node.leaves(&dst, &src)) {
         return Ok(());
     }
-    if !fragment::is_translatable(headers) {
-        return Err(DropReason::FragmentUnsupported.into());
+    let begins = match headers.protocol {
+        Protocol::TCP => may_begin(headers.tcp),
+        // Nobody has asked: see `Tuple`.
+        Protocol::ICMP | Protocol::ICMPV6 => headers.tuple.sport != 0,
+        _ => true,
+    };
+    let fits = fragment::is_translatable(headers) && headers.trackable && begins;
+    match headers.fault {
+        None if fits => {
+            // What comes from outside is remembered, so that its answers leave as they are.
+            flow.known =
+                Known::New { service: None, translated: headers.tuple, masquerade: leaves };
+            Ok(())
+        }
+        _ if !leaves => Ok(()),
+        Some(fault) => Err(fault.into()),
+        None if !fragment::is_translatable(headers) => Err(DropReason::FragmentUnsupported.into()),
+        None => Err(DropReason::ConntrackInvalid.into()),
     }
-    let begins = headers.protocol != Protocol::TCP || may_begin(headers.tcp);
-    if !headers.trackable || !begins {
-        return Err(DropReason::ConntrackInvalid.into());
-    }
-    if let Some(fault) = headers.fault {
-        return Err(fault.into());
-    }
-    flow.known = Known::New { service: None, translated: headers.tuple, masquerade: true };
-    Ok(())
 }
 
-/// Whether a packet of this tuple may be of a flow that leaves: the line is to decide.
+/// Whether a packet of this tuple may be of a flow that leaves, or of one from outside: the line is to decide.
 #[inline(never)]
 pub(super) fn concerns(tables: &Snapshot<'_>, tuple: &Tuple) -> bool {
-    tables.has_leaving() && tables.node().leaves(&tuple.src, &tuple.dst)
+    let leaves = |from, to| tables.node().leaves(from, to);
+    tables.has_leaving() && (leaves(&tuple.src, &tuple.dst) || leaves(&tuple.dst, &tuple.src))
 }

@@ -93,7 +93,7 @@ fn is_concerned(source: &Endpoint, destination: &Endpoint) -> bool {
 pub(super) fn concerns(tables: &Snapshot<'_>, tuple: &Tuple) -> bool {
     let source = tables.policy_endpoint(&tuple.src);
     let destination = tables.policy_endpoint(&tuple.dst);
-    (source.is_isolated() || destination.is_isolated())
+    (source.is_isolated() || destination.is_isolated() || source.is_node())
         && !destination.is_node()
         && tuple.src != tuple.dst
 }

@@ -60,6 +60,10 @@ fn routed<O: Observer>(
     if leaf.has_frontends() || context.state.conntrack.has_made(headers.hash) {
         return None;
     }
+    // What the kernel sends may have to go back to it: see `trunk`.
+    if context.interfaces.trunk().is_some_and(|trunk| trunk.id == context.from) {
+        return None;
+    }
     if context.tables.asks_of_routed() && is_asked_about(headers, context) {
         return None;
     }

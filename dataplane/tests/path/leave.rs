@@ -130,3 +130,40 @@ fn what_cannot_be_translated_does_not_leave() {
         );
     }
 }
+
+#[test]
+fn what_begins_outside_is_answered_with_the_pods_own_address() {
+    for (client, _, outside, [request, reply], _) in FAMILIES {
+        let mut world = world();
+        let (there, back) = (between(outside, client), between(client, outside));
+        let flag = |syn: bool, ack: bool| {
+            move |tcp: &mut etherparse::TcpHeader| (tcp.syn, tcp.ack) = (syn, ack)
+        };
+        let exchanges = [
+            (
+                there.syn(4000, 443),
+                back.tcp(443, 4000, flag(true, true), b""),
+                back.clone().ttl(63).tcp(443, 4000, flag(true, true), b""),
+            ),
+            (
+                there.udp(4000, 53, b"q"),
+                back.udp(53, 4000, b"a"),
+                back.clone().ttl(63).udp(53, 4000, b"a"),
+            ),
+            (
+                echo(&there, request, 9, 1),
+                echo(&back, reply, 9, 1),
+                echo(&back.clone().ttl(63), reply, 9, 1),
+            ),
+        ];
+        for (asks, answers, wanted) in exchanges {
+            assert_eq!(world.send(DOWN, &on(&backend_link(), asks)).len(), 1);
+            let left = world.send(UP, &on(&client_link(), answers));
+            assert_eq!(left[0].bytes, on(&to_backend(), wanted), "{:#?}", world.steps);
+        }
+        // An answer to nothing does not leave.
+        let stray = on(&client_link(), echo(&back, reply, 10, 1));
+        assert!(world.send(UP, &stray).is_empty());
+        assert_eq!(world.verdicts(), [DropReason::ConntrackInvalid.into()]);
+    }
+}
