@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
@@ -85,11 +86,12 @@ impl Request {
 /// One message of an answer, without its header.
 pub(super) struct Answer<'a> {
     pub(super) kind: u16,
+    sequence: u32,
     pub(super) body: &'a [u8],
 }
 
-/// A socket.
-pub(super) struct Netlink(OwnedFd);
+/// A socket, and the number of its last request.
+pub(super) struct Netlink(OwnedFd, AtomicU32);
 
 impl Netlink {
     /// In the network namespace of this thread.
@@ -98,7 +100,7 @@ impl Netlink {
         let socket =
             socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
         set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
-        Ok(Netlink(socket))
+        Ok(Netlink(socket, AtomicU32::new(0)))
     }
 
     /// Sends it and waits until the kernel has done it, or said why not.
@@ -122,6 +124,8 @@ impl Netlink {
     fn exchange(&self, mut request: Request, mut each: impl FnMut(Answer<'_>)) -> io::Result<()> {
         let len = u32::try_from(request.0.len()).unwrap_or(u32::MAX);
         request.0[0..4].copy_from_slice(&len.to_ne_bytes());
+        let sequence = self.1.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        request.0[8..12].copy_from_slice(&sequence.to_ne_bytes());
         sendto(&self.0, &request.0, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
         let mut buffer = vec![0; 64 << 10];
         loop {
@@ -132,6 +136,8 @@ impl Netlink {
             let mut rest = buffer.get(..length).unwrap_or_default();
             while let Some((answer, next)) = split(rest) {
                 match answer.kind {
+                    // To a request that was given up.
+                    _ if answer.sequence != sequence => {}
                     NLMSG_ERROR => {
                         let code = answer.body.first_chunk().map_or(0, |b| i32::from_ne_bytes(*b));
                         return match code {
@@ -152,8 +158,12 @@ impl Netlink {
 fn split(bytes: &[u8]) -> Option<(Answer<'_>, &[u8])> {
     let len = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
     let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
+    let sequence = u32::from_ne_bytes(bytes.get(8..12)?.try_into().ok()?);
     let body = bytes.get(HEADER..len)?;
-    Some((Answer { kind, body }, bytes.get(len.next_multiple_of(4)..).unwrap_or_default()))
+    Some((
+        Answer { kind, sequence, body },
+        bytes.get(len.next_multiple_of(4)..).unwrap_or_default(),
+    ))
 }
 
 /// The attributes of a message behind its fixed part.
@@ -196,6 +206,21 @@ mod tests {
             assert!(attributes(bytes).count() <= 1);
             assert!(split(bytes).is_none());
         }
+    }
+
+    #[test]
+    fn an_answer_that_came_too_late_is_not_taken_for_the_next() {
+        let netlink = Netlink::open().unwrap();
+        // RTM_GETLINK of an index that is none: refused, and nobody has waited for it.
+        let mut none = [0; 16];
+        none[4..8].copy_from_slice(&i32::MAX.to_ne_bytes());
+        let mut late = Request::new(18, NLM_F_ACK, &none).0;
+        let len = u32::try_from(late.len()).unwrap();
+        late[0..4].copy_from_slice(&len.to_ne_bytes());
+        sendto(&netlink.0, &late, SendFlags::empty(), &SocketAddrNetlink::new(0, 0)).unwrap();
+        let mut links = 0;
+        netlink.dump(Request::new(18, 0, &[0; 16]), |_| links += 1).unwrap();
+        assert!(links >= 1);
     }
 
     #[test]
