@@ -1,7 +1,8 @@
 //! What is to come to the engine beside a kernel that owns the interfaces, by the tables in force: at the uplinks and from this node.
 //!
 //! Pure. Service addresses that lie in a range whose other addresses are dropped (a ServiceCIDR) are led by the range, others each by
-//! itself. A service address that is the node's own too (an external IP) is ours only where a frontend is.
+//! itself. A dropped range in which some addresses lead elsewhere is none of those: routers of BGP have such for all their cluster, and drop only
+//! what no longer route takes. A service address that is the node's own too (an external IP) is ours only where a frontend is.
 //!
 //! Cost: a walk over all frontends and routes. Housekeeping does it when the tables have changed, and not more than a tenth of the time.
 
@@ -35,11 +36,14 @@ pub struct Wanted {
 pub fn wanted(tables: &Snapshot<'_>, interfaces: &Interfaces, snat: &Ports) -> Wanted {
     let mut wanted = Wanted::default();
     let Some(trunk) = interfaces.trunk() else { return wanted };
-    let mut ranges = BTreeSet::new();
+    let (mut dropped, mut elsewhere) = (Vec::new(), BTreeSet::new());
     for (prefix, route) in tables.routes() {
+        if matches!(route, Route::Forward(_) | Route::Local | Route::Unreachable) {
+            elsewhere.insert(prefix);
+        }
         match route {
-            Route::Blackhole if prefix.prefix_len() < prefix.max_prefix_len() => {
-                ranges.insert(prefix);
+            Route::Blackhole if (1..prefix.max_prefix_len()).contains(&prefix.prefix_len()) => {
+                dropped.push(prefix);
             }
             Route::Forward(group) if prefix.prefix_len() > 0 && !is_link_local(&prefix) => {
                 let mut hops = tables.next_hops(group).into_iter();
@@ -56,14 +60,19 @@ pub fn wanted(tables: &Snapshot<'_>, interfaces: &Interfaces, snat: &Ports) -> W
     if let Some(own) = interfaces.get(trunk.id) {
         wanted.networks.extend(own.addresses.iter().map(IpNet::trunc));
     }
+    let ranges = Ranges::new(dropped, &elsewhere);
+    let has_peer = |v4| trunk.peer(v4).is_some();
     // Nothing is on the way back to the engine's own addresses.
     let own: BTreeSet<Addr> = interfaces.get(trunk.id).map_or_else(BTreeSet::new, |it| {
         it.addresses.iter().map(|net| Addr::from(net.addr())).collect()
     });
-    wanted.prefixes.retain(|prefix| !own.iter().any(|addr| prefix.contains(&addr.to_ip())));
+    wanted.prefixes.retain(|prefix| {
+        has_peer(prefix.addr().is_ipv4()) && !own.iter().any(|addr| prefix.contains(&addr.to_ip()))
+    });
     let mut last = None;
     for row in tables.frontends() {
-        if own.contains(&row.addr) {
+        // Of a family that the trunk has not the kernel keeps all.
+        if own.contains(&row.addr) || !has_peer(row.addr.is_v4()) {
             continue;
         }
         if row.frontend.kind == FrontendKind::NODE_PORT {
@@ -74,12 +83,15 @@ pub fn wanted(tables: &Snapshot<'_>, interfaces: &Interfaces, snat: &Ports) -> W
             wanted.ports.insert(Protocol(row.protocol), row.port);
         } else if last.replace(row.addr) != Some(row.addr) {
             let host = IpNet::from(row.addr.to_ip());
-            wanted.trunk.services.insert(range_of(&ranges, host).unwrap_or(host));
+            wanted.trunk.services.insert(ranges.of(&host).unwrap_or(host));
         }
     }
     wanted.prefixes.extend(wanted.trunk.services.iter().copied());
     let node = tables.node().spec();
     for (_, net) in node.sources.iter().filter(|(id, _)| *id != trunk.id) {
+        if !has_peer(net.addr().is_ipv4()) {
+            continue;
+        }
         wanted.addresses.insert(IpNet::from(net.addr()));
     }
     wanted.trunk.sources = sources(&node.sources, trunk.id);
@@ -103,9 +115,32 @@ fn sources(all: &[(InterfaceId, IpNet)], trunk: InterfaceId) -> Vec<std::net::Ip
     [true, false].into_iter().filter_map(of).collect()
 }
 
-/// The longest of the ranges that the host lies in.
-fn range_of(ranges: &BTreeSet<IpNet>, host: IpNet) -> Option<IpNet> {
-    ranges.iter().filter(|range| range.contains(&host)).max_by_key(|it| it.prefix_len()).copied()
+/// Ranges of service addresses. Finding one's range costs a search for each length that there is.
+struct Ranges {
+    all: BTreeSet<IpNet>,
+    /// Longest first.
+    lengths: Vec<u8>,
+}
+
+impl Ranges {
+    /// Those of the dropped prefixes in which nothing leads elsewhere: one search each.
+    fn new(dropped: Vec<IpNet>, elsewhere: &BTreeSet<IpNet>) -> Ranges {
+        // By address, then length: what lies within a prefix follows it at once, as all prefixes are cut to their length.
+        let holds_other = |range: &IpNet| {
+            elsewhere.range(*range..).next().is_some_and(|first| range.contains(first))
+        };
+        let all: BTreeSet<IpNet> = dropped.into_iter().filter(|it| !holds_other(it)).collect();
+        let lengths: BTreeSet<u8> = all.iter().map(IpNet::prefix_len).collect();
+        Ranges { all, lengths: lengths.into_iter().rev().collect() }
+    }
+
+    /// The longest that the host lies in.
+    fn of(&self, host: &IpNet) -> Option<IpNet> {
+        self.lengths.iter().find_map(|length| {
+            let range = IpNet::new(host.addr(), *length).ok()?.trunc();
+            self.all.contains(&range).then_some(range)
+        })
+    }
 }
 
 fn is_link_local(prefix: &IpNet) -> bool {
@@ -129,14 +164,14 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn interfaces(with_trunk: bool) -> Interfaces {
+    fn interfaces(trunk: &[&str]) -> Interfaces {
         let one = |id: InterfaceId, kind, addresses: &[&str]| {
             let addresses = addresses.iter().map(|text| net(text)).collect();
             Interface::new(id, "x", Mac([2, 0, 0, 0, 0, 1]), 1500, kind, addresses, false)
         };
         let mut list = vec![one(UPLINK, InterfaceKind::UPLINK, &[])];
-        if with_trunk {
-            list.push(one(TRUNK, InterfaceKind::HOST, &["169.254.77.1/30"]));
+        if !trunk.is_empty() {
+            list.push(one(TRUNK, InterfaceKind::HOST, trunk));
         }
         Interfaces::new(list).unwrap()
     }
@@ -159,6 +194,10 @@ mod tests {
             ("10.41.1.0/24", by(TRUNK, None)),
             ("10.41.2.0/24", by(UPLINK, Some("192.0.2.2"))),
             ("10.43.0.0/16", RouteSpec::Blackhole),
+            // Mirrored from a node that announces its cluster by BGP: it holds pods, and a service address.
+            ("198.51.0.0/16", RouteSpec::Blackhole),
+            ("198.51.200.0/24", by(UPLINK, Some("192.0.2.2"))),
+            ("2001:db8:41::/64", by(TRUNK, None)),
             ("169.254.77.0/30", by(TRUNK, None)),
             ("169.254.77.1/32", RouteSpec::Vip),
         ] {
@@ -191,6 +230,9 @@ mod tests {
         };
         let spec = ServiceSpec { frontends, backends: vec![backend], ..ServiceSpec::default() };
         writer.set_service("web", &spec).unwrap();
+        let frontends = vec![frontend("2001:db8:43::a", 80, 6, FrontendKind::CLUSTER_IP)];
+        let spec = ServiceSpec { frontends, ..ServiceSpec::default() };
+        writer.set_service("web over IPv6", &spec).unwrap();
         let sources = vec![(UPLINK, net("192.0.2.1/24")), (TRUNK, net("169.254.77.1/30"))];
         writer.set_node(&NodeSpec { sources, ..NodeSpec::default() }).unwrap();
         writer.publish().unwrap();
@@ -201,7 +243,7 @@ mod tests {
     fn service_addresses_pods_and_ports_come_to_the_engine_and_nothing_else() {
         let snat = Ports::new(&[61_000..=61_001], &[]).unwrap();
         let tables = writer().tables();
-        let wanted = wanted(&tables.snapshot(), &interfaces(true), &snat);
+        let wanted = wanted(&tables.snapshot(), &interfaces(&["169.254.77.1/30"]), &snat);
         let set = |texts: &[&str]| texts.iter().map(|text| net(text)).collect::<BTreeSet<IpNet>>();
         assert_eq!(wanted.trunk.services, set(&["10.43.0.0/16", "198.51.100.7/32"]));
         assert_eq!(wanted.prefixes, set(&["10.41.1.0/24", "10.43.0.0/16", "198.51.100.7/32"]));
@@ -221,9 +263,36 @@ mod tests {
     }
 
     #[test]
+    fn a_trunk_without_a_family_gets_nothing_of_it() {
+        let tables = writer().tables();
+        let of = |trunk: &[&str]| {
+            wanted(&tables.snapshot(), &interfaces(trunk), &Ports::default()).prefixes
+        };
+        let v6 = ["2001:db8:41::/64", "2001:db8:43::a/128"].map(net);
+        let both = of(&["169.254.77.1/30", "fd4d:696c:6c72::1/126"]);
+        assert!(v6.iter().all(|it| both.contains(it)), "{both:?}");
+        assert!(of(&["169.254.77.1/30"]).iter().all(|it| it.addr().is_ipv4()));
+        assert_eq!(of(&["fd4d:696c:6c72::1/126"]), BTreeSet::from(v6));
+    }
+
+    #[test]
+    fn a_dropped_prefix_is_a_service_range_only_if_nothing_in_it_leads_elsewhere() {
+        let dropped = ["10.0.0.0/8", "10.43.0.0/16", "172.16.0.0/12", "fd43::/108", "fd00::/8"];
+        let elsewhere = ["0.0.0.0/0", "10.42.1.0/24", "172.31.255.255/32", "fd44::/64"];
+        let elsewhere = elsewhere.map(net).into_iter().collect();
+        let ranges = Ranges::new(dropped.map(net).to_vec(), &elsewhere);
+        let range_of = |host: &str| ranges.of(&net(host)).map(|range| range.to_string());
+        assert_eq!(range_of("10.43.0.1/32").as_deref(), Some("10.43.0.0/16"));
+        assert_eq!(range_of("10.1.0.1/32"), None);
+        assert_eq!(range_of("172.16.0.1/32"), None);
+        assert_eq!(range_of("fd43::1/128").as_deref(), Some("fd43::/108"));
+        assert_eq!(range_of("fd01::1/128"), None);
+    }
+
+    #[test]
     fn a_router_asks_for_nothing() {
         let tables = writer().tables();
-        let wanted = wanted(&tables.snapshot(), &interfaces(false), &Ports::default());
+        let wanted = wanted(&tables.snapshot(), &interfaces(&[]), &Ports::default());
         assert_eq!(wanted, Wanted::default());
     }
 }
