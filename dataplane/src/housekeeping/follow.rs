@@ -14,17 +14,22 @@ use crate::steer::wanted::{Wanted, wanted};
 
 /// Of the time at most one part in so many goes into finding out what is wanted.
 const SHARE: Nanos = 10;
+/// After a failure it is tried again this much later.
+const AGAIN: Nanos = 1_000_000_000;
 
 /// What was asked for last.
+///
+/// `wanted` is what all steering programs have; nothing after one of them has failed.
 pub(super) struct Follow {
     interfaces: Arc<Interfaces>,
     snat_ports: Ports,
     follower: Option<Follower>,
-    wanted: Wanted,
+    wanted: Option<Wanted>,
     /// Of which generation; and when the next may be looked at.
     generation: Option<u64>,
     next: Nanos,
     is_behind: bool,
+    is_failing: bool,
 }
 
 impl Follow {
@@ -33,16 +38,18 @@ impl Follow {
             interfaces: Arc::clone(interfaces),
             snat_ports,
             follower: None,
-            wanted: Wanted::default(),
+            wanted: None,
             generation: None,
             next: 0,
             is_behind: false,
+            is_failing: false,
         }
     }
 
     pub(super) fn set(&mut self, follower: Option<Follower>) {
         self.follower = follower;
         self.generation = None;
+        self.wanted = None;
     }
 
     /// Whether a generation waits for its turn.
@@ -57,28 +64,38 @@ impl Follow {
             return;
         }
         let began = clock::now();
-        self.is_behind = began < self.next;
-        if self.is_behind {
+        let is_early = began < self.next;
+        // What failed waits without haste.
+        self.is_behind = is_early && !self.is_failing;
+        if is_early {
             return;
         }
         self.generation = Some(tables.generation());
         let wanted = wanted(tables, &self.interfaces, &self.snat_ports);
-        if wanted != self.wanted {
+        if self.wanted.as_ref() != Some(&wanted) {
             // Steered packets find their tables; packets led into the trunk would as well.
+            let mut failed = false;
             for steering in steering {
                 let Wanted { prefixes, addresses, networks, ports, .. } = &wanted;
                 let [prefixes, addresses, networks] =
                     [prefixes, addresses, networks].map(|it| it.iter().copied());
                 let set = steering.set_ours(prefixes, addresses, networks, ports);
                 if let Err(why) = set {
-                    error!(%why, "not all service traffic comes to the engine");
-                    self.generation = None;
+                    failed = true;
+                    if !self.is_failing {
+                        error!(%why, "not all service traffic comes to the engine; tried again every second");
+                    }
                 }
             }
             follower.want(wanted.trunk.clone());
-            self.wanted = wanted;
+            self.is_failing = failed;
+            self.wanted = (!failed).then_some(wanted);
         }
         let now = clock::now();
         self.next = now + SHARE * now.saturating_sub(began);
+        if self.wanted.is_none() {
+            self.generation = None;
+            self.next = self.next.max(now + AGAIN);
+        }
     }
 }

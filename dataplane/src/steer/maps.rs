@@ -242,27 +242,36 @@ impl Maps {
         self.set_destinations(whole.chain(by_port).chain(sources).collect())
     }
 
+    /// One that fails does not keep the others back; the first failure is returned, and calling it again tries those that failed.
     fn set_destinations(&mut self, wanted: BTreeMap<IpNet, u8>) -> Result<(), MapFailure> {
-        for (prefix, what) in &wanted {
-            if self.local.get(prefix) == Some(what) {
-                continue;
-            }
-            match prefix {
-                IpNet::V4(p) => self.local4.insert(&key4(p), *what, 0).map_err(failure(LOCAL4))?,
-                IpNet::V6(p) => self.local6.insert(&key6(p), *what, 0).map_err(failure(LOCAL6))?,
-            }
-            self.local.insert(*prefix, *what);
-        }
+        let mut result = Ok(());
+        // What goes first makes room for what comes.
         let gone: Vec<IpNet> =
             self.local.keys().filter(|it| !wanted.contains_key(it)).copied().collect();
         for prefix in gone {
-            match &prefix {
-                IpNet::V4(p) => self.local4.remove(&key4(p)).map_err(failure(LOCAL4))?,
-                IpNet::V6(p) => self.local6.remove(&key6(p)).map_err(failure(LOCAL6))?,
+            let removed = match &prefix {
+                IpNet::V4(p) => self.local4.remove(&key4(p)).map_err(failure(LOCAL4)),
+                IpNet::V6(p) => self.local6.remove(&key6(p)).map_err(failure(LOCAL6)),
+            };
+            if removed.is_ok() {
+                self.local.remove(&prefix);
             }
-            self.local.remove(&prefix);
+            result = result.and(removed);
         }
-        Ok(())
+        for (prefix, what) in wanted {
+            if self.local.get(&prefix) == Some(&what) {
+                continue;
+            }
+            let inserted = match &prefix {
+                IpNet::V4(p) => self.local4.insert(&key4(p), what, 0).map_err(failure(LOCAL4)),
+                IpNet::V6(p) => self.local6.insert(&key6(p), what, 0).map_err(failure(LOCAL6)),
+            };
+            if inserted.is_ok() {
+                self.local.insert(prefix, what);
+            }
+            result = result.and(inserted);
+        }
+        result
     }
 
     /// What the program has decided so far, over all CPUs.
