@@ -50,6 +50,20 @@ pub enum EngineError {
         /// Workers configured.
         workers: usize,
     },
+    /// An interface has queues without a worker, beside a kernel.
+    #[error(
+        "interface {name} has {queues} receive queues for {workers} workers: what arrives on the others would go to the kernel, and flows through \
+         Services break (mode = \"service-proxy\"): `ethtool -L {name} combined {workers}` (`rx {workers}` where the device counts them apart) brings \
+         all to the engine, or list {queues} [workers] cpus"
+    )]
+    MoreQueues {
+        /// The interface.
+        name: String,
+        /// Receive queues it has.
+        queues: u32,
+        /// Workers configured.
+        workers: usize,
+    },
     /// Too few frames to give every queue some.
     #[error(
         "[umem] frames: {frames} is too few for {workers} workers on {interfaces} interfaces; at least {least}"
@@ -192,7 +206,7 @@ fn make_trunk(config: &Config, uplinks: &[Port]) -> Result<Trunk, EngineError> {
 /// The interfaces with the trunk as the last one.
 fn with_trunk(interfaces: &Interfaces, trunk: &Trunk) -> Arc<Interfaces> {
     let Netdev { mac, mtu, is_virtual, .. } = trunk.netdev();
-    let kernel::Settings { name, addresses, .. } = trunk.settings().clone();
+    let (name, addresses) = (trunk.settings().name.clone(), trunk.addresses());
     let id = InterfaceId(interfaces.len() as u16);
     let interface = Interface::new(id, &name, mac, mtu, InterfaceKind::HOST, addresses, is_virtual);
     let mut list: Vec<Interface> = interfaces.iter().cloned().collect();

@@ -10,6 +10,7 @@
 //! | two rules a family | `kernel/route.rs` | stay, and lead to empty tables |
 //! | the table `inet millrace` | `kernel/nft.rs` | stays: node ports of this node are not answered to its own pods and processes |
 //!
+//! Rules and tables have one name for all engines, so there is one engine a network namespace at a time ([`LOCK`]).
 //! No global sysctl is written and no address, route or neighbor of others touched. Needs CAP_NET_ADMIN all along, CAP_SYS_ADMIN to make
 //! the namespace, and nftables' program `nft`.
 
@@ -22,6 +23,8 @@ mod route;
 
 use std::io;
 use std::net::IpAddr;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
@@ -42,6 +45,9 @@ const KERNEL_MAC: Mac = Mac([0x02, 0x4d, 0x52, 0, 0, 2]);
 const ENGINE_MAC: Mac = Mac([0x02, 0x4d, 0x52, 0, 0, 1]);
 /// See [`KERNEL_MAC`].
 pub const HANDED_ON_MAC: Mac = Mac([0x02, 0x4d, 0x52, 0, 0, 3]);
+/// The abstract socket that says of a network namespace that an engine leads its traffic: such names are one space a namespace, and go with
+/// whoever has them open.
+const LOCK: &str = "millrace-trunk";
 /// A killed predecessor's device is gone this long after it.
 const PREDECESSOR: Duration = Duration::from_secs(5);
 
@@ -92,6 +98,8 @@ pub struct Trunk {
     mtu: u32,
     queues: u32,
     is_led: bool,
+    /// Held as long as anything of ours may be there: rules and tables have one name for all engines.
+    _lock: UnixDatagram,
 }
 
 impl Trunk {
@@ -102,13 +110,15 @@ impl Trunk {
     }
 
     fn try_make(settings: &Settings, queues: u32, mtu: u32) -> io::Result<Trunk> {
+        let lock = lock(PREDECESSOR)?;
         let netlink = Netlink::open()?;
+        let name = settings.name.as_str();
+        wait_for_predecessor(name)?;
+        // Nobody's now.
         let left = withdraw(&netlink)?;
         if left > 0 {
             warn!(left, "rules that an engine had left were taken away");
         }
-        let name = settings.name.as_str();
-        wait_for_predecessor(name)?;
         let inside = Namespace::new()?;
         let pair = Pair {
             name,
@@ -150,7 +160,13 @@ impl Trunk {
             mtu,
             queues,
             is_led: false,
+            _lock: lock,
         };
+        if trunk.ways().next().is_none() {
+            return Err(io::Error::other(
+                "[trunk] addresses has none of a family that this kernel has (IPv6 is off): give it one of IPv4",
+            ));
+        }
         for net in &settings.addresses {
             if let (IpNet::V4(_), Some(peer)) = (net, trunk::peer(net)) {
                 // Reverse path filtering, where it is on, wants a device with an address.
@@ -174,15 +190,7 @@ impl Trunk {
     fn try_lead(&self) -> io::Result<()> {
         nft::run(&nft::table(&self.settings, &HANDED_ON_MAC))?;
         for way in self.ways() {
-            let v4 = way.gateway.is_ipv4();
-            let everything = if v4 { "0.0.0.0/0" } else { "::/0" };
-            if let Ok(everything) = everything.parse() {
-                route::add(&self.netlink, trunk::ANSWERS, &everything, &way, None)?;
-            }
-            // The way back to the engine's own address.
-            let own = IpNet::from(way.gateway);
-            route::add(&self.netlink, trunk::SERVICES, &own, &way, None)?;
-            route::add_rules(&self.netlink, v4, self.settings.mark, &self.settings.name)?;
+            lead_in(&self.netlink, &self.settings, &way)?;
         }
         if std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|on| on.trim() == "0")
         {
@@ -239,6 +247,13 @@ impl Trunk {
         &self.settings
     }
 
+    /// The engine's addresses on it, of the families that the kernel has.
+    pub fn addresses(&self) -> Vec<IpNet> {
+        let ways: Vec<Way> = self.ways().collect();
+        let led = |net: &&IpNet| ways.iter().any(|way| way.gateway == net.addr());
+        self.settings.addresses.iter().filter(led).copied().collect()
+    }
+
     /// The kernel's addresses on it.
     pub fn peers(&self) -> impl Iterator<Item = Addr> + '_ {
         self.settings.addresses.iter().filter_map(trunk::peer)
@@ -252,6 +267,38 @@ impl Drop for Trunk {
         if let Err(error) = link::remove(&self.netlink, &self.settings.name) {
             warn!(%error, "the trunk stays until this process ends");
         }
+    }
+}
+
+/// What leads a family's answers, and what is for the engine itself, into the trunk; what of it is there already stays.
+fn lead_in(netlink: &Netlink, settings: &Settings, way: &Way) -> io::Result<()> {
+    let v4 = way.gateway.is_ipv4();
+    route::add(netlink, trunk::ANSWERS, &everything(v4), way, None)?;
+    // The way back to the engine's own address.
+    route::add(netlink, trunk::SERVICES, &IpNet::from(way.gateway), way, None)?;
+    route::add_rules(netlink, v4, settings.mark, &settings.name)
+}
+
+/// The prefix of all addresses of a family.
+fn everything(v4: bool) -> IpNet {
+    if v4 { IpNet::V4(ipnet::Ipv4Net::default()) } else { IpNet::V6(ipnet::Ipv6Net::default()) }
+}
+
+/// Makes this engine the one of its network namespace. One that was killed lets go when its last thread has ended.
+fn lock(patience: Duration) -> io::Result<UnixDatagram> {
+    let name = SocketAddr::from_abstract_name(LOCK)?;
+    let began = Instant::now();
+    loop {
+        match UnixDatagram::bind_addr(&name) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            other => return other.map_err(explain(format_args!("binding the socket @{LOCK}"))),
+        }
+        if began.elapsed() > patience {
+            return Err(io::Error::other(format!(
+                "another engine runs in this network namespace (it has the socket @{LOCK}: `ss -xap | grep {LOCK}` names it); stop it first"
+            )));
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -290,4 +337,19 @@ pub fn clean_up(settings: &Settings) -> Result<(), TrunkError> {
     let device = device.map_err(failed)?;
     info!(rules, table, device, "nothing of the engine is left");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_namespace_has_one_engine_at_a_time() {
+        // Needs no privilege; nobody but an engine holds the name, and none runs where tests do.
+        let first = lock(Duration::from_secs(5)).unwrap();
+        let refused = lock(Duration::ZERO).unwrap_err().to_string();
+        assert!(refused.contains("another engine runs"), "{refused}");
+        drop(first);
+        drop(lock(Duration::from_secs(5)).unwrap());
+    }
 }

@@ -376,6 +376,31 @@ stop_engine() {
 
 is_gone() { ! at "node-$1" ip link show millrace0; }
 
+# All of it, with what is in the nftables table.
+all_traces() {
+    traces 1
+    at node-1 nft list table inet millrace | tr -d '\n\t ' | sed 's/elements={[^}]*}/\n&\n/g' | tr ',' '\n' | sort
+}
+is_whole() { [[ $(all_traces) == "$whole" ]]; }
+
+# What others do to the rules of a node, by accident: a second engine, a firewall's flush, a network manager.
+disturb() {
+    local said whole
+    # Until its routes and the set of node ports are there.
+    within 5 eval '[[ $(all_traces) == *10.40.0.1.* && $(all_traces) == *10.43.0.0/16* ]]' || bad "node ports and the ServiceCIDR are led to the engine" "$(all_traces)"
+    whole=$(all_traces)
+    sed 's/engine-1.sock/second.sock/; $a[trunk]\nname = "second0"' "$work/engine-1.toml" >"$work/second.toml"
+    said=$(timeout 20 ip netns exec "$(ns node-1)" "$bin/millrace-dataplane" --config "$work/second.toml" 2>&1) && bad "a second engine is refused" "$said"
+    if [[ $said == *"another engine runs"* ]] && is_whole; then good "a second engine is refused, and takes nothing away"; else bad "a second engine is refused, and takes nothing away" "$said"; fi
+    at node-1 nft delete table inet millrace
+    at node-1 ip rule del pref 76
+    at node-1 ip -6 rule del pref 77
+    at node-1 ip route flush table 7701
+    at node-1 ip route flush table 7700
+    if within 10 is_whole; then good "what others take away is put back"; else bad "what others take away is put back" "$(diff <(echo "$whole") <(all_traces))"; fi
+    check "and the engine serves" "$one .*" tcp pod-1-b 10.43.0.10 80
+}
+
 serves() { within 20 is_ready "pod-$1-a" "${2:-10.43.0.10}" 80; }
 
 crash() {
@@ -391,6 +416,7 @@ crash() {
     at node-1 "$bin/millrace-dataplane" --config "$work/engine-1.toml" --cleanup 2>>"$work/cleanup.log" || bad "--cleanup again" "$(tail -n 3 "$work/cleanup.log")"
     start_engine 1
     if serves 1; then good "a new engine serves"; else bad "a new engine serves" "$(tail -qn 3 "$work/engine-1.log")"; fi
+    disturb
     if [[ $short == yes ]]; then
         stop_engine 1 TERM
         check "one that ends by itself leaves nothing" "" traces 1

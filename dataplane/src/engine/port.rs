@@ -41,6 +41,12 @@ pub fn uplinks<'a>(config: &'a Config, workers: usize) -> Result<Vec<Port<'a>>, 
             return Err(EngineError::Queues { name: interface.name.clone(), queues, workers });
         }
         if netdev.rx_queues as usize > workers {
+            // There the answers to a flow that the engine has translated would come past it, to a kernel that knows nothing of it.
+            if config.mode == session::Mode::ServiceProxy {
+                let queues = netdev.rx_queues;
+                let name = interface.name.clone();
+                return Err(EngineError::MoreQueues { name, queues, workers });
+            }
             warn!(
                 interface = interface.name,
                 queues = netdev.rx_queues,

@@ -1,14 +1,14 @@
 //! A thread that keeps the kernel's routes to service addresses, and the set of node ports, as the tables want them.
 //!
 //! Housekeeping says what is wanted and goes on; system calls and `nft` cost it nothing. What others have taken away (the kernel removes routes whose
-//! source address goes) is put back within [`LOOK`].
+//! source address goes; `nft flush ruleset` and network managers take more) is put back within [`LOOK`].
 
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use millrace_tables::trunk;
@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 
 use super::netlink::Netlink;
 use super::route::Way;
-use super::{Trunk, nft, route};
+use super::{HANDED_ON_MAC, Settings, Trunk, everything, lead_in, nft, route};
 
 /// How often the kernel's routes are compared with what they should be.
 const LOOK: Duration = Duration::from_secs(2);
@@ -56,6 +56,8 @@ impl Follower {
             ways: trunk.ways().collect(),
             kept: trunk.settings.own().map(IpNet::from).collect(),
             node_ports: BTreeSet::new(),
+            settings: trunk.settings.clone(),
+            looked: Instant::now(),
         };
         let thread = std::thread::Builder::new().name("kernel".into());
         let of_thread = Arc::clone(&desk);
@@ -94,6 +96,9 @@ struct Work {
     kept: BTreeSet<IpNet>,
     /// As they were given to nft.
     node_ports: BTreeSet<(IpAddr, u8, u16)>,
+    settings: Settings,
+    /// When rules and the nftables table were last seen to be there.
+    looked: Instant,
 }
 
 impl Work {
@@ -126,15 +131,48 @@ impl Work {
         }
     }
 
-    fn apply(&mut self, wanted: &Wanted) -> io::Result<()> {
-        let there = route::list(&self.netlink, trunk::SERVICES)?;
+    /// What does not depend on the tables: rules, the routes of answers and to the engine itself, the nftables table.
+    fn repair(&mut self) -> io::Result<()> {
         let mut result = Ok(());
+        let services = route::list(&self.netlink, trunk::SERVICES)?;
+        let answers = route::list(&self.netlink, trunk::ANSWERS)?;
+        for way in &self.ways {
+            let v4 = way.gateway.is_ipv4();
+            let is_whole = services.contains_key(&IpNet::from(way.gateway))
+                && answers.contains_key(&everything(v4));
+            result = result.and(if is_whole {
+                route::add_rules(&self.netlink, v4, self.settings.mark, &self.settings.name)
+            } else {
+                lead_in(&self.netlink, &self.settings, way)
+            });
+        }
+        if !nft::is_there() {
+            warn!(
+                "the nftables table inet millrace is gone: somebody took it away, and it is made again"
+            );
+            // Its sets are empty, and so to be filled.
+            self.node_ports.clear();
+            result = result.and(nft::run(&nft::table(&self.settings, &HANDED_ON_MAC)));
+        }
+        result
+    }
+
+    fn apply(&mut self, wanted: &Wanted) -> io::Result<()> {
+        let mut result = Ok(());
+        if self.looked.elapsed() >= LOOK {
+            result = self.repair();
+            self.looked = Instant::now();
+        }
+        let there = route::list(&self.netlink, trunk::SERVICES)?;
+        // Sources that the kernel has refused now: asked for once, not for each prefix.
+        let mut refused = BTreeSet::new();
         for prefix in &wanted.services {
             let v4 = prefix.addr().is_ipv4();
             let Some(way) = self.ways.iter().find(|way| way.gateway.is_ipv4() == v4) else {
                 continue;
             };
             let source = wanted.sources.iter().find(|addr| addr.is_ipv4() == v4).copied();
+            let source = source.filter(|source| !refused.contains(source));
             if there.get(prefix) == Some(&source) {
                 continue;
             }
@@ -142,7 +180,13 @@ impl Work {
             let added = route::add(&self.netlink, trunk::SERVICES, prefix, way, source);
             // An address that the kernel has no more is no source; without one it chooses itself.
             let added = match (added, source) {
-                (Err(_), Some(_)) => route::add(&self.netlink, trunk::SERVICES, prefix, way, None),
+                (Err(error), Some(source)) if error.kind() == io::ErrorKind::InvalidInput => {
+                    refused.insert(source);
+                    match there.get(prefix) {
+                        Some(None) => Ok(()),
+                        _ => route::add(&self.netlink, trunk::SERVICES, prefix, way, None),
+                    }
+                }
                 (added, _) => added,
             };
             result = result.and(added);
