@@ -147,12 +147,13 @@ impl Work {
             });
         }
         if !nft::is_there() {
-            warn!(
-                "the nftables table inet millrace is gone: somebody took it away, and it is made again"
-            );
-            // Its sets are empty, and so to be filled.
+            // Its sets will be empty, and so to be filled.
             self.node_ports.clear();
-            result = result.and(nft::run(&nft::table(&self.settings, &HANDED_ON_MAC)));
+            let made = nft::run(&nft::table(&self.settings, &HANDED_ON_MAC));
+            if made.is_ok() {
+                warn!("somebody took the nftables table inet millrace away; it is there again");
+            }
+            result = result.and(made);
         }
         result
     }
@@ -161,7 +162,9 @@ impl Work {
         let mut result = Ok(());
         if self.looked.elapsed() >= LOOK {
             result = self.repair();
-            self.looked = Instant::now();
+            if result.is_ok() {
+                self.looked = Instant::now();
+            }
         }
         let there = route::list(&self.netlink, trunk::SERVICES)?;
         // Sources that the kernel has refused now: asked for once, not for each prefix.
