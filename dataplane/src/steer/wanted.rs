@@ -36,6 +36,7 @@ pub struct Wanted {
 pub fn wanted(tables: &Snapshot<'_>, interfaces: &Interfaces, snat: &Ports) -> Wanted {
     let mut wanted = Wanted::default();
     let Some(trunk) = interfaces.trunk() else { return wanted };
+    let has_peer = |v4| trunk.peer(v4).is_some();
     let (mut dropped, mut elsewhere) = (Vec::new(), BTreeSet::new());
     for (prefix, route) in tables.routes() {
         if matches!(route, Route::Forward(_) | Route::Local | Route::Unreachable) {
@@ -51,7 +52,10 @@ pub fn wanted(tables: &Snapshot<'_>, interfaces: &Interfaces, snat: &Ports) -> W
                     wanted.prefixes.insert(prefix);
                 }
             }
-            Route::Local if prefix.prefix_len() == prefix.max_prefix_len() => {
+            Route::Local
+                if prefix.prefix_len() == prefix.max_prefix_len()
+                    && has_peer(prefix.addr().is_ipv4()) =>
+            {
                 wanted.addresses.insert(prefix);
             }
             _ => {}
@@ -61,7 +65,6 @@ pub fn wanted(tables: &Snapshot<'_>, interfaces: &Interfaces, snat: &Ports) -> W
         wanted.networks.extend(own.addresses.iter().map(IpNet::trunc));
     }
     let ranges = Ranges::new(dropped, &elsewhere);
-    let has_peer = |v4| trunk.peer(v4).is_some();
     // Nothing is on the way back to the engine's own addresses.
     let own: BTreeSet<Addr> = interfaces.get(trunk.id).map_or_else(BTreeSet::new, |it| {
         it.addresses.iter().map(|net| Addr::from(net.addr())).collect()
@@ -272,6 +275,9 @@ mod tests {
         let both = of(&["169.254.77.1/30", "fd4d:696c:6c72::1/126"]);
         assert!(v6.iter().all(|it| both.contains(it)), "{both:?}");
         assert!(of(&["169.254.77.1/30"]).iter().all(|it| it.addr().is_ipv4()));
+        let of_v6 =
+            wanted(&tables.snapshot(), &interfaces(&["fd4d:696c:6c72::1/126"]), &Ports::default());
+        assert_eq!(of_v6.addresses, BTreeSet::new());
         assert_eq!(of(&["fd4d:696c:6c72::1/126"]), BTreeSet::from(v6));
     }
 
