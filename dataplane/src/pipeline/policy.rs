@@ -14,8 +14,8 @@
 //! A flow that is allowed, and of which any end is isolated in any direction, is tracked from then on, so that its answers pass. Without room for that
 //! it is dropped. What can't be tracked (fragments whose first nobody saw, other protocols, ICMP but echo) is judged packet by packet.
 //!
-//! An entry of a forbidden TCP connection stays, as the memory of who opened it, until it has been idle for too long or another SYN comes. Others go at once: without
-//! a SYN, what comes the other way may be a flow of its own.
+//! An entry of a forbidden flow stays, as the memory of who opened it, until it has been idle for too long (of a TCP connection until another SYN comes): what its
+//! server still sends would else begin a flow of its own, whose answers the forbidden packets would be.
 //!
 //! Cost: without policies a comparison. With policies, for a flow that begins, the look-ups of `tables/src/policy.rs`; for packets of flows without an isolated end, which
 //! are not tracked, those of both addresses.
@@ -150,6 +150,9 @@ fn in_force<O: Observer>(
     }
     let mut judgement = judge(&context.tables, &tuple);
     let mut track = headers.trackable && headers.part != Part::Later && headers.quote.is_none();
+    // An echo reply that nobody asked for begins nothing.
+    track &=
+        !matches!(headers.protocol, Protocol::ICMP | Protocol::ICMPV6) || headers.tuple.dport == 0;
     if headers.protocol == Protocol::TCP && headers.part != Part::Later {
         track &= may_begin(headers.tcp) && headers.fault.is_none();
         let is_untracked = matches!(flow.known, Known::Untracked);
@@ -171,8 +174,13 @@ fn in_force<O: Observer>(
     see(&judgement, context);
     if !judgement.is_allowed() {
         count_denied(&judgement, context);
-        if let Known::Found(hit) = flow.known {
-            forget(hit, headers.protocol, headers.tcp, context);
+        // A TCP connection may be opened anew; see above for what stays.
+        if let Known::Found(hit) = flow.known
+            && headers.protocol == Protocol::TCP
+            && headers.tcp.contains(tcp::Flags::SYN)
+            && !headers.tcp.contains(tcp::Flags::ACK)
+        {
+            context.state.conntrack.remove(hit);
         }
         return Err(DropReason::Policy.into());
     }
@@ -193,19 +201,6 @@ fn began_as<O: Observer>(hit: Hit, context: &Context<'_, O>) -> Option<Tuple> {
         [Direction::Original, Direction::Reply].map(|direction| table.tuple(hit, direction));
     let (original, reply) = (original?, reply?);
     Some(Tuple { dst: reply.src, dport: reply.sport, ..original })
-}
-
-/// What is remembered of a flow that is forbidden now.
-fn forget<O: Observer>(
-    hit: Hit,
-    protocol: Protocol,
-    flags: tcp::Flags,
-    context: &mut Context<'_, O>,
-) {
-    let begins = flags.contains(tcp::Flags::SYN) && !flags.contains(tcp::Flags::ACK);
-    if protocol != Protocol::TCP || begins {
-        context.state.conntrack.remove(hit);
-    }
 }
 
 fn see<O: Observer>(judgement: &Judgement, context: &mut Context<'_, O>) {
