@@ -144,7 +144,7 @@ pub(super) struct Policies {
     nodes: HashMap<Key, (Labels, Vec<Addr>)>,
     /// Nodes by their addresses.
     node_addresses: HashMap<Addr, Key>,
-    /// Local endpoints by slice, and how many slices name each address.
+    /// Local endpoints that are no pods by slice, and how many slices name each address: a pod's address is its object's to open.
     slices: HashMap<Key, Vec<Addr>>,
     endpoints: HashMap<Addr, usize>,
     known: BTreeMap<IpNet, Known>,
@@ -402,7 +402,10 @@ impl Policies {
             self.todo.nets.insert(host(addr));
         }
         let Some(slice) = store.slice(key) else { return };
-        let local = slice.endpoints.iter().filter(|endpoint| *endpoint.node == *self.view.node);
+        let local = slice
+            .endpoints
+            .iter()
+            .filter(|endpoint| *endpoint.node == *self.view.node && endpoint.pod.is_empty());
         let addresses: Vec<Addr> = local.map(|endpoint| endpoint.addr).collect();
         for addr in &addresses {
             *self.endpoints.entry(*addr).or_default() += 1;

@@ -99,6 +99,8 @@ fn yaml(part: &str, line: usize) -> Result<Value, SyntaxError> {
         },
         alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MOST_REPLAYED },
         with_snippet: false,
+        // YAML 1.2, as PyYAML writes and sigs.k8s.io/yaml reads `namespace: y`: only true and false are booleans.
+        strict_booleans: true,
     };
     serde_saphyr::from_str_with_options(part, options).map_err(|error| {
         let at =
@@ -182,6 +184,15 @@ mod tests {
         let text = "# head\n---\na: 1\n---\n# only a comment\n--- # here\nb: 2\n...\n---\nc: 3\n";
         let found: Vec<_> = values(text).into_iter().map(|(number, _)| number).collect();
         assert_eq!(found, [1, 3, 4]);
+    }
+
+    #[test]
+    fn only_true_and_false_are_booleans() {
+        let found = values("{ }\n---\na: y\nb: n\nc: yes\nd: off\ny: x\ne: true\nf: false\n");
+        assert_eq!(
+            found[1].1,
+            json!({"a": "y", "b": "n", "c": "yes", "d": "off", "y": "x", "e": true, "f": false})
+        );
     }
 
     #[test]

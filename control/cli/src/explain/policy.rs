@@ -21,9 +21,9 @@ fn by(id: PolicyId, rule: Option<u16>, ingress: bool, tables: Snapshot<'_>) -> S
     format!("{} ({}){rule}", name(id, tables), direction(ingress))
 }
 
-/// The object that refused a flow: the first of those that did so together.
+/// The object that refused a flow: that of the first refusal, which is egress' where both ends refuse.
 pub fn refuser(steps: &[Step], tables: Snapshot<'_>) -> Option<String> {
-    steps.iter().rev().find_map(|step| match step {
+    steps.iter().find_map(|step| match step {
         Step::Closed { endpoint } => Some(closed(endpoint)),
         Step::Judged { ingress, decision } if !decision.is_allowed() => {
             decision.policy().map(|id| by(id, decision.rule(), *ingress, tables))
@@ -155,6 +155,14 @@ mod tests {
         assert_eq!(
             refuser(&steps(2), tables).as_deref(),
             Some("ClusterNetworkPolicy edge (ingress) rule 3")
+        );
+        let both = [
+            Step::Judged { ingress: false, decision: decision(2) },
+            Step::Judged { ingress: true, decision: decision(0) },
+        ];
+        assert_eq!(
+            refuser(&both, tables).as_deref(),
+            Some("ClusterNetworkPolicy edge (egress) rule 3")
         );
         assert_eq!(
             deciders(&steps(0), tables),

@@ -1,6 +1,7 @@
 //! ClusterNetworkPolicy, `policy.networking.k8s.io/v1alpha2`.
 //!
-//! What can't be read fails closed as the API says of peers: a rule that accepts matches nothing, one that denies or passes denies all.
+//! An item that can't be read matches nothing, the others of its rule work. A peer with no known field fails closed as the API says: a rule that
+//! accepts matches nothing, one that denies or passes denies all.
 //! A field that names the wrong tier, priority or pods can't be told from the right one: of such a policy only what denies is in force.
 
 use serde_json::{Map, Value};
@@ -108,7 +109,7 @@ fn subject(check: &mut Checker<'_>, spec: &Map<String, Value>) -> PodSet {
                 let field = format!("{field}.{name}");
                 match map.get(name) {
                     None | Some(Value::Null) => {
-                        check.refuse(field, "is missing");
+                        absent(check, field, name);
                         Selector::default()
                     }
                     Some(value) => selector::read(check, &field, value).selector,
@@ -122,6 +123,15 @@ fn subject(check: &mut Checker<'_>, spec: &Map<String, Value>) -> PodSet {
             everyone
         }
     }
+}
+
+/// What an absent selector of pods means: of namespaces all of them; that of pods has to be there, and is refused. Whether it may be.
+fn absent(check: &mut Checker<'_>, field: String, name: &str) -> bool {
+    let optional = name == "namespaceSelector";
+    if !optional {
+        check.refuse(field, "is missing");
+    }
+    optional
 }
 
 /// One rule; `None` when nothing is left of it.
@@ -142,7 +152,6 @@ fn rule(check: &mut Checker<'_>, of: Direction, at: usize, item: &Value) -> Opti
             return Some(closed);
         }
     };
-    let before = check.refusals.len();
     let mut usable = known(check, &field, map, &["name", "action", of.peers, "protocols"]);
     match map.get("name") {
         None | Some(Value::Null) => {}
@@ -152,54 +161,51 @@ fn rule(check: &mut Checker<'_>, of: Direction, at: usize, item: &Value) -> Opti
             check.refuse(format!("{field}.name"), "is not a string of at most 100 characters")
         }
     }
-    let named = check.refusals.len() - before;
-    let (peers, understood) = peers(check, of, &field, map);
-    usable &= understood;
-    let (ports, _) = ports::cluster(check, &field, map);
-    let whole = check.refusals.len() == before + named;
+    let read = peers(check, of, &field, map);
+    usable &= read.understood;
+    let ports = ports::cluster(check, &field, map);
     match action {
         Action::Accept if !usable => None,
-        Action::Accept => Some(Rule { at: place(at), action, peers, ports }),
-        _ if usable && whole => Some(Rule { at: place(at), action, peers, ports }),
-        _ => Some(closed),
+        Action::Deny | Action::Pass if !(usable && read.supported) => Some(closed),
+        _ => Some(Rule { at: place(at), action, peers: Peers::Of(read.peers), ports }),
     }
 }
 
-/// The peers that can be read, and whether there is none that a later version of the API may have brought.
-fn peers(
-    check: &mut Checker<'_>,
-    of: Direction,
-    field: &str,
-    map: &Map<String, Value>,
-) -> (Peers, bool) {
+/// Peers of a rule.
+struct Read {
+    /// Those that can be read.
+    peers: Vec<Peer>,
+    /// There is none that a later version of the API may have brought: each has a known field.
+    understood: bool,
+    /// There is none of names.
+    supported: bool,
+}
+
+fn peers(check: &mut Checker<'_>, of: Direction, field: &str, map: &Map<String, Value>) -> Read {
     let field = format!("{field}.{}", of.peers);
     let listed = match map.get(of.peers) {
         Some(Value::Array(listed)) if !listed.is_empty() => listed,
         _ => {
             check.refuse(field, "must be a list with at least one item");
-            return (Peers::Of(Vec::new()), false);
+            return Read { peers: Vec::new(), understood: false, supported: true };
         }
     };
-    let mut understood = true;
-    let mut peers = Vec::new();
+    let mut read = Read { peers: Vec::new(), understood: true, supported: true };
     for (at, item) in listed.iter().enumerate() {
         let field = format!("{field}[{at}]");
-        let Some(map) = mapping(check, &field, item, of.kinds) else {
-            understood = false;
-            continue;
-        };
+        let known = |map| set(map).any(|(name, _)| of.kinds.contains(&name));
+        read.understood &= item.as_object().is_some_and(known);
+        let Some(map) = mapping(check, &field, item, of.kinds) else { continue };
         let mut given = set(map);
         match (given.next(), given.next()) {
             (Some((kind, value)), None) => {
-                peer(check, &format!("{field}.{kind}"), kind, value, &mut peers)
+                read.supported &= kind != "domainNames";
+                peer(check, &format!("{field}.{kind}"), kind, value, &mut read.peers)
             }
-            _ => {
-                check.refuse(field, format!("must have exactly one of {}", of.kinds.join(", ")));
-                understood = false;
-            }
+            _ => check.refuse(field, format!("must have exactly one of {}", of.kinds.join(", "))),
         }
     }
-    (Peers::Of(peers), understood)
+    read
 }
 
 fn peer(check: &mut Checker<'_>, field: &str, kind: &str, value: &Value, peers: &mut Vec<Peer>) {
@@ -231,10 +237,7 @@ fn pods(check: &mut Checker<'_>, field: &str, value: &Value) -> Option<Peer> {
     let mut part = |name: &str| {
         let field = format!("{field}.{name}");
         match map.get(name) {
-            None | Some(Value::Null) => {
-                check.refuse(field, "is missing");
-                None
-            }
+            None | Some(Value::Null) => absent(check, field, name).then(Selector::default),
             Some(value) => whole(check, &field, value),
         }
     };

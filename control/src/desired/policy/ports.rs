@@ -93,25 +93,21 @@ fn network_port(check: &mut Checker<'_>, field: &str, item: &Value) -> Option<Po
     }
 }
 
-/// `protocols` of a ClusterNetworkPolicy's rule, and whether all of it could be read.
-pub(super) fn cluster(
-    check: &mut Checker<'_>,
-    field: &str,
-    rule: &Map<String, Value>,
-) -> (Ports, bool) {
+/// `protocols` of a ClusterNetworkPolicy's rule. An item that can't be read matches nothing.
+pub(super) fn cluster(check: &mut Checker<'_>, field: &str, rule: &Map<String, Value>) -> Ports {
     match list(check, field, rule, "protocols") {
         // The schema wants an item where there is a list; none at all is no word about ports.
-        Some([]) => (Ports::All, true),
-        None => (Ports::Of(Vec::new()), false),
-        Some(listed) => {
-            let read: Vec<Option<Port>> = listed
-                .iter()
+        Some([]) => Ports::All,
+        listed => Ports::Of(
+            listed
+                .into_iter()
+                .flatten()
                 .enumerate()
-                .map(|(at, item)| cluster_port(check, &format!("{field}.protocols[{at}]"), item))
-                .collect();
-            let whole = read.iter().all(Option::is_some);
-            (Ports::Of(read.into_iter().flatten().collect()), whole)
-        }
+                .filter_map(|(at, item)| {
+                    cluster_port(check, &format!("{field}.protocols[{at}]"), item)
+                })
+                .collect(),
+        ),
     }
 }
 

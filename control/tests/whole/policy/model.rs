@@ -2,7 +2,7 @@
 //! what it is held against, is slow, and forgets everything between two questions but a list of pods.
 //!
 //! Of malformed parts it says what `control/README.md` says: an item that can't be read matches nothing; a requirement of the selector that says
-//! whom a policy is about holds for every pod; a cluster policy's rule that denies or passes and can't be read denies all.
+//! whom a policy is about holds for every pod; a cluster policy's rule that denies or passes denies all where a peer has no known field.
 
 use std::net::IpAddr;
 
@@ -271,6 +271,10 @@ impl Model {
     }
 
     fn cnp_peer(&self, item: &Value, peer: IpAddr) -> bool {
+        let fields = item.as_object().into_iter().flat_map(Map::values);
+        if fields.filter(|value| !value.is_null()).count() != 1 {
+            return false;
+        }
         if let Some(selector) = item.get("nodes") {
             return is_selector(selector)
                 && self.of("Node").any(|node| {
@@ -293,7 +297,7 @@ impl Model {
             (_, Some(pods)) => {
                 let parts = [&pods["namespaceSelector"], &pods["podSelector"]];
                 only(pods, &["namespaceSelector", "podSelector"])
-                    && parts.iter().all(|part| !part.is_null())
+                    && !parts[1].is_null()
                     && matches(parts[0], &of)
                     && matches(parts[1], &pod.labels)
             }
@@ -382,9 +386,9 @@ fn well_formed_subject(subject: &Value) -> bool {
         (spaces, Value::Null) if !spaces.is_null() => is_selector(spaces),
         (Value::Null, pods) if !pods.is_null() => {
             only(pods, &["namespaceSelector", "podSelector"])
-                && ["namespaceSelector", "podSelector"]
-                    .iter()
-                    .all(|part| !pods[part].is_null() && is_selector(&pods[part]))
+                && !pods["podSelector"].is_null()
+                && is_selector(&pods["podSelector"])
+                && is_selector(&pods["namespaceSelector"])
         }
         _ => false,
     }
@@ -406,39 +410,16 @@ fn cnp_rule<'a>(rule: &'a Value, list: &str) -> Option<Rule<'a>> {
         _ => &["namespaces", "pods", "nodes", "networks", "domainNames"],
     };
     let peers = items(rule, &format!("/{list}"));
-    let one_field = |item: &Value| {
-        only(item, kinds)
-            && item
-                .as_object()
-                .is_some_and(|map| map.values().filter(|v| !v.is_null()).count() == 1)
-    };
+    let known = |item: &Value| kinds.iter().any(|kind| !item[kind].is_null());
     let understood = only(rule, &["name", "action", list, "protocols"])
         && !peers.is_empty()
-        && peers.iter().all(one_field);
-    let readable = |item: &Value| match item.as_object().and_then(|map| map.iter().next()) {
-        Some((kind, value)) => match kind.as_str() {
-            "namespaces" | "nodes" => is_selector(value),
-            "pods" => {
-                only(value, &["namespaceSelector", "podSelector"])
-                    && ["namespaceSelector", "podSelector"]
-                        .iter()
-                        .all(|part| !value[part].is_null() && is_selector(&value[part]))
-            }
-            "networks" => value.as_array().is_some_and(|nets| {
-                !nets.is_empty() && nets.iter().all(|net| net.as_str().is_some_and(is_cidr))
-            }),
-            _ => false,
-        },
-        None => false,
-    };
+        && peers.iter().all(known);
     let given = items(rule, "/protocols");
     let protocols: Vec<Option<Meant<'_>>> = given.iter().map(cnp_port).collect();
-    let whole = is_list(&rule["protocols"])
-        && protocols.iter().all(Option::is_some)
-        && peers.iter().all(readable);
-    match (action, understood, whole) {
+    let names = |item: &Value| only(item, &["domainNames"]) && list == "to";
+    match (action, understood, peers.iter().any(names)) {
         ("Accept", false, _) => None,
-        ("Accept", ..) | (_, true, true) => {
+        ("Accept", ..) | (_, true, false) => {
             let all = given.is_empty() && is_list(&rule["protocols"]);
             let ports = (!all).then(|| protocols.into_iter().flatten().collect());
             Some((action, false, ports))

@@ -308,7 +308,7 @@ fn cnp_peer(random: &mut Random, odds: Odds, egress: bool) -> Value {
             json!({}),
             json!({"sameLabels": ["app"]}),
             json!({"namespaces": {}, "pods": {"namespaceSelector": {}, "podSelector": {}}}),
-            json!({"pods": {"podSelector": {}}}),
+            json!({"pods": {"namespaceSelector": {}}}),
             json!({"networks": []}),
             json!({"networks": "10.0.0.0/8"}),
             json!({"domainNames": ["example.org"]}),
@@ -318,6 +318,7 @@ fn cnp_peer(random: &mut Random, odds: Odds, egress: bool) -> Value {
     }
     match random.below(if egress { 4 } else { 2 }) {
         0 => json!({"namespaces": selector(random, odds)}),
+        1 if random.chance(20) => json!({"pods": {"podSelector": selector(random, odds)}}),
         1 => {
             json!({"pods": {"namespaceSelector": selector(random, odds), "podSelector": selector(random, odds)}})
         }
@@ -359,7 +360,7 @@ pub fn cluster_policy(name: &str, random: &mut Random, odds: Odds) -> Value {
             ("priority", json!(1001)),
             ("priority", json!("1")),
             ("subject", json!({})),
-            ("subject", json!({"pods": {"podSelector": {}}})),
+            ("subject", json!({"pods": {"namespaceSelector": {}}})),
         ]);
         spec[field] = value;
     }
