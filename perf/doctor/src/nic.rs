@@ -230,8 +230,11 @@ pub struct Device {
 pub struct Interrupt {
     /// Its name in `/proc/interrupts`.
     pub name: String,
-    /// Where it may arrive.
+    /// Where it arrives.
     pub cpus: Vec<u32>,
+    /// Where it may arrive, as it was set: what an undo restores. Empty where that can't be read.
+    #[serde(default)]
+    pub allowed: Vec<u32>,
 }
 
 impl Device {

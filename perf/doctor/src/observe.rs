@@ -163,12 +163,11 @@ fn device(name: &str, files: &Files) -> Device {
     }
     let names = if numbers.is_empty() { BTreeMap::new() } else { interrupt_names(files) };
     let interrupts = numbers.into_iter().map(|number| {
-        let list = ["effective_affinity_list", "smp_affinity_list"]
-            .iter()
-            .find_map(|file| files.text(&format!("proc/irq/{number}/{file}")))
-            .unwrap_or_default();
+        let of = |file: &str| files.text(&format!("proc/irq/{number}/{file}"));
+        let allowed = of("smp_affinity_list").unwrap_or_default();
+        let list = of("effective_affinity_list").unwrap_or_else(|| allowed.clone());
         let name = names.get(&number).cloned().unwrap_or_default();
-        (number, Interrupt { name, cpus: parse_list(&list) })
+        (number, Interrupt { name, cpus: parse_list(&list), allowed: parse_list(&allowed) })
     });
     Device {
         interrupts: interrupts.collect(),

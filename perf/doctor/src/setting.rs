@@ -108,7 +108,10 @@ impl Setting {
                     nic.napi.rps_cpus.get(&queue.parse().ok()?).cloned()
                 }
             },
-            Self::Interrupt(number) => nic.device.interrupts.get(number).map(|irq| list(&irq.cpus)),
+            Self::Interrupt(number) => {
+                let interrupt = nic.device.interrupts.get(number)?;
+                (!interrupt.allowed.is_empty()).then(|| list(&interrupt.allowed))
+            }
             Self::Machine(file) => match file.as_str() {
                 SHMEM_ENABLED => nic.host.shmem_enabled.as_deref().map(chosen),
                 _ => None,
@@ -181,7 +184,11 @@ impl Setting {
                     *nic.napi.rps_cpus.get_mut(&queue.parse().ok()?)? = value.into();
                 }
             },
-            Self::Interrupt(irq) => nic.device.interrupts.get_mut(irq)?.cpus = parse_list(value),
+            Self::Interrupt(irq) => {
+                let interrupt = nic.device.interrupts.get_mut(irq)?;
+                interrupt.allowed = parse_list(value);
+                interrupt.cpus = interrupt.allowed.clone();
+            }
             Self::Machine(file) => match file.as_str() {
                 SHMEM_ENABLED => nic.host.shmem_enabled = Some(value.into()),
                 _ => return None,

@@ -119,7 +119,10 @@ pub fn apply(
     trial: &mut dyn Trial,
     plan: &[Change],
 ) -> Result<Applied, Error> {
+    let identity = backend.identity().map_err(Error::Backend)?;
     match Journal::read(store).map_err(Error::Journal)? {
+        // The kernel has forgotten those changes.
+        Some(journal) if journal.identity.boot != identity.boot => close(store)?,
         Some(journal) if journal.after.is_some() && journal.foreign.is_none() => {
             return Err(Error::Kept);
         }
@@ -127,7 +130,6 @@ pub fn apply(
         None => {}
     }
     let before = backend.snapshot().map_err(Error::Backend)?;
-    let identity = backend.identity().map_err(Error::Backend)?;
     let plan: Vec<_> =
         plan.iter().filter(|change| before.get(&change.setting) != Some(&change.to)).collect();
     if plan.is_empty() {

@@ -305,3 +305,37 @@ fn a_file_keeps_whole_lines_and_one_holder() {
     assert_eq!(store.read().unwrap(), b"");
     std::fs::remove_dir_all(&folder).unwrap();
 }
+
+#[test]
+fn what_was_kept_before_the_machine_was_started_anew_is_no_hindrance() {
+    struct Later(Shared);
+
+    impl Backend for Later {
+        fn identity(&mut self) -> Result<Identity, String> {
+            Ok(Identity { boot: "c".into(), ..self.0.identity()? })
+        }
+
+        fn snapshot(&mut self) -> Result<Snapshot, String> {
+            self.0.snapshot()
+        }
+
+        fn get(&mut self, setting: &Setting) -> Result<String, String> {
+            self.0.get(setting)
+        }
+
+        fn set(&mut self, setting: &Setting, value: &str) -> Result<(), String> {
+            self.0.set(setting, value)
+        }
+    }
+
+    let (shared, before) = device();
+    let (mut backend, mut store) = (shared.clone(), shared.clone());
+    let plan = [Change::new(Setting::Mtu, 3498)];
+    let kept = Ok(Applied::Kept(1));
+    assert_eq!(apply(&mut backend, &mut store, &mut Verdict { good: true }, &plan), kept);
+    shared.0.borrow_mut().settings = before.clone();
+    let mut later = Later(shared.clone());
+    assert_eq!(apply(&mut later, &mut store, &mut Verdict { good: true }, &plan), kept);
+    undo(&mut later, &mut store, false).unwrap();
+    assert_eq!(shared.0.borrow().settings, before);
+}

@@ -124,17 +124,12 @@ pub fn turbo(look: &Look<'_>) -> Option<Finding> {
 }
 
 pub fn mitigations(look: &Look<'_>) -> Option<Finding> {
-    // Those that are paid with each system call or each indirect call of the kernel.
-    const DEAR: [&str; 6] =
-        ["Retpoline", "PTI", "IBRS", "untrained return thunk", "Safe RET", "Clear CPU buffers"];
     let dear: Vec<_> = look
         .nic
         .host
         .vulnerabilities
         .iter()
-        .filter(|(_, text)| {
-            text.starts_with("Mitigation") && DEAR.iter().any(|word| text.contains(word))
-        })
+        .filter(|(_, text)| is_paid_per_call(text))
         .map(|(name, _)| name.as_str())
         .collect();
     if dear.is_empty() {
@@ -143,6 +138,17 @@ pub fn mitigations(look: &Look<'_>) -> Option<Finding> {
     let seen = format!("mitigations that cost per call: {}", dear.join(", "));
     let why = "each kick and each of the kernel's indirect calls pays for them, tens of nanoseconds; in copy mode several a packet. Whether to go without is a matter of who else runs on the machine";
     Some(Finding::new("mitigations", Note, seen, why, "Documentation/admin-guide/hw-vuln").advise("only on a machine that runs nobody else's code: mitigations=off on the kernel's command line"))
+}
+
+/// Whether a mitigation is paid with each system call or each indirect call of the kernel.
+fn is_paid_per_call(text: &str) -> bool {
+    const DEAR: [&str; 6] =
+        ["Retpoline", "PTI", "IBRS", "untrained return thunk", "Safe RET", "Clear CPU buffers"];
+    // Enhanced IBRS is switched on once, at the start.
+    let text = ["Enhanced / Automatic IBRS", "Enhanced IBRS", "eIBRS"]
+        .iter()
+        .fold(text.to_owned(), |text, words| text.replace(words, ""));
+    text.starts_with("Mitigation") && DEAR.iter().any(|word| text.contains(word))
 }
 
 pub fn smt(look: &Look<'_>) -> Option<Finding> {
@@ -224,4 +230,26 @@ pub fn iommu(look: &Look<'_>) -> Option<Finding> {
         )
         .advise("iommu=pt on the kernel's command line"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_paid_per_call;
+
+    #[test]
+    fn what_is_switched_on_once_is_no_cost_per_call() {
+        for (text, paid) in [
+            (
+                "Mitigation: Enhanced / Automatic IBRS; IBPB: conditional; PBRSB-eIBRS: SW sequence",
+                false,
+            ),
+            ("Mitigation: Enhanced / Automatic IBRS + Retpolines; IBPB: conditional", true),
+            ("Mitigation: IBRS; IBPB: conditional", true),
+            ("Mitigation: Retpolines; STIBP: disabled; PBRSB-eIBRS: Not affected", true),
+            ("Mitigation: usercopy/swapgs barriers and __user pointer sanitization", false),
+            ("Vulnerable: Clear CPU buffers attempted, no microcode", false),
+        ] {
+            assert_eq!(is_paid_per_call(text), paid, "{text}");
+        }
+    }
 }

@@ -214,10 +214,14 @@ pub fn rings(look: &Look<'_>) -> Option<Finding> {
 pub fn interrupt_spread(look: &Look<'_>) -> Option<Finding> {
     let interrupts = look.nic.device.queue_interrupts();
     let queues = look.workers() as usize;
-    let used = interrupts.get(..queues.min(interrupts.len()))?;
+    let used: Vec<_> = interrupts
+        .into_iter()
+        .take(queues)
+        .filter(|(_, interrupt)| !interrupt.cpus.is_empty())
+        .collect();
     let cpus = look.nic.host.cpus.len();
     let mut by_cpu = BTreeMap::<&[u32], Vec<u32>>::new();
-    for (number, interrupt) in used {
+    for (number, interrupt) in &used {
         by_cpu.entry(&interrupt.cpus).or_default().push(*number);
     }
     let shared = by_cpu.values().map(Vec::len).max()?;
