@@ -141,7 +141,9 @@ impl Changer<'_> {
             return Ok(None);
         }
         let socket = self.stage.folder.path().join("engine.sock").display().to_string();
-        let last = (changes - 1) / AT_ONCE * AT_ONCE;
+        let Some(last) = changes.checked_sub(1).map(|last| last / AT_ONCE * AT_ONCE) else {
+            return Ok(None);
+        };
         let deadline = Instant::now() + Duration::from_secs(5);
         loop {
             let mut show = self.stage.ends.inside.command(programs::find("millrace")?);

@@ -146,7 +146,7 @@ pub struct ReconfOptions {
     #[arg(long, value_parser = units::rate)]
     pub rate: f64,
     /// Changes
-    #[arg(long, default_value_t = 10_000)]
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub changes: u64,
     /// Length of each of the two trials, without changes and with them
     #[arg(long, default_value = "60s", value_parser = units::duration)]
@@ -223,13 +223,18 @@ impl Command {
 impl RunOptions {
     fn run(&self, find: Option<Find>, task: Task) -> Result<ExitCode, String> {
         let scenario = self.scenario(find)?;
+        self.output.check()?;
         let stop = until_stopped();
         let mut progress = Progress::new(self.output.quiet);
         let certificate = run(&scenario, task, &stop, &mut progress)?;
         drop(progress);
         self.output.put(&certificate)?;
         if !certificate.complete {
-            return Ok(ExitCode::from(130));
+            if stop.load(Ordering::Relaxed) {
+                return Ok(ExitCode::from(130));
+            }
+            let why = certificate.warnings.last().cloned();
+            return Err(why.unwrap_or_else(|| "not all was measured".into()));
         }
         let foreign = certificate.figures().into_iter().find(|figure| figure.not_the_devices);
         if let Some(figure) = foreign.filter(|_| self.strict) {
@@ -300,6 +305,18 @@ impl RunOptions {
 }
 
 impl Output {
+    /// Fails where the result could not be written: better before it is measured than after.
+    fn check(&self) -> Result<(), String> {
+        let Some(path) = &self.output else { return Ok(()) };
+        if path.is_dir() {
+            return Err(format!("--output {}: it is a folder", path.display()));
+        }
+        let part = part_of(path);
+        let error = |e: std::io::Error| format!("--output {}: {e}", path.display());
+        std::fs::File::create(&part).map_err(error)?;
+        std::fs::remove_file(&part).map_err(error)
+    }
+
     fn put(&self, certificate: &Certificate) -> Result<(), String> {
         let text = serde_json::to_string_pretty(certificate).map_err(|e| e.to_string())? + "\n";
         if let Some(path) = &self.output {
@@ -316,10 +333,15 @@ impl Output {
 /// Writes a file whole: a reader never sees half of it.
 pub fn write(path: &Path, text: &str) -> Result<(), String> {
     let error = |e: std::io::Error| format!("{}: {e}", path.display());
-    let mut part = path.as_os_str().to_owned();
-    part.push(".part");
+    let part = part_of(path);
     std::fs::write(&part, text).map_err(error)?;
     std::fs::rename(&part, path).map_err(error)
+}
+
+fn part_of(path: &Path) -> PathBuf {
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
+    part.into()
 }
 
 fn sink(interface: &str, reflect: bool) -> Result<(), millrace_xsk::Error> {

@@ -147,9 +147,9 @@ pub fn differences(a: &Certificate, b: &Certificate) -> Vec<Difference> {
     }
     for (certificate, name) in [(a, "A"), (b, "B")] {
         if !certificate.complete {
-            let text = |complete| if complete { "complete" } else { "interrupted" }.to_owned();
+            let text = |complete| if complete { "complete" } else { "cut short" }.to_owned();
             found.push(Difference {
-                what: format!("{name} was interrupted"),
+                what: format!("{name} was cut short"),
                 a: text(a.complete),
                 b: text(b.complete),
                 blocks: false,
@@ -198,8 +198,16 @@ fn judge(
             Some(format!("{which} has values that are not the device's limit")),
         );
     }
+    let enough = a.values.len() > 1 && b.values.len() > 1;
+    if enough && median(&a.values) == Some(0.0) {
+        return from_zero(a, b, p);
+    }
     let (Some(ratio), Some((low, high)), Some(p)) = (ratio, interval, p) else {
-        return (Verdict::Inconclusive, Some("needs at least two rounds in each".into()));
+        let why = match enough {
+            true => "the first is 0 in some rounds: no interval of the ratio",
+            false => "needs at least two rounds in each",
+        };
+        return (Verdict::Inconclusive, Some(why.into()));
     };
     if p < LEVEL && (low > 1.0 || high < 1.0) {
         let better = (ratio > 1.0) == a.more_is_better;
@@ -217,6 +225,20 @@ fn judge(
         false => format!("too much noise: the ratio is between {low:.3} and {high:.3}"),
     };
     (Verdict::Inconclusive, Some(why))
+}
+
+/// There is no ratio to zero, and no margin: only whether chance explains the change.
+fn from_zero(a: &Figure, b: &Figure, p: Option<f64>) -> (Verdict, Option<String>) {
+    if a.values.iter().chain(&b.values).all(|value| *value == 0.0) {
+        return (Verdict::Same, None);
+    }
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let more = mean(&b.values) > mean(&a.values);
+    match p.is_some_and(|p| p < LEVEL) {
+        true if more == a.more_is_better => (Verdict::Better, None),
+        true => (Verdict::Worse, None),
+        false => (Verdict::Inconclusive, Some("the first is 0: no ratio".into())),
+    }
 }
 
 /// Of samples of which one lies wholly above the other: 2 / C(n + m, n).
@@ -336,6 +358,21 @@ mod tests {
             assert_eq!(verdict(&before, &noisy(seed + 100, 1.1e6, 0.02, 8)), Verdict::Better);
             assert_eq!(verdict(&before, &noisy(seed + 100, 0.9e6, 0.02, 8)), Verdict::Worse);
         }
+    }
+
+    #[test]
+    fn a_change_from_zero_is_judged_without_a_ratio() {
+        let judged = |a: &[f64], b: &[f64]| {
+            let comparison = compare(&certificate(a), &certificate(b), 0.03, false);
+            (comparison.figures[0].verdict, comparison.figures[0].why.clone().unwrap_or_default())
+        };
+        assert_eq!(judged(&[0.0; 5], &[0.0; 5]).0, Verdict::Same);
+        assert_eq!(judged(&[0.0; 5], &[5.0, 6.0, 7.0, 8.0, 9.0]).0, Verdict::Better);
+        assert_eq!(judged(&[5.0, 6.0, 7.0, 8.0, 9.0], &[0.0; 5]).0, Verdict::Worse);
+        let (verdict, why) = judged(&[0.0, 0.0, 0.0], &[0.0, 0.0, 5.0]);
+        assert_eq!(verdict, Verdict::Inconclusive);
+        assert!(why.contains("the first is 0"), "{why}");
+        assert!(judged(&[0.0], &[5.0]).1.contains("two rounds"));
     }
 
     #[test]

@@ -50,6 +50,9 @@ pub struct Cpu {
     pub governor: String,
     /// Whether two threads share a core.
     pub smt: String,
+    /// Whether it may go above its nominal frequency: `on`, `off`.
+    #[serde(default = "unknown")]
+    pub turbo: String,
     /// NUMA nodes.
     pub nodes: String,
     /// Whether this is a guest.
@@ -122,6 +125,7 @@ impl Fingerprint {
             microcode: field("microcode"),
             governor: governors(&root.join("sys/devices/system/cpu")),
             smt: line("sys/devices/system/cpu/smt/control"),
+            turbo: turbo(&root.join("sys/devices/system/cpu")),
             nodes: line("sys/devices/system/node/online"),
             virtual_machine: flags.split(' ').any(|flag| flag == "hypervisor"),
         };
@@ -176,6 +180,7 @@ impl Fingerprint {
         text("microcode", &a.microcode, &b.microcode, true);
         text("governor", &a.governor, &b.governor, true);
         text("SMT", &a.smt, &b.smt, true);
+        text("turbo", &a.turbo, &b.turbo, true);
         text("NUMA nodes", &a.nodes, &b.nodes, true);
         text(
             "virtual machine",
@@ -266,6 +271,17 @@ fn governors(folder: &Path) -> String {
         // A guest's host decides.
         true => "none".into(),
         false => all.into_iter().collect::<Vec<_>>().join(", "),
+    }
+}
+
+/// Intel's driver says what is off, all others what is on.
+fn turbo(folder: &Path) -> String {
+    let no_turbo = first_line(&folder.join("intel_pstate/no_turbo"));
+    let boost = first_line(&folder.join("cpufreq/boost"));
+    match (no_turbo.as_str(), boost.as_str()) {
+        ("0", _) | ("unknown", "1") => "on".into(),
+        ("1", _) | ("unknown", "0") => "off".into(),
+        _ => unknown(),
     }
 }
 
@@ -364,6 +380,8 @@ mod tests {
             ),
             ("sys/devices/system/cpu/vulnerabilities/new", "Vulnerable\n", "mitigation new"),
             ("proc/meminfo", "MemTotal:       15000000 kB\n", "memory"),
+            ("sys/devices/system/cpu/intel_pstate/no_turbo", "1\n", "turbo"),
+            ("sys/devices/system/cpu/cpufreq/boost", "1\n", "turbo"),
             ("proc/cmdline", "quiet\n", "boot parameters"),
             (
                 "sys/kernel/mm/transparent_hugepage/enabled",

@@ -40,6 +40,8 @@ pub struct Stream {
 pub struct Trial {
     /// The counts that a search needs.
     pub outcome: Outcome,
+    /// Seconds that it really sent for, as far as can be told: not less than they were.
+    pub lasted: f64,
     /// Received more than once.
     pub duplicated: u64,
     /// Received out of order.
@@ -113,9 +115,7 @@ impl Source<'_> {
         command.args(["--dst", &format!("{first}-{last}"), "--dst-port", &port.to_string()]);
         command.args(["--size", &self.stream.frame.to_string()]);
         command.args(["--dst-mac", &self.ends.inside.mac, "--src-mac", &tx.mac]);
-        let on = |cpu: usize, queues: u32| {
-            (0..queues).map(|_| cpu.to_string()).collect::<Vec<_>>().join(",")
-        };
+        let on = |cpu: usize, queues: u32| spread(cpu, queues, cpus_here());
         command.args(["--cpus-tx", &on(self.cpus.generator, queues)]);
         if let Some(cpu) = self.cpus.receiver {
             command.args(["--cpus-rx", &on(cpu, queues)]);
@@ -152,7 +152,14 @@ impl Source<'_> {
         let before = (sent()?, received()?);
         let mut running = Running::start(&mut offer, self.logs.join("offer.log"))?;
         let spawned = Instant::now();
-        while sent()? == before.0 {
+        // Of a rate that was reached no more is claimed than that: the time from the last look that saw nothing.
+        let mut quiet = spawned;
+        loop {
+            let now = Instant::now();
+            if sent()? != before.0 {
+                break;
+            }
+            quiet = now;
             running.check()?;
             if spawned.elapsed() > Duration::from_secs(10) {
                 return Err("the generator sent nothing in 10 s".into());
@@ -166,7 +173,7 @@ impl Source<'_> {
         }
         running.check()?;
         drop(running);
-        let lasted = began.elapsed().as_secs_f64();
+        let (lasted, at_most) = (began.elapsed().as_secs_f64(), quiet.elapsed().as_secs_f64());
         let mut after = (sent()?, received()?);
         // What is under way.
         for _ in 0..20 {
@@ -183,6 +190,7 @@ impl Source<'_> {
             rate.is_some_and(|rate| (sent as f64) < rate * lasted * (1.0 - XDP_TOLERANCE));
         Ok(Trial {
             outcome: Outcome { duration: seconds, sent, received, limited },
+            lasted: at_most,
             duplicated: 0,
             reordered: 0,
             latency: None,
@@ -190,6 +198,17 @@ impl Source<'_> {
             warnings: Vec::new(),
         })
     }
+}
+
+/// Each queue on a CPU of its own, from `cpu` on, as far as there are some.
+fn spread(cpu: usize, queues: u32, cpus: usize) -> String {
+    let next = |queue: usize| if cpu + queue < cpus { cpu + queue } else { cpu };
+    (0..queues as usize).map(|queue| next(queue).to_string()).collect::<Vec<_>>().join(",")
+}
+
+fn cpus_here() -> usize {
+    // This process may be kept to some of them; where it sends is the scenario's to say.
+    core_affinity::get_core_ids().and_then(|ids| ids.iter().map(|id| id.id + 1).max()).unwrap_or(1)
 }
 
 /// What a trial that Ctrl-C ended says.
@@ -269,6 +288,7 @@ impl Report {
                 received,
                 limited: short || (blind && rate.is_some()),
             },
+            lasted: seconds,
             duplicated: total.duplicated,
             reordered: total.reordered,
             latency: self.latency,
@@ -291,6 +311,13 @@ mod tests {
             "latency": null, "seconds": [{{"completed": 10, "received": 9}}, {{"completed": 1, "received": 2}}]}}"#
         );
         serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn queues_have_cpus_of_their_own_as_far_as_there_are_some() {
+        assert_eq!(spread(2, 1, 4), "2");
+        assert_eq!(spread(0, 4, 4), "0,1,2,3");
+        assert_eq!(spread(2, 3, 4), "2,3,2");
     }
 
     #[test]

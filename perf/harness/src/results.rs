@@ -229,8 +229,10 @@ pub struct Figure {
     pub more_is_better: bool,
     /// Packets a second, or nanoseconds.
     pub unit: Unit,
-    /// One value a round.
+    /// One value a round that has one.
     pub values: Vec<f64>,
+    /// The round of each, from 0.
+    pub rounds: Vec<usize>,
     /// Whether any of them is not the device's.
     pub not_the_devices: bool,
 }
@@ -263,37 +265,54 @@ impl Certificate {
         let mut figures: Vec<Figure> = Vec::new();
         for device in &self.devices {
             for point in &device.points {
-                let mut add = |what: String, unit: Unit, value: f64, foreign: bool| {
-                    let known = figures.iter_mut().find(|figure| {
-                        figure.device == device.name
-                            && figure.frame == point.frame
-                            && figure.what == what
-                    });
-                    match known {
-                        Some(figure) => {
-                            figure.values.push(value);
-                            figure.not_the_devices |= foreign;
+                let mut add =
+                    |number: usize, what: String, unit: Unit, value: f64, foreign: bool| {
+                        let known = figures.iter_mut().find(|figure| {
+                            figure.device == device.name
+                                && figure.frame == point.frame
+                                && figure.what == what
+                        });
+                        match known {
+                            Some(figure) => {
+                                figure.values.push(value);
+                                figure.rounds.push(number);
+                                figure.not_the_devices |= foreign;
+                            }
+                            None => figures.push(Figure {
+                                device: device.name.clone(),
+                                frame: point.frame,
+                                what,
+                                more_is_better: unit == Unit::Rate,
+                                unit,
+                                values: vec![value],
+                                rounds: vec![number],
+                                not_the_devices: foreign,
+                            }),
                         }
-                        None => figures.push(Figure {
-                            device: device.name.clone(),
-                            frame: point.frame,
-                            what,
-                            more_is_better: unit == Unit::Rate,
-                            unit,
-                            values: vec![value],
-                            not_the_devices: foreign,
-                        }),
-                    }
-                };
+                    };
                 // What arrives under overload is near the generator's own limit as well.
                 let limit = self.calibration.iter().find(|c| c.frame == point.frame);
                 let near = limit.map_or(f64::INFINITY, |c| c.limit * (1.0 - MARGIN));
-                for round in &point.rounds {
-                    round.figures(near, &mut add);
+                for (number, round) in point.rounds.iter().enumerate() {
+                    round.figures(near, &mut |what, unit, value, foreign| {
+                        add(number, what, unit, value, foreign);
+                    });
                 }
             }
         }
         figures
+    }
+}
+
+impl Figure {
+    /// Each of these values over the other's of the same round, where both have one: neighbors in time are compared.
+    pub fn over(&self, base: &Self) -> Vec<f64> {
+        let of = |round: &usize| {
+            let at = base.rounds.iter().position(|other| other == round)?;
+            base.values.get(at).copied().filter(|value| *value > 0.0)
+        };
+        let pairs = self.values.iter().zip(&self.rounds);
+        pairs.filter_map(|(value, round)| Some(value / of(round)?)).collect()
     }
 }
 
@@ -447,6 +466,16 @@ pub(crate) mod tests {
             std::fs::write(file, &ours).unwrap();
         }
         assert!(ours == JSON_SCHEMA, "run the test again with MILLRACE_WRITE_SCHEMA=1");
+    }
+
+    #[test]
+    fn values_are_paired_by_their_round_also_where_one_has_none() {
+        let (mut slow, fast) = (certificate(&[1e6, 2e6, 4e6]), certificate(&[2e6, 4e6, 8e6]));
+        slow.devices[0].points[0].rounds[0].bounds[0].bounds.lower = None;
+        let (slow, fast) = (slow.figures().remove(0), fast.figures().remove(0));
+        assert_eq!((slow.values.len(), slow.rounds.clone()), (2, vec![1, 2]));
+        assert_eq!(fast.over(&slow), [2.0, 2.0]);
+        assert_eq!(slow.over(&fast), [0.5, 0.5]);
     }
 
     #[test]

@@ -45,7 +45,8 @@ pub enum Task {
     },
 }
 
-/// Runs a scenario. On Ctrl-C (`stop`) the certificate has what was finished, and says that it is not complete.
+/// Runs a scenario. On Ctrl-C (`stop`), and after a failure once something was finished, the certificate has what was finished,
+/// says that it is not complete, and why.
 pub fn run(
     scenario: &Scenario,
     task: Task,
@@ -81,7 +82,8 @@ pub fn run(
         Err(why) if why == INTERRUPTED => {
             certificate.warnings.push("interrupted: what follows was not measured".into());
         }
-        Err(why) => return Err(why),
+        Err(why) if certificate.devices.is_empty() => return Err(why),
+        Err(why) => certificate.warnings.push(format!("what follows was not measured: {why}")),
     }
     Ok(certificate)
 }
@@ -108,7 +110,7 @@ impl<'a> Run<'a> {
                     let most = certificate.calibration.iter().find(|c| c.frame == *frame);
                     let most = most.map(|c| c.limit).or_else(|| self.known_limit());
                     let label = format!("{} {frame} B round {round}", named.name());
-                    let (measured, path) = self.round(named, *frame, most, &label)?;
+                    let (measured, path, ended) = self.round(named, *frame, most, &label)?;
                     let device = place_of(certificate, named);
                     device.path = path;
                     match device.points.iter_mut().find(|point| point.frame == *frame) {
@@ -117,6 +119,7 @@ impl<'a> Run<'a> {
                             device.points.push(Point { frame: *frame, rounds: vec![measured] });
                         }
                     }
+                    ended?;
                 }
             }
         }
@@ -151,7 +154,7 @@ impl<'a> Run<'a> {
         for _ in 0..3 {
             let trial =
                 source.trial(None, self.scenario.measure.final_trial.as_secs_f64().min(1.0))?;
-            trials.push(trial.outcome.received as f64 / trial.outcome.duration);
+            trials.push(trial.outcome.received as f64 / trial.lasted);
         }
         let limit = median(&trials).ok_or("no trial")?;
         if limit <= 0.0 {
@@ -177,14 +180,14 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// One device, one frame size, once.
+    /// One device, one frame size, once. What was measured counts also where it ended before its time, with an error of its own.
     fn round(
         &mut self,
         named: &Named,
         frame: u32,
         most: Option<f64>,
         label: &str,
-    ) -> Result<(Round, crate::results::Path), String> {
+    ) -> Result<(Round, crate::results::Path, Result<(), String>), String> {
         self.progress.passing(&format!("{label}: setting up"));
         let mut stage = Stage::set_up(&named.device, self.scenario, named.device.kind())?;
         let services = named.device.has_services();
@@ -205,7 +208,11 @@ impl<'a> Run<'a> {
             }
             Task::Soak { rate, seconds, target } => {
                 let source = self.source(&stage.ends, &stage.folder, frame, services);
-                round.soak = Some(self.soak(&source, rate, seconds, target, label)?);
+                let (soak, ended) = self.soak(&source, rate, seconds, target, label)?;
+                round.soak = Some(soak);
+                if ended.is_err() {
+                    return Ok((round, path, ended));
+                }
             }
             Task::Reconf { rate, changes, seconds } => {
                 let source = self.source(&stage.ends, &stage.folder, frame, services);
@@ -222,7 +229,7 @@ impl<'a> Run<'a> {
             }
         }
         stage.check()?;
-        Ok((round, path))
+        Ok((round, path, Ok(())))
     }
 
     /// Until the device forwards: its tables may come later than its sockets.
@@ -255,7 +262,7 @@ impl<'a> Run<'a> {
                 self.progress.passing(&format!("{label}: MRR trial {n}"));
                 let source = self.source(&stage.ends, &stage.folder, frame, services);
                 let trial = source.trial(None, measure.final_trial.as_secs_f64())?;
-                round.mrr.push(trial.outcome.received as f64 / trial.outcome.duration);
+                round.mrr.push(trial.outcome.received as f64 / trial.lasted);
             }
             let median = median(&round.mrr).unwrap_or(0.0);
             self.progress.staying(&format!("{label}: MRR {}", show_rate(median)));
@@ -266,8 +273,9 @@ impl<'a> Run<'a> {
             // device runs on the sender's CPU, so that this is less than without one.
             self.progress.passing(&format!("{label}: overload"));
             let length = measure.initial_trial.as_secs_f64();
-            let overload = source.trial(None, length)?.outcome;
-            let second = |packets: u64| packets as f64 / length;
+            let trial = source.trial(None, length)?;
+            let overload = trial.outcome;
+            let second = |packets: u64| packets as f64 / trial.lasted;
             let can = second(overload.sent).max(measure.min * 2.0);
             let limits = Limits {
                 min: measure.min,
@@ -352,6 +360,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// The outer error is that nothing was measured, the inner one that it ended before its time.
     fn soak(
         &mut self,
         source: &Source<'_>,
@@ -359,25 +368,60 @@ impl<'a> Run<'a> {
         seconds: f64,
         target: f64,
         label: &str,
-    ) -> Result<crate::soak::Soak, String> {
+    ) -> Result<(crate::soak::Soak, Result<(), String>), String> {
         // Parts, so that Ctrl-C and a generator that falls short cost one of them only.
         const PART: f64 = 10.0;
-        let mut intervals = Vec::new();
-        let mut left = seconds;
-        while left > 0.05 {
-            let part = left.min(PART);
-            let lost: u64 = intervals.iter().map(|i: &crate::soak::Interval| i.lost).sum();
+        let mut intervals: Vec<crate::soak::Interval> = Vec::new();
+        let mut done = 0.0;
+        let mut ended = Ok(());
+        while seconds - done > 0.05 {
+            let left: f64 = seconds - done;
+            let lost: u64 = intervals.iter().map(|i| i.lost).sum();
             self.progress.passing(&format!("{label}: soak, {left:.0} s left, {lost} lost"));
-            let trial = source.trial(Some(rate), part)?;
-            if trial.outcome.limited {
-                return Err(format!("{label}: the generator can't keep to {}", show_rate(rate)));
+            let part = left.min(PART);
+            let (trial, short) = repeated(|| source.trial(Some(rate), part));
+            if short > 0 {
+                self.warnings.push(format!(
+                    "{label}: {short} parts of the soak thrown away after {done:.0} s, since the generator did not keep to {}",
+                    show_rate(rate)
+                ));
             }
-            let lost = trial.outcome.sent.saturating_sub(trial.outcome.received);
-            intervals.push(crate::soak::Interval { sent: trial.outcome.sent, lost });
-            left -= part;
+            match trial {
+                Ok(Some(trial)) => {
+                    let lost = trial.outcome.sent.saturating_sub(trial.outcome.received);
+                    intervals.push(crate::soak::Interval { sent: trial.outcome.sent, lost });
+                    done += part;
+                }
+                Ok(None) => {
+                    ended =
+                        Err(format!("{label}: the generator can't keep to {}", show_rate(rate)));
+                    break;
+                }
+                Err(why) => {
+                    ended = Err(why);
+                    break;
+                }
+            }
         }
-        Ok(crate::soak::Soak::of(rate, seconds, &intervals, target))
+        match ended {
+            Err(why) if intervals.is_empty() => Err(why),
+            ended => Ok((crate::soak::Soak::of(rate, done, &intervals, target), ended)),
+        }
     }
+}
+
+/// A trial that the generator kept to its rate in, the first of up to three, and how many were thrown away before.
+fn repeated(
+    mut trial: impl FnMut() -> Result<crate::generator::Trial, String>,
+) -> (Result<Option<crate::generator::Trial>, String>, u32) {
+    for short in 0..3 {
+        match trial() {
+            Ok(trial) if trial.outcome.limited => {}
+            Ok(trial) => return (Ok(Some(trial)), short),
+            Err(why) => return (Err(why), short),
+        }
+    }
+    (Ok(None), 3)
 }
 
 /// The search's view of a source.
@@ -464,4 +508,33 @@ fn method(scenario: &Scenario, task: Task) -> BTreeMap<String, String> {
         }
     }
     method
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generator::Trial;
+
+    fn trial(limited: bool) -> Trial {
+        let outcome = Outcome { duration: 1.0, sent: 10, received: 10, limited };
+        let (latency, seconds, warnings) = (None, Vec::new(), Vec::new());
+        Trial { outcome, lasted: 1.0, duplicated: 0, reordered: 0, latency, seconds, warnings }
+    }
+
+    #[test]
+    fn a_part_that_fell_short_is_repeated_a_few_times() {
+        let after = |short: u32| {
+            let mut calls = 0;
+            let (found, thrown) = repeated(|| {
+                calls += 1;
+                Ok(trial(calls <= short))
+            });
+            (found.unwrap().is_some(), thrown, calls)
+        };
+        assert_eq!(after(0), (true, 0, 1));
+        assert_eq!(after(2), (true, 2, 3));
+        assert_eq!(after(3), (false, 3, 3));
+        let (failed, thrown) = repeated(|| Err(INTERRUPTED.into()));
+        assert_eq!((failed.err().as_deref(), thrown), (Some(INTERRUPTED), 0));
+    }
 }

@@ -1,10 +1,15 @@
 //! A program beside this one.
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
-/// A program that is told to end, and waited for, when dropped.
+/// How long a program has to end by itself.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// A program that is told to end when dropped, with all that it started, and is ended if it does not.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
@@ -15,7 +20,7 @@ impl Running {
     /// Starts it; what it prints as errors goes to `log`.
     pub fn start(command: &mut Command, log: PathBuf) -> Result<Self, String> {
         let file = fs::File::create(&log).map_err(|e| format!("{}: {e}", log.display()))?;
-        let child = command.stdout(Stdio::null()).stderr(file).spawn();
+        let child = command.stdout(Stdio::null()).stderr(file).process_group(0).spawn();
         Ok(Self { child: child.map_err(|e| format!("{:?}: {e}", command.get_program()))?, log })
     }
 
@@ -27,7 +32,8 @@ impl Running {
     ) -> Result<Self, String> {
         let create =
             |path: &PathBuf| fs::File::create(path).map_err(|e| format!("{}: {e}", path.display()));
-        let child = command.stdout(create(&out)?).stderr(create(&log)?).spawn();
+        let (out, errors) = (create(&out)?, create(&log)?);
+        let child = command.stdout(out).stderr(errors).process_group(0).spawn();
         Ok(Self { child: child.map_err(|e| format!("{:?}: {e}", command.get_program()))?, log })
     }
 
@@ -51,8 +57,59 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        let _ = self.child.wait();
+        use rustix::process::{Pid, Signal, kill_process_group};
+        // Once waited for, its number may be another's.
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return;
+        }
+        let group = Pid::from_child(&self.child);
+        let _ = kill_process_group(group, Signal::TERM);
+        let deadline = Instant::now() + PATIENCE;
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if Instant::now() > deadline {
+                let _ = kill_process_group(group, Signal::KILL);
+                let _ = self.child.wait();
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::folder::Folder;
+
+    #[test]
+    fn a_program_that_ignores_the_signal_is_ended_with_what_it_started() {
+        let folder = Folder::create("running").unwrap();
+        let file = |name: &str| folder.path().join(name);
+        let mut command = Command::new("sh");
+        command.args(["-c", "trap '' TERM; sleep 60 & echo $! > \"$0\"; while :; do wait; done"]);
+        command.arg(file("pid"));
+        let running = Running::start(&mut command, file("log")).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let started = loop {
+            let text = fs::read_to_string(file("pid")).unwrap_or_default();
+            if text.ends_with('\n') {
+                break text.trim().to_owned();
+            }
+            assert!(Instant::now() < deadline, "it did not start");
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let began = Instant::now();
+        drop(running);
+        assert!(began.elapsed() >= PATIENCE && began.elapsed() < Duration::from_secs(30));
+        // Gone, or dead and not yet waited for by whoever inherits it.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let state = fs::read_to_string(format!("/proc/{started}/stat")).unwrap_or_default();
+            if state.is_empty() || state.contains(") Z ") {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{state}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }

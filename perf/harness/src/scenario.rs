@@ -363,6 +363,8 @@ impl Named {
 
 /// The smallest frame and the largest.
 const FRAMES: std::ops::RangeInclusive<u32> = 64..=9018;
+/// The longest frame of pktgen: a chunk less its headroom.
+const PKTGEN_MOST: u32 = 3840;
 
 impl Scenario {
     /// From a file's text, checked.
@@ -405,6 +407,13 @@ impl Scenario {
                     "traffic.frames has {frame}: generator \"xdp\" sends 64 bytes"
                 ));
             }
+        }
+        if traffic.generator == Generator::Pktgen
+            && let Some(frame) = traffic.frames.iter().find(|frame| **frame > PKTGEN_MOST)
+        {
+            return Err(format!(
+                "traffic.frames has {frame}: generator \"pktgen\" sends {PKTGEN_MOST} bytes at most"
+            ));
         }
         if !traffic.flows.is_power_of_two() || traffic.flows > 16_384 {
             return Err(format!("traffic.flows = {}: a power of two up to 16384", traffic.flows));
@@ -519,6 +528,12 @@ mod tests {
             ("[[device]]\nkind = \"bare\"\ncolor = 1\n".into(), "color"),
             (format!("rounds = 0\n{bare}"), "rounds"),
             (format!("[traffic]\nframes = [1600]\n{bare}"), "1600"),
+            (
+                format!(
+                    "[topology]\nkind = \"veth\"\nmtu = 9000\n[traffic]\nframes = [3841]\n{bare}"
+                ),
+                "3840",
+            ),
             (format!("[traffic]\nflows = 100\n{bare}"), "flows"),
             (format!("[traffic]\ngenerator = \"xdp\"\nframes = [128]\n{bare}"), "xdp"),
             (format!("[measure]\nlatency = [1.5]\n{bare}"), "1.5"),

@@ -111,6 +111,8 @@ pub fn run(
         for (frame, leave) in left {
             send(&umem, &mut line, frame, leave, out, &mut pool);
         }
+        let stuck = drain(out, &mut pool).min(line.truth.sent);
+        (0..stuck).for_each(|_| line.failed(false));
     }
     line.truth.kernel_dropped = from.dropped();
     for socket in sides.into_iter().flat_map(|side| side.sockets) {
@@ -209,6 +211,21 @@ fn transmit(out: &mut Socket, frame: Frame, pool: &mut Pool) -> Result<(), Frame
     Err(frame)
 }
 
+/// Waits until all that is on the ring has left. Returns how many the kernel did not take within a second.
+fn drain(out: &mut Socket, pool: &mut Pool) -> u64 {
+    let deadline = Instant::now() + Duration::from_secs(1);
+    loop {
+        out.flush();
+        out.reap(pool);
+        let holdings = out.holdings();
+        if holdings.tx + holdings.completion + holdings.in_flight == 0 || Instant::now() > deadline
+        {
+            return u64::from(holdings.tx);
+        }
+        std::thread::sleep(NAP);
+    }
+}
+
 /// The other direction, untouched.
 fn back(from: &mut Side, to: &mut Side, pool: &mut Pool) -> usize {
     let Some(out) = to.sockets.first_mut() else { return 0 };
@@ -225,9 +242,29 @@ fn back(from: &mut Side, to: &mut Side, pool: &mut Pool) -> usize {
     came
 }
 
-/// Whether the plan applies: IPv4, IPv6 and tagged frames.
+/// Whether the plan applies: IPv4, IPv6 and tagged frames, without what the kernels say to each other over IPv6.
 fn is_judged(frame: &[u8]) -> bool {
     matches!(frame.get(12..14), Some([0x08, 0x00] | [0x86, 0xdd] | [0x81, 0x00] | [0x88, 0xa8]))
+        && !is_kernels_own(frame)
+}
+
+/// Neighbor discovery, router messages and multicast listener messages: they come when they like, as ARP does.
+fn is_kernels_own(frame: &[u8]) -> bool {
+    const HOP_BY_HOP: u8 = 0;
+    const ICMPV6: u8 = 58;
+    let mut at = 12;
+    while at < 20 && matches!(frame.get(at..at + 2), Some([0x81, 0x00] | [0x88, 0xa8])) {
+        at += 4;
+    }
+    if frame.get(at..at + 2) != Some(&[0x86, 0xdd]) {
+        return false;
+    }
+    // The next header, and the first byte after the IPv6 header: ICMPv6's type, or the header after the options.
+    match (frame.get(at + 8), frame.get(at + 42)) {
+        (Some(&ICMPV6), Some(kind)) => matches!(kind, 130..=137 | 143),
+        (Some(&HOP_BY_HOP), Some(next)) => *next == ICMPV6,
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -242,5 +279,29 @@ mod tests {
             assert_eq!(is_judged(&frame), judged);
         }
         assert!(!is_judged(&frame[..13]));
+    }
+
+    #[test]
+    fn what_kernels_say_to_each_other_over_ipv6_is_not_judged() {
+        let frame = |tags: usize, next: u8, first: u8| {
+            let mut frame = vec![0_u8; 12];
+            (0..tags).for_each(|_| frame.extend([0x81, 0x00, 0, 5]));
+            frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 24, next, 255]);
+            frame.extend([0; 32]);
+            frame.extend([first, 0, 0, 0]);
+            frame
+        };
+        for tags in 0..=2 {
+            for kind in [130, 133, 134, 135, 136, 137, 143] {
+                assert!(!is_judged(&frame(tags, 58, kind)), "{kind} behind {tags} tags");
+            }
+            // Echo, errors, UDP, options before UDP.
+            for (next, first) in [(58, 128), (58, 129), (58, 1), (58, 138), (17, 135), (0, 17)] {
+                assert!(is_judged(&frame(tags, next, first)), "{next} {first}");
+            }
+            assert!(!is_judged(&frame(tags, 0, 58)));
+        }
+        // Cut short before its type, it is a packet like any other.
+        assert!(is_judged(&frame(0, 58, 135)[..54]));
     }
 }

@@ -19,7 +19,7 @@ pub struct Truth {
     pub reordered: u64,
     /// Put on the wire, second copies included.
     pub sent: u64,
-    /// Forwarded without a look at the plan: neither IPv4, IPv6 nor tagged. Not among the others.
+    /// Forwarded without a look at the plan: neither IPv4, IPv6 nor tagged, or neighbor and multicast listener messages of IPv6. Not among the others.
     pub passed: u64,
     /// Dropped by the kernel before they reached this forwarder (ring full, too large): not among the others.
     pub kernel_dropped: u64,

@@ -213,8 +213,7 @@ pub fn ratios(certificate: &Certificate, base: &str, all: bool) -> Option<String
         if !all && Some(figure.frame) != sizes().min() && Some(figure.frame) != sizes().max() {
             continue;
         }
-        let pairs = figure.values.iter().zip(&other.values).filter(|(_, b)| **b > 0.0);
-        let values: Vec<f64> = pairs.map(|(a, b)| a / b).collect();
+        let values = figure.over(other);
         let Some(spread) = Spread::of(&values) else { continue };
         let doubtful = figure.not_the_devices || other.not_the_devices;
         rows.push((figure, spread, values.len(), doubtful));
