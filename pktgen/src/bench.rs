@@ -214,7 +214,10 @@ fn measure(
 
 fn generate(worker: &mut Worker<Streams>, stop: &AtomicBool) -> io::Result<f64> {
     let started = Instant::now();
-    let outcome = worker.run(stop)?;
+    let outcome = worker.run(stop);
+    if let Some(error) = outcome.error {
+        return Err(error);
+    }
     let sent = outcome.sent.first().map_or(0, |s| s.completed);
     Ok(sent as f64 / started.elapsed().as_secs_f64())
 }

@@ -8,7 +8,8 @@ use crate::run::RunError;
 use crate::template::Macs;
 use crate::units::FCS;
 use millrace_wire::Mac;
-use pcap_file::pcap::{PcapPacket, PcapWriter};
+use pcap_file::TsResolution;
+use pcap_file::pcap::{PcapHeader, PcapPacket, PcapWriter};
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io;
@@ -34,7 +35,10 @@ pub fn run(plan: &Plan, arguments: &Check) -> Result<String, RunError> {
     if let Some(path) = &arguments.pcap {
         let file = File::create(path)
             .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))?;
-        capture = Some(PcapWriter::new(file).map_err(other)?);
+        // A microsecond is many packets at high rates.
+        let header =
+            PcapHeader { ts_resolution: TsResolution::NanoSecond, ..PcapHeader::default() };
+        capture = Some(PcapWriter::with_header(file, header).map_err(other)?);
     }
     let gap = plan.rate.gap_ns(plan.mean_size(), None).unwrap_or(0.0);
     let mut text = String::new();

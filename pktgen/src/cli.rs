@@ -291,7 +291,7 @@ pub struct Tcp {
     /// Begin none after this long
     #[arg(long, value_parser = duration, default_value = "10s")]
     pub duration: Duration,
-    /// Bytes sent on each
+    /// Bytes sent on each; of `udp` 1 to 1024
     #[arg(long, value_parser = count, default_value = "64")]
     pub request: u64,
     /// Bytes awaited on each before it is closed; the server may send more
@@ -300,7 +300,7 @@ pub struct Tcp {
     /// Give one up after this long
     #[arg(long, value_parser = duration, default_value = "5s")]
     pub timeout: Duration,
-    /// Seed of ports and sequence numbers
+    /// Seed of ports and sequence numbers, beside the time: no two runs have the same
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     #[command(flatten)]

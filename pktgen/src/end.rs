@@ -222,8 +222,9 @@ impl End {
                     if let Some((address, mac)) = neighbor::learn(frame) {
                         known.insert(address, mac);
                     } else {
-                        sender
-                            .write(0, |out| responder.answer(frame, out).map_or(0, |(len, _)| len));
+                        sender.write(UNCOUNTED, |out| {
+                            responder.answer(frame, out).map_or(0, |(len, _)| len)
+                        });
                     }
                 });
                 sender.send().map_err(failed)?;

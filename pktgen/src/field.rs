@@ -72,6 +72,30 @@ impl Spec {
         }
     }
 
+    /// The values that there are, as ranges without gaps, in order.
+    ///
+    /// A stepped range of more than 64 Ki values is told as one from its least to its greatest.
+    pub fn ranges(&self) -> Vec<(u128, u128)> {
+        const MOST: u128 = 1 << 16;
+        let (first, last) = self.bounds();
+        let mut values: Vec<u128> = match self {
+            Self::Range { step, .. } if *step > 1 && (last - first) / step < MOST => {
+                (0..=(last - first) / step).map(|n| first + n * step).collect()
+            }
+            Self::Sequence { values, .. } | Self::List(values) => values.clone(),
+            _ => return vec![(first, last)],
+        };
+        values.sort_unstable();
+        let mut ranges: Vec<(u128, u128)> = Vec::new();
+        for value in values {
+            match ranges.last_mut() {
+                Some((_, last)) if value - *last <= 1 => *last = value,
+                _ => ranges.push((value, value)),
+            }
+        }
+        ranges
+    }
+
     /// Mean of the values.
     pub fn mean(&self) -> f64 {
         match self {
@@ -264,9 +288,22 @@ mod tests {
         assert_eq!(take(&sequence, Share::ALL, 5), [5, 3, 9, 5, 3]);
         // Pinned: the same seed gives the same packets in every version.
         let random = Spec::Random { first: 1024, last: 65535 };
-        assert_eq!(take(&random, Share::ALL, 4), take(&random, Share::ALL, 4));
+        assert_eq!(take(&random, Share::ALL, 4), [24776, 61895, 3943, 51178]);
         let list = take(&Spec::List(vec![53, 80, 443]), Share::ALL, 300);
         assert!([53, 80, 443].iter().all(|v| list.iter().filter(|x| *x == v).count() > 60));
+    }
+
+    #[test]
+    fn ranges_hold_the_values_and_no_others() {
+        let range = |step| Spec::Range { first: 10, last: 15, step, every: 1 };
+        assert_eq!(range(1).ranges(), [(10, 15)]);
+        assert_eq!(range(2).ranges(), [(10, 10), (12, 12), (14, 14)]);
+        assert_eq!(Spec::List(vec![9, 3, 4, 9]).ranges(), [(3, 4), (9, 9)]);
+        let sequence = Spec::Sequence { values: vec![5, u128::MAX, 0], every: 2 };
+        assert_eq!(sequence.ranges(), [(0, 0), (5, 5), (u128::MAX, u128::MAX)]);
+        assert_eq!(Spec::Random { first: 1, last: 9 }.ranges(), [(1, 9)]);
+        let wide = Spec::Range { first: 0, last: u128::MAX, step: 2, every: 1 };
+        assert_eq!(wide.ranges(), [(0, u128::MAX - 1)]);
     }
 
     #[test]

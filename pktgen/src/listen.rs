@@ -51,7 +51,7 @@ pub fn run(arguments: &Listen, mode: Mode, signals: &Signals) -> Result<Report, 
     let title = format!("{mode:?} on {}", arguments.rx.interface).to_lowercase();
     let mut live = Live::new(&arguments.show, title, true);
     let until = Until { time: arguments.duration, frames: arguments.count };
-    let finished = session.listen(signals, &mut live, until)?;
+    let finished = session.listen(signals, &mut live, until);
     let mut report = report(mode, &end, &finished, started_unix_ms);
     report.warnings.extend(end.warning());
     Ok(report)
@@ -71,7 +71,7 @@ fn report(mode: Mode, end: &End, finished: &Finished, started_unix_ms: u64) -> R
     let total = Counts { received: other.frames, received_bytes: other.bytes, ..Counts::default() };
     let generator = generator(&finished.outcomes, &total);
     let unanswered: u64 = finished.outcomes.iter().map(|o| o.extra.unanswered).sum();
-    let mut warnings = Vec::new();
+    let mut warnings: Vec<_> = finished.errors().collect();
     if generator.rx_dropped > 0 {
         warnings.push(format!("there was no room for {} frames", generator.rx_dropped));
     }

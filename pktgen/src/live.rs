@@ -62,7 +62,8 @@ impl Live {
                     String::new()
                 };
                 self.lines = text.lines().count();
-                self.say(&format!("{up}{}", text.trim_end()));
+                // Not wrapped: a line that took two would leave the way back too short.
+                self.say(&format!("{up}\x1b[?7l{}\x1b[?7h", text.trim_end()));
             }
         }
     }

@@ -1,10 +1,10 @@
 //! The command `millrace-pktgen`.
 
 use clap::Parser;
-use millrace_pktgen::cli::{self, Cli, Command};
+use millrace_pktgen::cli::{self, Cli, Command, Show};
 use millrace_pktgen::live::present;
 use millrace_pktgen::profile::{Plan, raw::RawProfile, wrong};
-use millrace_pktgen::report::{JSON_SCHEMA, Mode};
+use millrace_pktgen::report::{Ended, JSON_SCHEMA, Mode, Report};
 use millrace_pktgen::run::{self, RunError};
 use millrace_pktgen::session::Signals;
 use millrace_pktgen::{bench, check, listen, replay, stateful};
@@ -36,11 +36,20 @@ fn dispatch(command: &Command) -> Result<(), RunError> {
         Command::Schema => Ok(write!(std::io::stdout(), "{JSON_SCHEMA}")?),
         Command::Replay(arguments) => {
             let report = replay::run(arguments, &Signals::catch()?)?;
-            Ok(present(&report, &arguments.show)?)
+            tell(&report, &arguments.show)
         }
         Command::Tcp(arguments) => converse(arguments, Mode::Tcp),
         Command::Udp(arguments) => converse(arguments, Mode::Udp),
         Command::Bench(arguments) => bench::run(arguments),
+    }
+}
+
+/// Shows the report; one of a run that failed is told, and its failure too.
+fn tell(report: &Report, show: &Show) -> Result<(), RunError> {
+    present(report, show)?;
+    match report.ended {
+        Ended::Failed => Err(std::io::Error::other("the run failed: its warnings say why").into()),
+        _ => Ok(()),
     }
 }
 
@@ -53,12 +62,12 @@ fn read(path: &Path) -> Result<RawProfile, RunError> {
 fn listen_as(arguments: &cli::Listen, mode: Mode) -> Result<(), RunError> {
     let signals = Signals::catch()?;
     let report = listen::run(arguments, mode, &signals)?;
-    Ok(present(&report, &arguments.show)?)
+    tell(&report, &arguments.show)
 }
 
 fn converse(arguments: &cli::Tcp, mode: Mode) -> Result<(), RunError> {
     let report = stateful::run(arguments, mode, &Signals::catch()?)?;
-    Ok(present(&report, &arguments.show)?)
+    tell(&report, &arguments.show)
 }
 
 fn run_streams(arguments: &cli::Run) -> Result<(), RunError> {
@@ -70,5 +79,5 @@ fn run_streams(arguments: &cli::Run) -> Result<(), RunError> {
     let plan = Plan::build(raw, &arguments.load)?;
     let signals = Signals::catch()?;
     let report = run::run(&plan, &arguments.show, &signals)?;
-    Ok(present(&report, &arguments.show)?)
+    tell(&report, &arguments.show)
 }

@@ -154,13 +154,16 @@ impl Detector {
         let (Some(sub), Some(window)) = (self.subs.get_mut(index), windows.get_mut(index)) else {
             return false;
         };
-        if self.verify && !verify::checksums_hold(frame) {
+        let holds = !self.verify || verify::checksums_hold(frame);
+        let number = window.whole(signature.sequence);
+        let seen = window.note(number);
+        // A corrupted packet has its number too: beside a good copy it is one packet, not two, which would hide that another is lost.
+        if !holds && seen != Seen::Again {
             sub.tally.corrupted += 1;
             self.second_tally.corrupted += 1;
             return true;
         }
-        let number = window.whole(signature.sequence);
-        match window.note(number) {
+        match seen {
             Seen::Again => {
                 sub.tally.duplicated += 1;
                 self.second_tally.duplicated += 1;

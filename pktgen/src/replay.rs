@@ -15,9 +15,12 @@ use crate::source::{Source, Streams};
 use crate::summary::{generator, rates};
 use crate::units::FCS;
 use crate::worker::{Progress, Role, Settings, Worker};
-use pcap_file::DataLink;
 use pcap_file::pcap::PcapReader;
+use pcap_file::pcapng::blocks::interface_description::{
+    InterfaceDescriptionBlock, InterfaceDescriptionOption,
+};
 use pcap_file::pcapng::{Block, PcapNgReader};
+use pcap_file::{DataLink, TsResolution};
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
@@ -71,10 +74,23 @@ impl Capture {
         }
         let mut capture = Self::default();
         let mut first = None;
-        while let Some(packet) = reader.next_packet() {
+        let unit = match reader.header().ts_resolution {
+            TsResolution::MicroSecond => 1000,
+            TsResolution::NanoSecond => 1,
+        };
+        // Raw: the checked form refuses packets that were longer than what was kept of them, and a snap length of 0.
+        while let Some(packet) = reader.next_raw_packet() {
             let packet = packet.map_err(|e| format!("packet {}: {e}", capture.frames.len()))?;
-            let whole = packet.data.len() >= packet.orig_len as usize;
-            capture.push(&packet.data, packet.timestamp, &mut first, whole)?;
+            let fraction = packet.ts_frac.checked_mul(unit).filter(|nanos| *nanos < 1_000_000_000);
+            let fraction = fraction.ok_or_else(|| {
+                format!(
+                    "packet {}: its time has a second or more of fraction",
+                    capture.frames.len()
+                )
+            })?;
+            let at = Duration::new(packet.ts_sec.into(), fraction);
+            let whole = packet.incl_len >= packet.orig_len;
+            capture.push(&packet.data, at, &mut first, whole)?;
         }
         Ok(capture)
     }
@@ -83,17 +99,22 @@ impl Capture {
         let mut reader = PcapNgReader::new(file).map_err(|e| format!("it is no capture: {e}"))?;
         let mut capture = Self::default();
         let mut first = None;
-        let mut links = Vec::new();
+        let mut interfaces = Vec::new();
         while let Some(block) = reader.next_block() {
             match block.map_err(|e| format!("packet {}: {e}", capture.frames.len()))? {
-                Block::InterfaceDescription(interface) => links.push(interface.linktype),
-                Block::SectionHeader(_) => links.clear(),
+                Block::InterfaceDescription(interface) => {
+                    interfaces.push((interface.linktype, Clock::of(&interface)?));
+                }
+                Block::SectionHeader(_) => interfaces.clear(),
                 Block::EnhancedPacket(packet) => {
-                    if links.get(packet.interface_id as usize) != Some(&DataLink::ETHERNET) {
+                    let interface = interfaces.get(packet.interface_id as usize);
+                    let Some((DataLink::ETHERNET, clock)) = interface else {
                         return Err("it has packets that are no Ethernet frames".into());
-                    }
+                    };
                     let whole = packet.data.len() >= packet.original_len as usize;
-                    capture.push(&packet.data, packet.timestamp, &mut first, whole)?;
+                    // The reader takes ticks for nanoseconds, whatever the interface's ticks are.
+                    let at = clock.time(packet.timestamp.as_nanos());
+                    capture.push(&packet.data, at, &mut first, whole)?;
                 }
                 _ => {}
             }
@@ -125,7 +146,8 @@ impl Capture {
         // What was captured before the first packet (several interfaces, clocks that step back) is due with it.
         let first = *first.get_or_insert(at);
         let before = self.frames.last().map_or(0, |(_, due)| *due);
-        let due = (at.saturating_sub(first).as_nanos() as u64).max(before);
+        let after = at.saturating_sub(first).as_nanos();
+        let due = u64::try_from(after).unwrap_or(u64::MAX).max(before);
         self.frames.push((self.bytes.len(), due));
         self.cut += usize::from(!whole);
         Ok(())
@@ -155,7 +177,51 @@ impl Capture {
     /// From one repetition's first packet to the next's: the capture's length and its mean gap.
     fn period(&self) -> u64 {
         let last = self.frames.last().map_or(0, |(_, due)| *due);
-        last + last / (self.frames.len() as u64 - 1).max(1)
+        last.saturating_add(last / (self.frames.len() as u64 - 1).max(1))
+    }
+}
+
+/// How an interface of a pcapng file tells time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Clock {
+    /// Ticks in a second.
+    ticks: u128,
+    /// Seconds that are added.
+    offset: i64,
+}
+
+impl Clock {
+    /// From the interface's options: microseconds since 1970, unless they say otherwise.
+    fn of(interface: &InterfaceDescriptionBlock<'_>) -> Result<Self, String> {
+        let mut clock = Self { ticks: 1_000_000, offset: 0 };
+        for option in &interface.options {
+            match option {
+                InterfaceDescriptionOption::IfTsResol(n) => {
+                    let power = u32::from(n & 0x7f);
+                    let base = if n & 0x80 == 0 { 10_u128 } else { 2 };
+                    clock.ticks = base.checked_pow(power).ok_or_else(|| {
+                        format!("an interface's if_tsresol is {base} to the power of -{power}")
+                    })?;
+                }
+                // Written as unsigned by the reader; the format's is signed.
+                InterfaceDescriptionOption::IfTsOffset(seconds) => {
+                    clock.offset = *seconds as i64;
+                }
+                _ => {}
+            }
+        }
+        Ok(clock)
+    }
+
+    /// The time since 1970 at `ticks`, of which there are 64 bits.
+    fn time(self, ticks: u128) -> Duration {
+        const SECOND: u128 = 1_000_000_000;
+        let seconds = ticks / self.ticks;
+        // Whole seconds apart, so that the product fits; what is left is below a second, whose finest parts don't matter.
+        let rest = ticks % self.ticks;
+        let nanos = (rest.saturating_mul(SECOND) / self.ticks).min(SECOND - 1) as u32;
+        let seconds = (seconds as i128 + i128::from(self.offset)).max(0);
+        Duration::new(u64::try_from(seconds).unwrap_or(u64::MAX), nanos)
     }
 }
 
@@ -182,7 +248,7 @@ impl Source for Player {
         if self.speed.is_infinite() {
             return Some(now);
         }
-        Some(((self.base + due) as f64 / self.speed) as u64)
+        Some((self.base.saturating_add(*due) as f64 / self.speed) as u64)
     }
 
     #[inline]
@@ -206,7 +272,7 @@ impl Source for Player {
         if self.index == self.capture.frames.len() {
             self.index = 0;
             self.left -= 1;
-            self.base += self.capture.period();
+            self.base = self.base.saturating_add(self.capture.period());
         }
     }
 
@@ -308,7 +374,7 @@ pub fn run(arguments: &Replay, signals: &Signals) -> Result<Report, RunError> {
     let name = arguments.capture.display().to_string();
     let mut live = Live::new(&arguments.show, name.clone(), rx.is_some());
     let drain = if rx.is_some() { Duration::from_millis(200) } else { Duration::ZERO };
-    let finished = session.send(signals, &mut live, drain, false)?;
+    let finished = session.send(signals, &mut live, drain, false);
     let rx = rx.map(|(_, end)| end.describe());
     let setup = Setup {
         tx: Some(tx.describe()),
@@ -349,7 +415,7 @@ fn report(
     };
     let elapsed_s = outcomes.iter().map(|o| o.last_sent).max().unwrap_or(0) as f64 / 1e9;
     let generator = generator(outcomes, &total);
-    let mut warnings = Vec::new();
+    let mut warnings: Vec<_> = finished.errors().collect();
     if cut > 0 {
         warnings.push(format!("{cut} frames were captured in part, and sent so"));
     }
@@ -366,7 +432,10 @@ fn report(
         profile: name.clone(),
         seed: 0,
         started_unix_ms,
-        ended: if finished.ended == Ended::Interrupted { Ended::Interrupted } else { Ended::Count },
+        ended: match finished.ended {
+            Ended::Duration => Ended::Count,
+            ended => ended,
+        },
         elapsed_s,
         rates: rates(&total, elapsed_s),
         setup,
@@ -390,7 +459,7 @@ fn report(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pcap_file::pcap::{PcapPacket, PcapWriter};
+    use pcap_file::pcap::{PcapHeader, PcapPacket, PcapWriter, RawPcapPacket};
 
     fn capture(packets: &[(u64, usize)]) -> Vec<u8> {
         let mut writer = PcapWriter::new(Vec::new()).unwrap();
@@ -433,6 +502,87 @@ mod tests {
     fn short_frames_are_padded_and_time_never_goes_back() {
         let bytes = capture(&[(10, 42), (5, 60), (20, 60)]);
         assert_eq!(play(&bytes, 1.0, 1), [(0, 60), (0, 60), (10_000, 60)]);
+    }
+
+    /// A pcapng file whose one interface has these options, with packets at these ticks.
+    fn ng(options: &[u8], ticks: &[u64]) -> Vec<u8> {
+        fn block(out: &mut Vec<u8>, kind: u32, body: &[u8]) {
+            let len = (body.len() + 12) as u32;
+            out.extend(kind.to_le_bytes());
+            out.extend(len.to_le_bytes());
+            out.extend(body);
+            out.extend(len.to_le_bytes());
+        }
+        let mut out = Vec::new();
+        let mut section = 0x1a2b_3c4d_u32.to_le_bytes().to_vec();
+        section.extend([1, 0, 0, 0]);
+        section.extend([0xff; 8]);
+        block(&mut out, 0x0a0d_0d0a, &section);
+        block(&mut out, 1, &[&[1, 0, 0, 0, 0, 0, 0, 0], options].concat());
+        for at in ticks {
+            let mut packet = 0_u32.to_le_bytes().to_vec();
+            packet.extend(((at >> 32) as u32).to_le_bytes());
+            packet.extend((*at as u32).to_le_bytes());
+            packet.extend(60_u32.to_le_bytes());
+            packet.extend(60_u32.to_le_bytes());
+            packet.extend([7; 60]);
+            block(&mut out, 6, &packet);
+        }
+        out
+    }
+
+    fn dues(capture: &Capture) -> Vec<u64> {
+        capture.frames.iter().map(|(_, due)| *due).collect()
+    }
+
+    #[test]
+    fn pcapng_ticks_are_what_the_interface_says() {
+        let resolution = |n: u8| [9, 0, 1, 0, n, 0, 0, 0, 0, 0, 0, 0];
+        let start = 1_700_000_000;
+        for (options, ticks, expected) in [
+            (&[][..], [start * 1_000_000, start * 1_000_000 + 1500], 1_500_000),
+            (&resolution(6)[..], [start * 1_000_000, start * 1_000_000 + 1500], 1_500_000),
+            (&resolution(9)[..], [start * 1_000_000_000, start * 1_000_000_000 + 1500], 1500),
+            (&resolution(0)[..], [start, start + 2], 2_000_000_000),
+            (&resolution(0x80 | 10)[..], [start * 1024, start * 1024 + 512], 500_000_000),
+        ] {
+            let capture = Capture::read_pcapng(&ng(options, &ticks)[..]).unwrap();
+            assert_eq!(dues(&capture), [0, expected], "{options:?}");
+        }
+        let error = Capture::read_pcapng(&ng(&resolution(127), &[1])[..]).unwrap_err();
+        assert!(error.contains("if_tsresol"), "{error}");
+    }
+
+    #[test]
+    fn an_interface_s_clock_is_moved_by_its_offset() {
+        let clock = Clock { ticks: 1000, offset: -5 };
+        assert_eq!(clock.time(7_250), Duration::from_millis(2_250));
+        assert_eq!(clock.time(1_000), Duration::ZERO);
+        assert_eq!(Clock { ticks: 1 << 127, offset: 1 }.time(5), Duration::from_secs(1));
+        let last = Clock { ticks: 1, offset: i64::MAX }.time(u64::MAX.into());
+        assert_eq!(last, Duration::from_secs(u64::MAX));
+    }
+
+    #[test]
+    fn packets_that_were_kept_in_part_are_played_so() {
+        for snaplen in [0, 96] {
+            let header = PcapHeader { snaplen, ..PcapHeader::default() };
+            let mut writer = PcapWriter::with_header(Vec::new(), header).unwrap();
+            for (ts_frac, orig_len) in [(0, 1500), (250, 96)] {
+                let data = vec![1; 96].into();
+                let packet = RawPcapPacket { ts_sec: 9, ts_frac, incl_len: 96, orig_len, data };
+                writer.write_raw_packet(&packet).unwrap();
+            }
+            let capture = Capture::read_pcap(&writer.into_writer()[..]).unwrap();
+            assert_eq!((dues(&capture), capture.cut), (vec![0, 250_000], 1));
+        }
+        let mut writer = PcapWriter::new(Vec::new()).unwrap();
+        let data = vec![1; 60].into();
+        let packet =
+            RawPcapPacket { ts_sec: 0, ts_frac: 1_000_000, incl_len: 60, orig_len: 60, data };
+        writer.write_raw_packet(&packet).unwrap();
+        let error = Capture::read_pcap(&writer.into_writer()[..]).unwrap_err();
+        assert!(error.contains("packet 0"), "{error}");
     }
 
     #[test]

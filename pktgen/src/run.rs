@@ -3,7 +3,7 @@
 use crate::cli::Show;
 use crate::craft::{CraftError, Crafter};
 use crate::end::{End, EndError};
-use crate::field::Share;
+use crate::field::{Share, Spec};
 use crate::live::Live;
 use crate::neighbor::{Range, Responder};
 use crate::pacer::Pacer;
@@ -156,7 +156,7 @@ pub fn run(plan: &Plan, show: &Show, signals: &Signals) -> Result<Report, RunErr
     let mut live = Live::new(show, title, receives);
     let signed = plan.streams.iter().all(|s| s.signature);
     let drain = if receives { plan.drain } else { Duration::ZERO };
-    let finished = session.send(signals, &mut live, drain, receives && signed)?;
+    let finished = session.send(signals, &mut live, drain, receives && signed);
     let rx_end = match (&rx, one && receives) {
         (Some(rx), _) => Some(rx.describe()),
         (None, true) => Some(tx.describe()),
@@ -172,6 +172,7 @@ pub fn run(plan: &Plan, show: &Show, signals: &Signals) -> Result<Report, RunErr
         line,
     };
     let mut report = summary::report(&facts, &finished);
+    report.warnings.extend(finished.errors());
     report
         .warnings
         .extend([tx.warning(), rx.as_ref().and_then(End::warning)].into_iter().flatten());
@@ -218,9 +219,12 @@ fn responder(
 ) -> Responder {
     let mut responder = Responder::new(end.mac, &plan.addresses, &plan.answer_for);
     for stream in &all.streams {
-        let mut add = |family: Family, (first, last): (u128, u128)| {
-            let (first, last) = (value::address(family, first), value::address(family, last));
-            responder.ranges.push(Range { first, last });
+        let mut add = |family: Family, spec: &Spec| {
+            let ranges = spec.ranges().into_iter();
+            responder.ranges.extend(ranges.map(|(first, last)| Range {
+                first: value::address(family, first),
+                last: value::address(family, last),
+            }));
         };
         if let Some(vxlan) = &stream.vxlan {
             if sources {
@@ -232,11 +236,11 @@ fn responder(
             continue;
         }
         if sources {
-            add(stream.family, stream.src.bounds());
+            add(stream.family, &stream.src);
         }
         // One interface that is both ends doesn't take its router's addresses for its own.
         if destinations && !sources {
-            add(stream.family, stream.dst.bounds());
+            add(stream.family, &stream.dst);
         }
     }
     responder

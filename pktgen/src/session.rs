@@ -5,7 +5,7 @@ use crate::live::Live;
 use crate::receive::Tally;
 use crate::report::{Ended, Second};
 use crate::source::Source;
-use crate::worker::{Outcome, Partial, Progress, Sent, Worker};
+use crate::worker::{COMPLETE, Outcome, Partial, Progress, Role, Sent, Worker};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -22,8 +22,6 @@ const LOOK: Duration = Duration::from_millis(5);
 const SETTLE: Duration = Duration::from_millis(60);
 /// How long duplicates are waited for when everything else has come.
 const LINGER: Duration = Duration::from_millis(30);
-/// How long the kernel may take to complete what was queued.
-const COMPLETE: Duration = Duration::from_secs(2);
 
 /// Signals, as flags.
 #[derive(Clone, Debug)]
@@ -56,11 +54,19 @@ pub struct Session {
     pub halt: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
     seconds: (mpsc::Sender<Partial>, mpsc::Receiver<Partial>),
-    progress: Vec<(bool, Arc<Progress>)>,
-    threads: Vec<JoinHandle<io::Result<Outcome>>>,
+    watched: Vec<Watched>,
+    threads: Vec<JoinHandle<Outcome>>,
     series: BTreeMap<u64, Merged>,
     shown: u64,
     done: Vec<Second>,
+}
+
+/// A worker as it is seen from outside.
+struct Watched {
+    sends: bool,
+    /// It tells the run's packets from others; what the rest receive says nothing of loss.
+    detects: bool,
+    progress: Arc<Progress>,
 }
 
 #[derive(Default)]
@@ -82,6 +88,14 @@ pub struct Finished {
     pub lasted: Duration,
 }
 
+impl Finished {
+    /// What went wrong, for the warnings.
+    pub fn errors(&self) -> impl Iterator<Item = String> {
+        let errors = self.outcomes.iter().filter_map(|o| o.error.as_ref());
+        errors.map(|e| format!("a worker ended early, and what it still had to do is missing: {e}"))
+    }
+}
+
 /// When a session that receives ends.
 #[derive(Clone, Copy, Debug)]
 pub struct Until {
@@ -99,7 +113,7 @@ impl Session {
             halt: Arc::default(),
             stop: Arc::default(),
             seconds: mpsc::channel(),
-            progress: Vec::new(),
+            watched: Vec::new(),
             threads: Vec::new(),
             series: BTreeMap::new(),
             shown: 0,
@@ -118,7 +132,11 @@ impl Session {
         name: String,
         mut worker: Worker<S>,
     ) -> io::Result<()> {
-        self.progress.push((worker.source.is_some(), worker.progress.clone()));
+        self.watched.push(Watched {
+            sends: worker.source.is_some(),
+            detects: matches!(worker.role, Role::Detect(_)),
+            progress: worker.progress.clone(),
+        });
         let stop = self.stop.clone();
         let thread = std::thread::Builder::new().name(name).spawn(move || worker.run(&stop))?;
         self.threads.push(thread);
@@ -132,7 +150,7 @@ impl Session {
         live: &mut Live,
         drain: Duration,
         expect: bool,
-    ) -> io::Result<Finished> {
+    ) -> Finished {
         let mut ended = Ended::Duration;
         let mut sent_at = None::<Instant>;
         let mut complete_at = None::<Instant>;
@@ -147,14 +165,15 @@ impl Session {
             if self.threads.iter().any(JoinHandle::is_finished) {
                 break;
             }
-            let senders = self.progress.iter().filter(|(sends, _)| *sends);
-            let finished = senders.clone().all(|(_, p)| p.finished.load(Ordering::Acquire));
+            let senders = self.watched.iter().filter(|w| w.sends);
+            let finished = senders.clone().all(|w| w.progress.finished.load(Ordering::Acquire));
             if finished || halted_at.is_some_and(|at| at.elapsed() > COMPLETE) {
                 let at = *sent_at.get_or_insert_with(Instant::now);
                 let completed: u64 =
-                    senders.map(|(_, p)| p.completed.load(Ordering::Relaxed)).sum();
+                    senders.map(|w| w.progress.completed.load(Ordering::Relaxed)).sum();
+                let detectors = self.watched.iter().filter(|w| w.detects);
                 let received: u64 =
-                    self.progress.iter().map(|(_, p)| p.received.load(Ordering::Relaxed)).sum();
+                    detectors.map(|w| w.progress.received.load(Ordering::Relaxed)).sum();
                 if expect && received >= completed {
                     complete_at.get_or_insert_with(Instant::now);
                 }
@@ -167,12 +186,7 @@ impl Session {
     }
 
     /// Until `until`, or a signal.
-    pub fn listen(
-        mut self,
-        signals: &Signals,
-        live: &mut Live,
-        until: Until,
-    ) -> io::Result<Finished> {
+    pub fn listen(mut self, signals: &Signals, live: &mut Live, until: Until) -> Finished {
         let ended = loop {
             self.look(live);
             if signals.interrupted() {
@@ -182,7 +196,7 @@ impl Session {
                 break Ended::Duration;
             }
             let received: u64 =
-                self.progress.iter().map(|(_, p)| p.received.load(Ordering::Relaxed)).sum();
+                self.watched.iter().map(|w| w.progress.received.load(Ordering::Relaxed)).sum();
             if until.frames.is_some_and(|frames| received >= frames) {
                 break Ended::Count;
             }
@@ -193,20 +207,17 @@ impl Session {
         self.end(ended, live)
     }
 
-    fn end(mut self, ended: Ended, live: &mut Live) -> io::Result<Finished> {
+    fn end(mut self, ended: Ended, live: &mut Live) -> Finished {
         let lasted = self.epoch.elapsed();
         self.stop.store(true, Ordering::Relaxed);
         let mut outcomes = Vec::new();
-        let mut failed = None;
         for thread in std::mem::take(&mut self.threads) {
-            match thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
-                Ok(outcome) => outcomes.push(outcome),
-                Err(error) => failed = Some(error),
-            }
+            let outcome = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            outcomes.push(outcome);
         }
-        if let Some(error) = failed {
-            return Err(error);
-        }
+        // What was counted until then is told too.
+        let failed = outcomes.iter().any(|o| o.error.is_some());
+        let ended = if failed { Ended::Failed } else { ended };
         self.collect();
         self.show(u64::MAX, lasted.as_secs_f64(), live);
         live.end();
@@ -216,7 +227,7 @@ impl Session {
         {
             self.done.pop();
         }
-        Ok(Finished { outcomes, seconds: self.done, ended, lasted })
+        Finished { outcomes, seconds: self.done, ended, lasted }
     }
 
     fn look(&mut self, live: &mut Live) {

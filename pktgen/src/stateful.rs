@@ -14,7 +14,7 @@ use crate::profile::{EndPlan, wrong};
 use crate::report::{Ended, Generator, Mode, Other, Rates, Report, SCHEMA, Second, Setup};
 use crate::run::{RX_FRAMES, RunError, TX_FRAMES, token_and_time};
 use crate::session::Signals;
-use conversation::{Conversation, Step};
+use conversation::{Conversation, REQUEST, Step};
 use ipnet::IpNet;
 use smoltcp::iface::{Config, Interface, SocketSet};
 use smoltcp::time::Instant as Moment;
@@ -53,16 +53,16 @@ pub fn run(arguments: &Tcp, mode: Mode, signals: &Signals) -> Result<Report, Run
         addresses: arguments.address.clone(),
         ..EndPlan::default()
     };
-    check(arguments)?;
+    check(arguments, mode)?;
     let mut end = End::open(&plan, "tx", TX_FRAMES, RX_FRAMES)?;
     let description = end.describe();
     let hosts: Vec<_> = arguments.address.iter().map(IpNet::addr).collect();
     let responder = Responder::new(end.mac, &arguments.address, &[]);
     let mut link =
         Link::new(std::mem::take(&mut end.queues), responder, end.device.mtu as usize, &hosts);
-    let mut clients = clients(arguments, mode, &mut link, end.mac.0)?;
-
     let (_, started_unix_ms) = token_and_time();
+    let mut clients = clients(arguments, mode, &mut link, end.mac.0, started_unix_ms)?;
+
     let mut live = Live::new(&arguments.show, format!("{mode:?} to {}", arguments.server), true);
     let mut counts = Counts::default();
     let (mut setup, mut life) = (Times::new(3), Times::new(3));
@@ -185,7 +185,12 @@ pub fn run(arguments: &Tcp, mode: Mode, signals: &Signals) -> Result<Report, Run
     })
 }
 
-fn check(arguments: &Tcp) -> Result<(), RunError> {
+fn check(arguments: &Tcp, mode: Mode) -> Result<(), RunError> {
+    if mode == Mode::Udp && !(1..=REQUEST.len() as u64).contains(&arguments.request) {
+        let why =
+            format!("{}: it is one datagram of 1 to {} bytes", arguments.request, REQUEST.len());
+        return Err(wrong("--request", why).into());
+    }
     if arguments.concurrent == 0 {
         return Err(wrong("--concurrent", "it has to be 1 or more").into());
     }
@@ -213,13 +218,17 @@ fn clients(
     mode: Mode,
     link: &mut Link,
     mac: [u8; 6],
+    started_unix_ms: u64,
 ) -> Result<Vec<Client>, RunError> {
     // No more clients than conversations; the places are shared out evenly.
     let many = arguments.address.len().min(arguments.concurrent);
     let mut clients = Vec::new();
     for (index, net) in arguments.address.iter().take(many).enumerate() {
         let mut config = Config::new(EthernetAddress(mac).into());
-        config.random_seed = arguments.seed.wrapping_add(index as u64);
+        // Ports and sequence numbers of their own for each run: a server remembers connections for a minute after their end.
+        let mut rng =
+            crate::rng::Rng::new(arguments.seed ^ started_unix_ms.rotate_left(20), index as u64);
+        config.random_seed = rng.next();
         let mut interface = Interface::new(config, &mut link.host(index), Moment::ZERO);
         let mut full = false;
         interface.update_ip_addrs(|addresses| {
@@ -238,8 +247,7 @@ fn clients(
         let places = arguments.concurrent / many + usize::from(index < arguments.concurrent % many);
         let places = (0..places).map(|_| Conversation::new(mode, &mut sockets)).collect();
         let span = u64::from(PORTS.end - PORTS.start);
-        let port =
-            PORTS.start + (crate::rng::Rng::new(arguments.seed, index as u64).below(span)) as u16;
+        let port = PORTS.start + rng.below(span) as u16;
         clients.push(Client { address: net.addr(), interface, sockets, places, port });
     }
     Ok(clients)

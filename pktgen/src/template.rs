@@ -83,10 +83,15 @@ impl Layout {
         }
     }
 
-    /// Bytes without FCS that the headers and the signature take, and Ethernet asks for.
+    /// Bytes without FCS that the headers and the signature (or SCTP's least data) take, and Ethernet asks for.
     pub fn min_frame(&self) -> usize {
-        let signature = if self.signature { signature::LEN } else { 0 };
-        (self.payload + signature).max(MIN_FRAME)
+        let least = match (self.signature, self.transport) {
+            (true, _) => signature::LEN,
+            // A DATA chunk without data is none (RFC 9260 §3.3.1), and lengths are multiples of 4.
+            (false, Transport::Sctp) => 4,
+            (false, _) => 0,
+        };
+        (self.payload + least).max(MIN_FRAME)
     }
 
     /// Bytes without FCS of a frame that is asked for with `size`, FCS included.

@@ -213,9 +213,20 @@ mod tests {
 
     #[test]
     fn what_is_no_rate_is_refused_with_its_text() {
-        for text in
-            ["", "fast", "10", "0pps", "-1pps", "101%", "l1:10kpps", "l3:1gbps", "1e9pps", "nanpps"]
-        {
+        for text in [
+            "",
+            "fast",
+            "10",
+            "0pps",
+            "-1pps",
+            "101%",
+            "l1:10kpps",
+            "l3:1gbps",
+            "1e9pps",
+            "nanpps",
+            "1e300gpps",
+            &format!("1{}gpps", "0".repeat(305)),
+        ] {
             let error = text.parse::<Rate>().unwrap_err().to_string();
             assert!(error.contains(&format!("{text:?}")), "{error}");
         }

@@ -24,6 +24,8 @@ const WAIT: Duration = Duration::from_millis(10);
 /// Packets given up in one turn, before the clock is read again.
 const SKIPS: usize = 4096;
 const SECOND: u64 = 1_000_000_000;
+/// How long the kernel may take to complete what was queued, before it is held to have lost it.
+pub const COMPLETE: Duration = Duration::from_secs(2);
 
 /// What is done with received frames.
 pub enum Role {
@@ -59,7 +61,7 @@ pub struct Progress {
     pub completed: AtomicU64,
     /// Different packets received; without a detector, frames.
     pub received: AtomicU64,
-    /// It has sent all, and the kernel has completed it.
+    /// It has sent all, and the kernel has completed it, or hasn't in [`COMPLETE`].
     pub finished: AtomicBool,
 }
 
@@ -151,6 +153,8 @@ pub struct Outcome {
     pub last_sent: u64,
     /// Whether it could be pinned to its CPU.
     pub pinned: bool,
+    /// What ended it before its time; its counts are those until then.
+    pub error: Option<io::Error>,
 }
 
 /// A worker before it starts.
@@ -185,16 +189,17 @@ struct State {
     extra: Extra,
     told_frames: (u64, u64),
     second: u64,
+    /// When its source had no more.
+    done_at: Option<Instant>,
 }
 
 impl<S: Source> Worker<S> {
-    /// Works until `stop`; an error is the kernel's.
-    pub fn run(&mut self, stop: &AtomicBool) -> io::Result<Outcome> {
+    /// Works until `stop`, or until the kernel has an error.
+    pub fn run(&mut self, stop: &AtomicBool) -> Outcome {
         let pinned = self
             .settings
             .cpu
             .is_none_or(|id| core_affinity::set_for_current(core_affinity::CoreId { id }));
-        let epoch = self.settings.epoch;
         let mut state = State {
             sent: vec![Sent::default(); self.settings.streams],
             total: Sent::default(),
@@ -205,22 +210,51 @@ impl<S: Source> Worker<S> {
             extra: Extra::default(),
             told_frames: (0, 0),
             second: 0,
+            done_at: None,
         };
+        let worked = self.work(&mut state, stop);
+        let second = state.second;
+        self.tell(&mut state, second + 1);
+        self.publish(&state);
+        let (statistics, asked) = match self.receiver.statistics() {
+            Ok(statistics) => (statistics, None),
+            Err(error) => (Statistics::default(), Some(error)),
+        };
+        Outcome {
+            sent: state.sent,
+            lag: state.lag,
+            full: state.full,
+            kicks: self.sender.kicks(),
+            in_flight: self.sender.in_flight(),
+            extra: state.extra,
+            statistics,
+            detector: match std::mem::replace(&mut self.role, Role::Count) {
+                Role::Detect(detector) => Some(detector),
+                _ => None,
+            },
+            last_sent: state.last_sent,
+            pinned,
+            error: worked.err().or(asked),
+        }
+    }
+
+    fn work(&mut self, state: &mut State, stop: &AtomicBool) -> io::Result<()> {
+        let epoch = self.settings.epoch;
         let mut idle_since = None;
         while !stop.load(Ordering::Relaxed) {
             let instant = Instant::now();
             let Some(since) = instant.checked_duration_since(epoch) else {
-                self.take_in(&mut state, 0)?;
+                self.take_in(state, 0)?;
                 std::thread::sleep(Duration::from_micros(100).min(epoch - instant));
                 continue;
             };
             let now = since.as_nanos() as u64;
-            let sent = self.put_out(&mut state, now)?;
-            let received = self.take_in(&mut state, now)?;
+            let sent = self.put_out(state, now)?;
+            let received = self.take_in(state, now)?;
             if now / SECOND != state.second {
-                self.tell(&mut state, now / SECOND);
+                self.tell(state, now / SECOND);
             }
-            self.publish(&state);
+            self.publish(state);
             if sent + received > 0 {
                 idle_since = None;
                 continue;
@@ -228,24 +262,7 @@ impl<S: Source> Worker<S> {
             let idle = now - *idle_since.get_or_insert(now);
             self.rest(now, idle)?;
         }
-        let second = state.second;
-        self.tell(&mut state, second + 1);
-        self.publish(&state);
-        Ok(Outcome {
-            sent: state.sent,
-            lag: state.lag,
-            full: state.full,
-            kicks: self.sender.kicks(),
-            in_flight: self.sender.in_flight(),
-            extra: state.extra,
-            statistics: self.receiver.statistics()?,
-            detector: match std::mem::replace(&mut self.role, Role::Count) {
-                Role::Detect(detector) => Some(detector),
-                _ => None,
-            },
-            last_sent: state.last_sent,
-            pinned,
-        })
+        Ok(())
     }
 
     /// Sends what is due; answers how many packets that were, those given up included.
@@ -253,7 +270,7 @@ impl<S: Source> Worker<S> {
     fn put_out(&mut self, state: &mut State, now: u64) -> io::Result<usize> {
         let Some(source) = &mut self.source else { return self.finish(state) };
         let paced = source.is_paced();
-        let (mut count, mut skips) = (0, 0);
+        let (mut count, mut skips, mut starved) = (0, 0, false);
         let mut over = self.halt.load(Ordering::Relaxed);
         while count < self.settings.burst && !over {
             let Some(due) = source.due(now) else {
@@ -279,6 +296,7 @@ impl<S: Source> Worker<S> {
             }
             if !self.sender.write(slot.stream, |out| source.craft(due, out)) {
                 state.full += 1;
+                starved = true;
                 break;
             }
             if paced {
@@ -294,8 +312,11 @@ impl<S: Source> Worker<S> {
             state.total.bytes += u64::from(slot.len) + FCS as u64;
             count += 1;
         }
-        if count > 0 {
+        // With no free frame the kernel has them all, and may have to be asked again: after an outage nobody else does.
+        if count > 0 || starved {
             self.sender.send()?;
+        }
+        if count > 0 {
             state.last_sent = now;
         }
         self.reap(state);
@@ -317,8 +338,11 @@ impl<S: Source> Worker<S> {
 
     /// All is sent: what the kernel still has.
     fn finish(&mut self, state: &mut State) -> io::Result<usize> {
-        if self.sender.in_flight() == 0 {
+        let done_at = *state.done_at.get_or_insert_with(Instant::now);
+        if self.sender.in_flight() == 0 || done_at.elapsed() > COMPLETE {
             self.progress.finished.store(true, Ordering::Release);
+        }
+        if self.sender.in_flight() == 0 {
             return Ok(0);
         }
         self.sender.kick()?;

@@ -656,6 +656,11 @@ fn what_is_asked_wrongly_is_said_before_anything_is_sent() {
         ("replay /nowhere.pcap --tx l0", "/nowhere.pcap"),
         ("tcp --tx l0 --address 10.0.0.1/24 --server 10.0.9.1:80", "--gateway"),
         ("tcp --tx l0 --address fd00::1/64 --server 10.0.9.1:80", "--address"),
+        ("udp --tx l0 --address 10.0.0.1/24 --server 10.0.0.9:53 --request 0", "--request: 0"),
+        (
+            "udp --tx l0 --address 10.0.0.1/24 --server 10.0.0.9:53 --request 2000",
+            "--request: 2000",
+        ),
         ("sink --rx millrace-none", "millrace-none"),
         ("bench --tx millrace-none", "millrace-none"),
     ];

@@ -123,3 +123,36 @@ fn a_padded_or_rewritten_frame_is_found_and_a_foreign_one_is_not() {
     assert!(!note(&mut detector, &[], 0));
     assert_eq!(detector.tally(0).received + detector.tally(1).received, 2);
 }
+
+#[test]
+fn a_corrupted_copy_beside_a_good_one_hides_no_loss() {
+    let all = frames(40);
+    let mut detector = detector();
+    let mut changed = 0;
+    for (i, frame) in all.iter().enumerate() {
+        // Its source port, which the checksum covers and the signature doesn't.
+        let mut broken = frame.clone();
+        broken[if frame[12] == 0x86 { 54 } else { 34 }] ^= 1;
+        match i {
+            // Lost.
+            5 | 6 => {}
+            // The corrupted copy comes first, and after it the good one.
+            8..=10 => {
+                note(&mut detector, &broken, 0);
+                note(&mut detector, frame, 0);
+                changed += 1;
+            }
+            20..=22 => {
+                note(&mut detector, frame, 0);
+                note(&mut detector, &broken, 0);
+            }
+            _ => {
+                note(&mut detector, frame, 0);
+            }
+        }
+    }
+    let mut total = detector.tally(0);
+    total.add(&detector.tally(1));
+    assert_eq!((total.corrupted, total.duplicated), (changed, 6), "{}", detector.broken);
+    assert_eq!(40 - total.received - total.corrupted, 2);
+}

@@ -11,7 +11,7 @@ use std::time::Duration;
 /// Bytes of a socket's buffer in each direction.
 const BUFFER: usize = 16 * 1024;
 /// What requests are made of, again and again.
-const REQUEST: [u8; 1024] = [b'm'; 1024];
+pub(super) const REQUEST: [u8; 1024] = [b'm'; 1024];
 
 /// What has become of a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
