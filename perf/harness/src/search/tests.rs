@@ -49,7 +49,9 @@ fn find<F: FnMut(f64, f64, &mut Random) -> f64>(dut: &mut Simulated<F>, goals: &
 fn around(bounds: &Bounds, truth: f64) {
     assert_eq!(bounds.irregular, None, "{bounds:?}");
     let (lower, upper) = (bounds.lower.unwrap(), bounds.upper.unwrap());
-    assert!(lower <= truth * 1.00001 && truth * 0.99999 <= upper, "{lower} {truth} {upper}");
+    // Half a packet lost in a trial, of a second at least, is none.
+    let (most, least) = (truth * 1.00001 + 1.0, truth * 0.99999 - 1.0);
+    assert!(lower <= most && least <= upper, "{lower} {truth} {upper}");
     assert!((upper - lower) / upper <= bounds.goal.width, "{lower} {upper}");
 }
 
