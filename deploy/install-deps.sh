@@ -8,7 +8,7 @@
 # Nothing missing: no package manager is called, and no root is needed.
 set -euo pipefail
 
-# A thing to look for (a command, or a file's path) and the Debian or Ubuntu package that has it.
+# A thing to look for (a command, a file's path, or a shared library) and the Debian or Ubuntu package that has it.
 build_needs=(
     "cc gcc"
     "/usr/include/stdlib.h libc6-dev"
@@ -27,6 +27,7 @@ run_needs=(
     "curl curl"
     "python3 python3"
     "nft nftables"
+    "lib:libusrsctp.so.2 libusrsctp2"
 )
 count_needs=(
     "valgrind valgrind"
@@ -48,7 +49,9 @@ look() {
     local thing package
     for need in "$@"; do
         read -r thing package <<<"$need"
-        if [[ $thing == /* ]]; then
+        if [[ $thing == lib:* ]]; then
+            ldconfig -p | grep -qF "${thing#lib:} " || missing+=("$package")
+        elif [[ $thing == /* ]]; then
             [[ -e $thing ]] || missing+=("$package")
         else
             command -v "$thing" >/dev/null || missing+=("$package")

@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
 """Servers and clients of the test cluster: whoever asks is told by whom it is answered and as whom it was seen.
 
-    peer.py serve NAME PORT...        HTTP on TCP, one datagram each on UDP, one message on SCTP where the kernel has it
-    peer.py ask udp|sctp HOST PORT    prints the answer; SCTP ends with 3 where the kernel has none
+    peer.py serve NAME PORT...                HTTP on TCP, one datagram each on UDP
+    peer.py ask HOST PORT [SIZE [PATIENCE]]   a datagram; prints the answer, `refused` or `silence`
 """
 import selectors
 import socket
 import sys
 
-SCTP = 132
 BIG = b"x" * (4 << 20)
 
 
@@ -53,13 +52,6 @@ def serve(name, ports):
         datagram.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         datagram.bind(("::", port))
         ready.register(datagram, selectors.EVENT_READ, "datagram")
-        try:
-            sctp = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, SCTP)
-            sctp.bind(("::", port))
-            sctp.listen(16)
-            ready.register(sctp, selectors.EVENT_READ, "sctp")
-        except OSError:
-            pass
     while True:
         for key, _ in ready.select():
             if key.data == "datagram":
@@ -69,10 +61,6 @@ def serve(name, ports):
                 key.fileobj.sendmsg([reply], back, 0, address)
                 continue
             connection, address = key.fileobj.accept()
-            if key.data == "sctp":
-                connection.sendall(f"{name} {seen(address)}\n".encode())
-                connection.close()
-                continue
 
             def work(connection=connection, address=address):
                 answer(connection, name, address)
@@ -80,29 +68,22 @@ def serve(name, ports):
             threading.Thread(target=work, daemon=True).start()
 
 
-def ask(kind, host, port, size=16):
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    if kind == "udp":
-        with socket.socket(family, socket.SOCK_DGRAM) as it:
-            it.settimeout(2)
-            it.connect((host, port))
+def ask(host, port, size, patience):
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as it:
+        it.settimeout(patience)
+        it.connect((host, port))
+        try:
             it.send(b"?" * size)
             return it.recv(65536).decode().strip()
-    try:
-        it = socket.socket(family, socket.SOCK_STREAM, SCTP)
-    except OSError:
-        sys.exit(3)
-    with it:
-        it.settimeout(2)
-        it.connect((host, port))
-        return it.recv(65536).decode().strip()
+        except ConnectionRefusedError:
+            return "refused"
+        except TimeoutError:
+            return "silence"
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "serve":
         serve(sys.argv[2], [int(port) for port in sys.argv[3:]])
     else:
-        try:
-            print(ask(sys.argv[2], sys.argv[3], int(sys.argv[4]), *map(int, sys.argv[5:])))
-        except OSError as why:
-            sys.exit(f"{why}")
+        host, port, size, patience = sys.argv[2:] + ["16", "2"][len(sys.argv) - 4:]
+        print(ask(host, int(port), int(size), float(patience)))
