@@ -50,12 +50,17 @@ gather() {
     for it in "${asides[@]}"; do
         status=0
         wait "${it%%:*}" || status=$?
-        cat "${it#*:}"
-        held=$((held + $(grep -c '^  ✓' "${it#*:}" || true)))
-        failed=$((failed + $(grep -c '^  ✗' "${it#*:}" || true)))
+        count "${it#*:}"
         ((status == 0)) || bad "checks in the background" "ended with status $status"
     done
     asides=()
+}
+
+# count FILE: checks that others have written down.
+count() {
+    cat "$1"
+    held=$((held + $(grep -c '^  ✓' "$1" || true)))
+    failed=$((failed + $(grep -c '^  ✗' "$1" || true)))
 }
 
 # within SECONDS COMMAND…: until it holds, or the time is over.

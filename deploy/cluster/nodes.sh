@@ -80,7 +80,7 @@ pod() {
     at "$name" ip link set eth0 up
     at "$name" ip route add default via "10.41.$1.1"
     at "$name" ip route add default via "fd41:$1::1"
-    serve "$name" "$1$2" 8080
+    serve "$name" "$1$2" 8080 8081
     serve_sctp "$name" "$1$2" 8080 "10.41.$1.$host" "fd41:$1::$host"
 }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Servers and clients of the test cluster: whoever asks is told by whom it is answered and as whom it was seen.
 
-    peer.py serve NAME PORT...                HTTP on TCP, one datagram each on UDP
+    peer.py serve NAME PORT...                HTTP on TCP, one datagram each on UDP ("who and port?": with the ports)
     peer.py ask HOST PORT [SIZE [PATIENCE]]   a datagram; prints the answer, `refused` or `silence`
 """
 import selectors
@@ -57,6 +57,8 @@ def serve(name, ports):
             if key.data == "datagram":
                 data, control, _, address = key.fileobj.recvmsg(65536, 256)
                 reply = f"{name} {seen(address)} {len(data)}\n".encode()
+                if data == b"who and port?":
+                    reply = f"{name}:{key.fileobj.getsockname()[1]} {seen(address)} {address[1]}\n".encode()
                 back = [item for item in control if item[:2] == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO)]
                 key.fileobj.sendmsg([reply], back, 0, address)
                 continue

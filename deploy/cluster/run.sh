@@ -18,7 +18,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 bin=${MILLRACE_BIN:-$here/../../target/release}
 export PATH=$PATH:/usr/sbin:/sbin
 export LC_ALL=C
-for part in check nodes manifests proxy kinds policies hosts refusals sizes sctp crash changes handover; do
+for part in check nodes manifests proxy kinds policies hosts refusals sizes sctp conntrack crash changes handover; do
     . "$here/$part.sh"
 done
 
@@ -87,6 +87,7 @@ act hosts
 act refusals
 act sizes
 act sctp sctp_services
+act conntrack udp_flows
 act crash
 if [[ $short == no ]]; then
     act changes
