@@ -63,6 +63,13 @@ count() {
     failed=$((failed + $(grep -c '^  ✗' "$1" || true)))
 }
 
+# patiently SECONDS COMMAND…: asks no longer than that.
+patiently() {
+    local patience=$1
+    shift
+    "$@"
+}
+
 # within SECONDS COMMAND…: until it holds, or the time is over.
 within() {
     local deadline=$((SECONDS + $1))
@@ -92,6 +99,9 @@ tcp() {
 
 # udp FROM ADDRESS PORT [SIZE]: the same.
 udp() { at "$1" python3 "$here/peer.py" ask "$2" "$3" "${4:-16}" "${patience:-2}" | sed 's/ [0-9]*$//'; }
+
+# who FROM ADDRESS PORT [COUNT]: all who answer flows over UDP, each once.
+who() { at "$1" python3 "$here/peer.py" many "$2" "$3" "${4:-12}" "${patience:-2}"; }
 
 ping_of() { at "$1" ping -c 2 -i 0.2 -W 1 "$2" | grep loss; }
 

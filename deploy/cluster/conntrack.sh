@@ -1,4 +1,4 @@
-# Sourced by run.sh: what a Service's UDP flows, of one five-tuple each, do when endpoints, control and engines come and go.
+# Sourced by run.sh: what a Service's UDP flows, of one five-tuple each, do when endpoints, control and engines come and go; and affinity.
 
 # told COMMAND…: a program that prints its checks itself.
 told() {
@@ -8,6 +8,11 @@ told() {
     count "$log"
     # One that ends without having said why.
     if ((status != 0)) && ! grep -q '^  ✗' "$log"; then bad "$*" "$(tail -n 5 "$log")"; fi
+}
+
+affinity() {
+    step "affinity with a timeout of two seconds"
+    told python3 "$here/affinity.py" "$prefix" "$work/manifests"
 }
 
 udp_flows() {

@@ -2,7 +2,8 @@
 #
 # node N is 10.40.0.N and has pods a (10.41.N.11) and b (10.41.N.12); everything is the same in IPv6 with fd40::N and fd41:N::11.
 
-# slice SERVICE FAMILY "PORTS" ADDRESS@NODE…: PORTS as name:number:protocol
+# slice SERVICE FAMILY "PORTS" ADDRESS@NODE[!STATE]…: PORTS as name:number:protocol; STATE is leaving (terminating, serves), gone
+# (terminating, does not) or unready
 slice() {
     local service=$1 family=$2 ports=$3
     shift 3
@@ -30,7 +31,14 @@ END
     echo "endpoints:"
     local endpoint
     for endpoint in "$@"; do
-        echo "- {addresses: [\"${endpoint%@*}\"], nodeName: ${endpoint#*@}, conditions: {ready: true, serving: true, terminating: false}}"
+        local conditions="ready: true, serving: true, terminating: false"
+        case $endpoint in
+        *!leaving) conditions="ready: false, serving: true, terminating: true" ;;
+        *!gone) conditions="ready: false, serving: false, terminating: true" ;;
+        *!unready) conditions="ready: false, serving: false, terminating: false" ;;
+        esac
+        endpoint=${endpoint%!*}
+        echo "- {addresses: [\"${endpoint%@*}\"], nodeName: ${endpoint#*@}, conditions: {$conditions}}"
     done
 }
 
@@ -60,32 +68,33 @@ $extra
 END
 }
 
-# both NAME PODS…: slices of both families for pods such as 1a
+# both NAME PODS…: slices of both families for pods such as 1a, or 1a!leaving
 both() {
     local name=$1 four=() six=() pod
     shift
     for pod in "$@"; do
-        local node=${pod%?} host=11
-        [[ $pod == *b ]] && host=12
-        four+=("10.41.$node.$host@node-$node")
-        six+=("fd41:$node::$host@node-$node")
+        local state=${pod:2} node=${pod:0:1} host=11
+        [[ ${pod:1:1} == b ]] && host=12
+        four+=("10.41.$node.$host@node-$node$state")
+        six+=("fd41:$node::$host@node-$node$state")
     done
     slice "$name" IPv4 "$ports" "${four[@]}"
     slice "$name" IPv6 "$ports" "${six[@]}"
 }
 
-manifests() {
-    local node ports="http:8080:TCP dns:8080:UDP sigtran:8080:SCTP"
-    for node in 1 2 3; do
-        cat <<END
----
+# node NUMBER ["more: metadata"]
+node() {
+    cat <<END
 apiVersion: v1
 kind: Node
-metadata: {name: node-$node}
-spec: {podCIDR: 10.41.$node.0/24, podCIDRs: [10.41.$node.0/24, "fd41:$node::/64"]}
-status: {addresses: [{type: InternalIP, address: 10.40.0.$node}, {type: InternalIP, address: "fd40::$node"}]}
+metadata: {name: node-$1${2:+, $2}}
+spec: {podCIDR: 10.41.$1.0/24, podCIDRs: [10.41.$1.0/24, "fd41:$1::/64"]}
+status: {addresses: [{type: InternalIP, address: 10.40.0.$1}, {type: InternalIP, address: "fd40::$1"}]}
 END
-    done
+}
+
+manifests() {
+    local ports="http:8080:TCP dns:8080:UDP sigtran:8080:SCTP"
     service web LoadBalancer 10 30080 "  externalIPs: [\"10.42.1.10\"]
 status: {loadBalancer: {ingress: [{ip: 10.42.0.10}, {ip: \"fd42::10\"}]}}"
     both web 1a 1b 2a 3a
@@ -101,7 +110,8 @@ status: {loadBalancer: {ingress: [{ip: 10.42.0.11}]}}"
     both self 1a
     service remote NodePort 15 30085
     both remote 2a
-    service empty NodePort 17 30087
+    service empty LoadBalancer 17 30087 "  externalIPs: [\"10.42.1.17\"]
+status: {loadBalancer: {ingress: [{ip: 10.42.0.17}]}}"
     slice empty IPv4 "$ports"
     ports="http:9090:TCP dns:9090:UDP sigtran:9090:SCTP"
     service host NodePort 16 30086
@@ -110,4 +120,30 @@ status: {loadBalancer: {ingress: [{ip: 10.42.0.11}]}}"
     # Something outside of the cluster: no pod, on no node.
     service outside ClusterIP 19 0
     slice outside IPv4 "$ports" 10.40.0.9@
+    ports="http:8080:TCP dns:8080:UDP sigtran:8080:SCTP"
+    service ranged LoadBalancer 30 30100 "  loadBalancerSourceRanges: [\"10.40.0.9/32\", \" 10.40.0.1/32\"]
+status: {loadBalancer: {ingress: [{ip: 10.42.0.30}]}}"
+    both ranged 2a
+    service closed LoadBalancer 31 30101 "  loadBalancerSourceRanges: [\"10.40.0.77/32\"]
+status: {loadBalancer: {ingress: [{ip: 10.42.0.31}]}}"
+    both closed 2a
+    # The cases of endpoints on their way out: who serves node 1, by policy.
+    local policy at=40
+    for policy in Cluster Local; do
+        local extra="  externalTrafficPolicy: $policy
+  internalTrafficPolicy: $policy"
+        service "ready-${policy,,}" NodePort $at $((30100 + at)) "$extra"
+        both "ready-${policy,,}" 1a '1b!leaving' 2a '2b!leaving'
+        service "leaving-${policy,,}" NodePort $((at + 1)) $((30101 + at)) "$extra"
+        if [[ $policy == Cluster ]]; then both leaving-cluster '1a!leaving' '1b!gone' '2a!leaving'; else both leaving-local '1a!leaving' '1b!gone' 2a; fi
+        service "gone-${policy,,}" NodePort $((at + 2)) $((30102 + at)) "$extra"
+        both "gone-${policy,,}" '1a!gone' '2a!gone' '3a!unready'
+        service "far-${policy,,}" NodePort $((at + 3)) $((30103 + at)) "$extra"
+        both "far-${policy,,}" '1a!gone' 2a
+        at=$((at + 10))
+    done
+    # Nobody listens on the port of the pod that is named.
+    ports="http:8099:TCP dns:8099:UDP sigtran:8099:SCTP"
+    service shut NodePort 32 30102
+    both shut 2a
 }

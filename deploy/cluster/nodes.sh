@@ -134,7 +134,7 @@ engine = "$work/engine-$node.sock"
 node = "node-$node"
 END
     ip netns exec "$(ns "node-$node")" "$bin/millrace-control" --config "$work/control-$node.toml" --manifests "$work/manifests" \
-        --cluster-cidr 10.41.0.0/16,fd41::/16 --service-cidr 10.43.0.0/16,fd43::/112 2>>"$work/control-$node.log" &
+        --cluster-cidr 10.41.0.0/16,fd41::/16 --service-cidr 10.43.0.0/16,fd43::/112 --healthz-bind-address 0.0.0.0:10256 2>>"$work/control-$node.log" &
     control[$node]=$!
     pids+=($!)
 }
@@ -148,6 +148,9 @@ raise() {
     local node
     mkdir "$work/manifests"
     manifests >"$work/manifests/cluster.yaml"
+    for node in "${nodes[@]}"; do
+        node "$node" >"$work/manifests/node-$node.yaml"
+    done
     step "three nodes, six pods, a client"
     build
     serve node-1 node-1 9090

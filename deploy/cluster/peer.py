@@ -3,6 +3,7 @@
 
     peer.py serve NAME PORT...                HTTP on TCP, one datagram each on UDP ("who and port?": with the ports)
     peer.py ask HOST PORT [SIZE [PATIENCE]]   a datagram; prints the answer, `refused` or `silence`
+    peer.py many HOST PORT COUNT [PATIENCE]   a datagram on each of so many sockets; prints who answers, each once, in order
 """
 import selectors
 import socket
@@ -83,9 +84,32 @@ def ask(host, port, size, patience):
             return "silence"
 
 
+def many(host, port, count, patience):
+    """From several ports, so that each is a flow of its own."""
+    sockets = [socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) for _ in range(count)]
+    names = set()
+    for it in sockets:
+        it.connect((host, port))
+        it.send(b"?")
+    for it in sockets:
+        it.settimeout(patience)
+        try:
+            names.add(it.recv(65536).decode().split()[0])
+        except ConnectionRefusedError:
+            names.add("refused")
+        except TimeoutError:
+            names.add("silence")
+            # The others have waited as long.
+            patience = 0.01
+    return " ".join(sorted(names))
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "serve":
         serve(sys.argv[2], [int(port) for port in sys.argv[3:]])
+    elif sys.argv[1] == "many":
+        host, port, count, patience = sys.argv[2:] + ["2"][len(sys.argv) - 5:]
+        print(many(host, int(port), int(count), float(patience)))
     else:
         host, port, size, patience = sys.argv[2:] + ["16", "2"][len(sys.argv) - 4:]
         print(ask(host, int(port), int(size), float(patience)))

@@ -17,8 +17,8 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 bin=${MILLRACE_BIN:-$here/../../target/release}
 export PATH=$PATH:/usr/sbin:/sbin
-export LC_ALL=C
-for part in check nodes manifests proxy kinds policies hosts refusals sizes sctp conntrack crash changes handover; do
+export LC_ALL=C PYTHONDONTWRITEBYTECODE=1
+for part in check nodes manifests proxy kinds policies hosts refusals sizes sctp health conntrack crash changes handover; do
     . "$here/$part.sh"
 done
 
@@ -87,6 +87,8 @@ act hosts
 act refusals
 act sizes
 act sctp sctp_services
+act health
+[[ $short == yes ]] || act affinity
 act conntrack udp_flows
 act crash
 if [[ $short == no ]]; then
