@@ -149,10 +149,10 @@ class World:
         os.rename(new, os.path.join(self.folder, "moving.json"))
         return time.monotonic()
 
-    def change(self, what, wanted, *endpoints, back=None, tries=5):
+    def change(self, what, wanted, *endpoints, back, tries=5):
         """All flows are to come to `wanted`. `back`: endpoints by which none is there, for another try if it took longer than it should."""
         took = []
-        for _ in range(tries):
+        for left in reversed(range(tries)):
             stay = [flow for flow in self.flows if flow.last() == wanted]
             marks = [len(flow.heard) for flow in stay]
             began = self.write(*endpoints)
@@ -170,7 +170,7 @@ class World:
                 others = {who for _, who, _ in flow.heard[mark:]} - {wanted}
                 if others:
                     return say(False, what, f"{flow.name} had no reason to move, and was answered by {others}")
-            if took[-1] <= QUICK or back is None:
+            if took[-1] <= QUICK or left == 0:
                 break
             self.write(*back)
             if not eventually(lambda: all(flow.last() != wanted for flow in self.flows)):
