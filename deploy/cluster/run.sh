@@ -18,7 +18,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 bin=${MILLRACE_BIN:-$here/../../target/release}
 export PATH=$PATH:/usr/sbin:/sbin
 export LC_ALL=C PYTHONDONTWRITEBYTECODE=1
-for part in check nodes manifests proxy kinds policies hosts refusals sizes sctp icmp health conntrack crash changes handover; do
+for part in check nodes manifests proxy kinds policies hosts refusals sizes sctp icmp health conntrack router crash changes handover; do
     . "$here/$part.sh"
 done
 
@@ -89,6 +89,7 @@ act sizes
 act sctp sctp_services
 act fragments
 act health
+act router
 [[ $short == yes ]] || act narrow
 [[ $short == yes ]] || act affinity
 act conntrack udp_flows
