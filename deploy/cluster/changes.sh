@@ -51,3 +51,68 @@ changes() {
 }
 
 is_refused() { [[ $(patience=0.5 tcp node-1 10.40.0.1 30090) == refused ]]; }
+
+# alter NAME [POD…]: replaces the Service of this file; its type, policy and more are what `alter_as` says.
+alter() {
+    local ports="http:8080:TCP dns:8080:UDP sigtran:8080:SCTP"
+    {
+        service altered "${alter_type:-NodePort}" 27 "${alter_port:-30097}" "${alter_more:-}"
+        both altered "$@"
+    } >"$work/altered.yaml"
+    mv "$work/altered.yaml" "$work/manifests/"
+}
+
+# told_by WHAT WANTED COMMAND…: whether that is what it says, within five seconds.
+told_by() {
+    local what=$1 wanted=$2
+    shift 2
+    if within 5 says_so "$wanted" "$@"; then good "$what"; else bad "$what" "wanted $wanted; got $("$@" 2>&1)"; fi
+}
+says_so() {
+    local wanted=$1 said
+    shift
+    said=$(patience=0.5 "$@" 2>&1)
+    [[ $said =~ ^($wanted)$ ]]
+}
+
+services_change() {
+    step "a Service changes"
+    alter 2a 3a
+    told_by "it is there" "2a 3a" who pod-1-b 10.43.0.27 53
+    told_by "with a node port" "2a 3a" who client 10.40.0.1 30097
+    alter_more="  sessionAffinity: ClientIP" alter 2a 3a
+    told_by "it gets an affinity" "2a|3a" who pod-1-b 10.43.0.27 53
+    told_by "at its node port too" "2a|3a" who client 10.40.0.1 30097
+    alter 2a 3a
+    told_by "and loses it" "2a 3a" who pod-1-b 10.43.0.27 53
+    alter_more="  externalTrafficPolicy: Local" alter 2a 1a
+    told_by "its external policy becomes Local" "1a 10.40.0.9" tcp client 10.40.0.1 30097
+    alter 2a 1a
+    told_by "and Cluster again" "1a 2a" who client 10.40.0.1 30097
+    alter_port=30098 alter 2a
+    told_by "another node port" "2a .*" tcp client 10.40.0.1 30098
+    told_by "the old one is closed" refused tcp client 10.40.0.1 30097
+    alter_type=ClusterIP alter_port=0 alter 2a
+    told_by "no node port at all" refused tcp client 10.40.0.1 30098
+    check "its cluster IP is as it was" "2a .*" tcp pod-1-b 10.43.0.27 80
+    printf '%s\n' 'apiVersion: v1' 'kind: Service' 'metadata: {name: altered, namespace: default}' 'spec: {type: ExternalName, externalName: example.org}' >"$work/manifests/altered.yaml"
+    told_by "it becomes an ExternalName: nobody has the address" silence tcp pod-1-b 10.43.0.27 80
+    alter 2a
+    told_by "and a Service again" "2a .*" tcp pod-1-b 10.43.0.27 80
+    rm "$work/manifests/altered.yaml"
+    told_by "it goes" silence tcp pod-1-b 10.43.0.27 80
+    alter 3a
+    told_by "and comes again" "3a .*" tcp pod-1-b 10.43.0.27 80
+    # Target ports by name, which differ from pod to pod: two slices.
+    {
+        service altered NodePort 27 30097
+        slice altered-x IPv4 "http:8080:TCP dns:8080:UDP" 10.41.2.11@node-2
+        slice altered-y IPv4 "http:8081:TCP dns:8081:UDP" 10.41.3.11@node-3
+    } | sed 's/service-name: altered-[xy]/service-name: altered/' >"$work/altered.yaml"
+    mv "$work/altered.yaml" "$work/manifests/"
+    told_by "target ports that differ by endpoint" "2a:8080 3a:8081" ports_of pod-1-b 10.43.0.27 53
+    rm "$work/manifests/altered.yaml"
+}
+
+# ports_of FROM ADDRESS PORT: who answers, on which of its ports.
+ports_of() { at "$1" python3 "$here/peer.py" many "$2" "$3" 12 "${patience:-2}" "who and port?"; }

@@ -15,6 +15,11 @@ affinity() {
     told python3 "$here/affinity.py" "$prefix" "$work/manifests"
 }
 
+rolling() {
+    step "a rolling update under load"
+    told python3 "$here/rolling.py" "$prefix" "$work/manifests"
+}
+
 udp_flows() {
     step "UDP flows of one five-tuple while endpoints change"
     told python3 "$here/flows.py" move "$prefix" "$work/manifests"

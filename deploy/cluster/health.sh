@@ -8,6 +8,8 @@ health() {
     step "health check node ports, and what nodes say of themselves"
     check "a node with a pod of the Service" 'HTTP/1.[01]200.*[Xx]-[Ll]oad-[Bb]alancing-[Ee]ndpoint-[Ww]eight:1 .*"name":"local".*"localEndpoints":1.*"serviceProxyHealthy":true.*' status 10.40.0.1:31081 /
     check "one without" 'HTTP/1.[01]503.*"localEndpoints":0.*' status 10.40.0.3:31081 /
+    check "one whose only pod is on its way out" 'HTTP/1.[01]503.*"localEndpoints":0.*' status 10.40.0.1:31082 /
+    check "which still serves what comes" "1a 10.40.0.9" tcp client 10.40.0.1 30105
     check "in IPv6" 'HTTP/1.[01]503.*' status '[fd40::3]:31081' /
     check "/healthz" 'HTTP/1.[01]200.*' status 10.40.0.1:10256 /healthz
     check "/livez" 'HTTP/1.[01]200.*' status 10.40.0.1:10256 /livez

@@ -117,6 +117,8 @@ status: {loadBalancer: {ingress: [{ip: 10.42.0.17}]}}"
     service host NodePort 16 30086
     slice host IPv4 "$ports" 10.40.0.2@node-2
     slice host IPv6 "$ports" fd40::2@node-2
+    service inner-host ClusterIP 18 0 "  internalTrafficPolicy: Local"
+    slice inner-host IPv4 "$ports" 10.40.0.2@node-2
     # Something outside of the cluster: no pod, on no node.
     service outside ClusterIP 19 0
     slice outside IPv4 "$ports" 10.40.0.9@
@@ -127,6 +129,11 @@ status: {loadBalancer: {ingress: [{ip: 10.42.0.30}]}}"
     service closed LoadBalancer 31 30101 "  loadBalancerSourceRanges: [\"10.40.0.77/32\"]
 status: {loadBalancer: {ingress: [{ip: 10.42.0.31}]}}"
     both closed 2a
+    # Here only endpoints on their way out: they serve on, but no load balancer is to send anything more.
+    service fading LoadBalancer 35 30105 "  externalTrafficPolicy: Local
+  healthCheckNodePort: 31082
+status: {loadBalancer: {ingress: [{ip: 10.42.0.35}]}}"
+    both fading '1a!leaving' 2a
     # The cases of endpoints on their way out: who serves node 1, by policy.
     local policy at=40
     for policy in Cluster Local; do

@@ -3,7 +3,7 @@
 
     peer.py serve NAME PORT...                HTTP on TCP, one datagram each on UDP ("who and port?": with the ports)
     peer.py ask HOST PORT [SIZE [PATIENCE]]   a datagram; prints the answer, `refused` or `silence`
-    peer.py many HOST PORT COUNT [PATIENCE]   a datagram on each of so many sockets; prints who answers, each once, in order
+    peer.py many HOST PORT COUNT [PATIENCE [QUESTION]]   a datagram on each of so many sockets; prints who answers, each once, in order
 """
 import selectors
 import socket
@@ -84,13 +84,13 @@ def ask(host, port, size, patience):
             return "silence"
 
 
-def many(host, port, count, patience):
+def many(host, port, count, patience, question):
     """From several ports, so that each is a flow of its own."""
     sockets = [socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) for _ in range(count)]
     names = set()
     for it in sockets:
         it.connect((host, port))
-        it.send(b"?")
+        it.send(question.encode())
     for it in sockets:
         it.settimeout(patience)
         try:
@@ -108,8 +108,8 @@ if __name__ == "__main__":
     if sys.argv[1] == "serve":
         serve(sys.argv[2], [int(port) for port in sys.argv[3:]])
     elif sys.argv[1] == "many":
-        host, port, count, patience = sys.argv[2:] + ["2"][len(sys.argv) - 5:]
-        print(many(host, int(port), int(count), float(patience)))
+        host, port, count, patience, question = sys.argv[2:] + ["2", "?"][len(sys.argv) - 5:]
+        print(many(host, int(port), int(count), float(patience), question))
     else:
         host, port, size, patience = sys.argv[2:] + ["16", "2"][len(sys.argv) - 4:]
         print(ask(host, int(port), int(size), float(patience)))

@@ -12,6 +12,10 @@ policies() {
     check "so is a node's process" "1a 2a" who node-3 10.42.0.11 53
     check "internal policy: the node's own" "1b .*" tcp pod-1-a 10.43.0.12 80
     patience=1 aside check "and silence where there is none" silence tcp pod-3-a 10.43.0.12 80
+    check "a node's process has its own node's" "1b .*" tcp node-1 10.43.0.12 80
+    check "a backend that is the node itself: its pod" "node-2 .*" tcp pod-2-a 10.43.0.18 80
+    check "its process" "node-2 .*" tcp node-2 10.43.0.18 80
+    aside check "not another node's pod" silence patiently 1 tcp pod-1-b 10.43.0.18 80
     local first again
     for from in pod-1-b client; do
         local where=(10.43.0.13 80)

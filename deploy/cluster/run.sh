@@ -92,10 +92,12 @@ act health
 act router
 [[ $short == yes ]] || act narrow
 [[ $short == yes ]] || act affinity
+act rolling
 act conntrack udp_flows
 act crash
 if [[ $short == no ]]; then
     act changes
+    act services services_change
     act nftables hand_over nftables
     if command -v iptables-legacy-restore >/dev/null; then
         act iptables hand_over iptables
