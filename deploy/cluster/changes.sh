@@ -115,4 +115,4 @@ services_change() {
 }
 
 # ports_of FROM ADDRESS PORT: who answers, on which of its ports.
-ports_of() { at "$1" python3 "$here/peer.py" many "$2" "$3" 12 "${patience:-2}" "who and port?"; }
+ports_of() { at "$1" python3 -IS "$here/peer.py" many "$2" "$3" 12 "${patience:-2}" "who and port?"; }

@@ -35,12 +35,15 @@ check() {
     fi
 }
 
+# runs PID: a process of ours, which ends with us.
+runs() { echo "$1" >>"$work/pids"; }
+
 # aside COMMAND…: checks that wait more than they work, in the background; nothing that they leave in variables comes back.
-asides=()
+asides=() behind=()
 aside() {
     local log
     log=$(mktemp "$work/aside.XXXXXX")
-    ("$@") >"$log" 2>&1 &
+    (asides=() && "$@" && gather) >"$log" 2>&1 &
     asides+=("$!:$log")
 }
 
@@ -98,10 +101,10 @@ tcp() {
 }
 
 # udp FROM ADDRESS PORT [SIZE]: the same.
-udp() { at "$1" python3 "$here/peer.py" ask "$2" "$3" "${4:-16}" "${patience:-2}" | sed 's/ [0-9]*$//'; }
+udp() { at "$1" python3 -IS "$here/peer.py" ask "$2" "$3" "${4:-16}" "${patience:-2}" | sed 's/ [0-9]*$//'; }
 
 # who FROM ADDRESS PORT [COUNT]: all who answer flows over UDP, each once.
-who() { at "$1" python3 "$here/peer.py" many "$2" "$3" "${4:-12}" "${patience:-2}"; }
+who() { at "$1" python3 -IS "$here/peer.py" many "$2" "$3" "${4:-12}" "${patience:-2}"; }
 
 ping_of() { at "$1" ping -c 2 -i 0.2 -W 1 "$2" | grep loss; }
 

@@ -89,7 +89,7 @@ serve() {
     local namespace=$1
     shift
     ip netns exec "$(ns "$namespace")" python3 "$here/peer.py" serve "$@" 2>>"$work/peers.log" &
-    pids+=($!)
+    runs $!
 }
 
 # serve_sctp NAMESPACE NAME PORT ADDRESS…
@@ -97,7 +97,7 @@ serve_sctp() {
     local namespace=$1
     shift
     ip netns exec "$(ns "$namespace")" python3 "$here/sctp.py" serve "$@" 2>>"$work/peers.log" &
-    pids+=($!)
+    runs $!
 }
 
 start_engine() {
@@ -118,7 +118,7 @@ END
     # Not by `at`: the process is to be our own child.
     ip netns exec "$(ns "node-$node")" "$bin/millrace-dataplane" --config "$work/engine-$node.toml" 2>>"$work/engine-$node.log" &
     engine[$node]=$!
-    pids+=($!)
+    runs $!
 }
 
 # stop_engine NODE SIGNAL
@@ -136,7 +136,7 @@ END
     ip netns exec "$(ns "node-$node")" "$bin/millrace-control" --config "$work/control-$node.toml" --manifests "$work/manifests" \
         --cluster-cidr 10.41.0.0/16,fd41::/16 --service-cidr 10.43.0.0/16,fd43::/112 --healthz-bind-address 0.0.0.0:10256 2>>"$work/control-$node.log" &
     control[$node]=$!
-    pids+=($!)
+    runs $!
 }
 
 is_ready() { [[ $(patience=0.5 tcp "$1" "$2" "$3") =~ ^[123][ab] ]]; }

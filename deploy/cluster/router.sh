@@ -78,9 +78,9 @@ via = "fd62::2"
 END
     mkdir "$work/router-manifests"
     ip netns exec "$(ns r-engine)" "$bin/millrace-dataplane" --config "$work/router.toml" 2>>"$work/router.log" &
-    pids+=($!)
+    runs $!
     ip netns exec "$(ns r-engine)" "$bin/millrace-control" --config "$work/router-control.toml" --manifests "$work/router-manifests" 2>>"$work/router-control.log" &
-    pids+=($!)
+    runs $!
     serve r-out out 8080
     serve r-pod2 two 8080
 }

@@ -41,7 +41,6 @@ done
 
 prefix=millrace-cluster-$$
 work=$(mktemp -d "${TMPDIR:-/tmp}/$prefix-XXXXXX")
-pids=()
 failed=0 held=0 finished=no
 
 clean_up() {
@@ -49,10 +48,12 @@ clean_up() {
     trap - EXIT
     trap '' INT TERM
     if [[ $keep == yes ]]; then
-        echo "namespaces $prefix-*, logs in $work; the engines run on: kill ${pids[*]:-}; for n in \$(ip netns list | grep -o '$prefix-[^ ]*'); do ip netns del \$n; done"
+        echo "namespaces $prefix-*, logs in $work; the engines run on: kill \$(cat $work/pids); for n in \$(ip netns list | grep -o '$prefix-[^ ]*'); do ip netns del \$n; done"
         exit "$status"
     fi
-    ((${#pids[@]} == 0)) || kill -9 "${pids[@]}" 2>/dev/null || true
+    # Those of the background, too.
+    # shellcheck disable=SC2046
+    kill -9 $(cat "$work/pids" 2>/dev/null) $(jobs -p) 2>/dev/null || true
     wait 2>/dev/null || true
     local name
     for name in $(ip netns list | grep -o "^$prefix-[^ ]*"); do
@@ -69,29 +70,51 @@ trap clean_up EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
+wanted() { [[ -z $only || $only == *,$1,* ]]; }
+
 # act NAME [COMMAND…]: one theme's checks, if it is among those asked for.
 act() {
     local name=$1 began=$SECONDS
+    wanted "$name" || return 0
     shift
-    [[ -z $only || $only == *,$name,* ]] || return 0
     if (($#)); then "$@"; else "$name"; fi
     gather
     seconds+=" $name $((SECONDS - began))"
 }
 seconds=
 
+# beside NAME: the same, while others go on: those that wait more than they work, and touch nothing that others look at.
+beside() {
+    local log
+    wanted "$1" || return 0
+    log=$(mktemp "$work/beside.XXXXXX")
+    (asides=() && "$1" && gather) >"$log" 2>&1 &
+    behind+=("$!:$log")
+}
+
+# meet: what those beside have come to.
+meet() {
+    asides=("${behind[@]}")
+    behind=()
+    gather
+}
+
 raise
+beside router
+beside fragments
+if [[ $short == no ]]; then
+    beside affinity
+    beside narrow
+fi
 act kinds
 act policies
 act hosts
 act refusals
 act sizes
 act sctp sctp_services
-act fragments
 act health
-act router
-[[ $short == yes ]] || act narrow
-[[ $short == yes ]] || act affinity
+meet
+# Here time counts, or the engine ends.
 act rolling
 act conntrack udp_flows
 act crash

@@ -1,7 +1,7 @@
 # Sourced by run.sh: SCTP associations through every kind of Service; each packet's CRC32c is looked at by whoever gets it.
 
 # sctp FROM ADDRESS PORT [SIZE]: who answers, as whom we were seen, whether with our own port, and how much came.
-sctp() { at "$1" env PATIENCE="${patience:-2}" python3 "$here/sctp.py" ask "$2" "$3" "${4:-64}"; }
+sctp() { at "$1" env PATIENCE="${patience:-2}" python3 -IS "$here/sctp.py" ask "$2" "$3" "${4:-64}"; }
 
 sctp_services() {
     local from node
