@@ -300,6 +300,9 @@ pub struct Tcp {
     /// Give one up after this long
     #[arg(long, value_parser = duration, default_value = "5s")]
     pub timeout: Duration,
+    /// CPU to pin the generator to
+    #[arg(long)]
+    pub cpu: Option<usize>,
     /// Seed of ports and sequence numbers, beside the time: no two runs have the same
     #[arg(long, default_value_t = 1)]
     pub seed: u64,

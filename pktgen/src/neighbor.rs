@@ -38,13 +38,42 @@ pub struct Range {
     pub last: IpAddr,
 }
 
+/// A set of addresses as ranges that are in order and don't meet. Cost model: to ask for one is a binary search among them; to add
+/// ranges sorts them all, before a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Addresses(Vec<Range>);
+
+impl Addresses {
+    /// Adds ranges; one whose ends are of different IP versions, or the wrong way round, has no addresses.
+    pub fn extend(&mut self, ranges: impl IntoIterator<Item = Range>) {
+        let valid = |r: &Range| r.first.is_ipv4() == r.last.is_ipv4() && r.first <= r.last;
+        self.0.extend(ranges.into_iter().filter(valid));
+        self.0.sort_unstable_by_key(|r| r.first);
+        self.0.dedup_by(|next, kept| {
+            // IPv4 comes before IPv6: what begins within another is of its version.
+            let within = next.first <= kept.last;
+            if within {
+                kept.last = kept.last.max(next.last);
+            }
+            within
+        });
+    }
+
+    /// Whether it has `address`.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let after = self.0.partition_point(|r| r.first <= address);
+        let before = after.checked_sub(1).and_then(|at| self.0.get(at));
+        before.is_some_and(|r| address <= r.last)
+    }
+}
+
 /// What answers for one end.
 #[derive(Clone, Debug, Default)]
 pub struct Responder {
     /// The end's MAC address.
     pub mac: Mac,
     /// Addresses that are its own.
-    pub ranges: Vec<Range>,
+    pub addresses: Addresses,
 }
 
 impl Responder {
@@ -53,14 +82,14 @@ impl Responder {
         let own = addresses.iter().map(|net| Range { first: net.addr(), last: net.addr() });
         let whole =
             prefixes.iter().map(|net| Range { first: net.network(), last: net.broadcast() });
-        Self { mac, ranges: own.chain(whole).collect() }
+        let mut set = Addresses::default();
+        set.extend(own.chain(whole));
+        Self { mac, addresses: set }
     }
 
     /// Whether `address` is one of its own.
     pub fn owns(&self, address: IpAddr) -> bool {
-        self.ranges.iter().any(|r| {
-            r.first.is_ipv4() == address.is_ipv4() && r.first <= address && address <= r.last
-        })
+        self.addresses.contains(address)
     }
 
     /// Writes the answer to `frame` into `out`, if it asks for one; answers its length and what it was.

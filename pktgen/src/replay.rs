@@ -554,6 +554,25 @@ mod tests {
     }
 
     #[test]
+    fn each_interface_of_a_pcapng_has_its_own_clock() {
+        // The second interface is described after the first, and counts nanoseconds; its packet names it.
+        let start = 1_700_000_000;
+        let mut both = ng(&[], &[start * 1_000_000]);
+        let nanoseconds = [9, 0, 1, 0, 9, 0, 0, 0, 0, 0, 0, 0];
+        let other = ng(&nanoseconds, &[start * 1_000_000_000 + 2500]);
+        // Past the other's section header; its packet block begins 8 bytes before its interface's number.
+        let rest = other.get(28..).unwrap();
+        let packet = rest.len() - (12 + 20 + 60);
+        let mut rest = rest.to_vec();
+        rest[packet + 8..packet + 12].copy_from_slice(&1_u32.to_le_bytes());
+        both.extend(rest);
+        assert_eq!(dues(&Capture::read_pcapng(&both[..]).unwrap()), [0, 2500]);
+        // The same ticks by the first interface's clock would be a thousand times as many.
+        both.extend(ng(&[], &[start * 1_000_000 + 7]).get(28 + 20..).unwrap());
+        assert_eq!(dues(&Capture::read_pcapng(&both[..]).unwrap()), [0, 2500, 7000]);
+    }
+
+    #[test]
     fn an_interface_s_clock_is_moved_by_its_offset() {
         let clock = Clock { ticks: 1000, offset: -5 };
         assert_eq!(clock.time(7_250), Duration::from_millis(2_250));

@@ -218,20 +218,21 @@ fn responder(
     destinations: bool,
 ) -> Responder {
     let mut responder = Responder::new(end.mac, &plan.addresses, &plan.answer_for);
+    let mut streams = Vec::new();
     for stream in &all.streams {
         let mut add = |family: Family, spec: &Spec| {
             let ranges = spec.ranges().into_iter();
-            responder.ranges.extend(ranges.map(|(first, last)| Range {
+            streams.extend(ranges.map(|(first, last)| Range {
                 first: value::address(family, first),
                 last: value::address(family, last),
             }));
         };
         if let Some(vxlan) = &stream.vxlan {
             if sources {
-                responder.ranges.push(Range { first: vxlan.src, last: vxlan.src });
+                streams.push(Range { first: vxlan.src, last: vxlan.src });
             }
             if destinations && !sources {
-                responder.ranges.push(Range { first: vxlan.dst, last: vxlan.dst });
+                streams.push(Range { first: vxlan.dst, last: vxlan.dst });
             }
             continue;
         }
@@ -243,6 +244,7 @@ fn responder(
             add(stream.family, &stream.dst);
         }
     }
+    responder.addresses.extend(streams);
     responder
 }
 

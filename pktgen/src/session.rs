@@ -55,6 +55,7 @@ pub struct Session {
     stop: Arc<AtomicBool>,
     seconds: (mpsc::Sender<Partial>, mpsc::Receiver<Partial>),
     watched: Vec<Watched>,
+    names: Vec<String>,
     threads: Vec<JoinHandle<Outcome>>,
     series: BTreeMap<u64, Merged>,
     shown: u64,
@@ -80,6 +81,8 @@ struct Merged {
 pub struct Finished {
     /// Of each worker, in the order they were started.
     pub outcomes: Vec<Outcome>,
+    /// Their names: what they do, and their queue.
+    names: Vec<String>,
     /// The seconds.
     pub seconds: Vec<Second>,
     /// Why it ended.
@@ -91,8 +94,11 @@ pub struct Finished {
 impl Finished {
     /// What went wrong, for the warnings.
     pub fn errors(&self) -> impl Iterator<Item = String> {
-        let errors = self.outcomes.iter().filter_map(|o| o.error.as_ref());
-        errors.map(|e| format!("a worker ended early, and what it still had to do is missing: {e}"))
+        let errors = self.outcomes.iter().zip(&self.names);
+        let errors = errors.filter_map(|(o, name)| Some((name, o.error.as_ref()?)));
+        errors.map(|(name, e)| {
+            format!("worker {name} ended early: {e}; what it still had to do is missing")
+        })
     }
 }
 
@@ -114,6 +120,7 @@ impl Session {
             stop: Arc::default(),
             seconds: mpsc::channel(),
             watched: Vec::new(),
+            names: Vec::new(),
             threads: Vec::new(),
             series: BTreeMap::new(),
             shown: 0,
@@ -138,6 +145,7 @@ impl Session {
             progress: worker.progress.clone(),
         });
         let stop = self.stop.clone();
+        self.names.push(name.clone());
         let thread = std::thread::Builder::new().name(name).spawn(move || worker.run(&stop))?;
         self.threads.push(thread);
         Ok(())
@@ -227,7 +235,8 @@ impl Session {
         {
             self.done.pop();
         }
-        Finished { outcomes, seconds: self.done, ended, lasted }
+        let names = std::mem::take(&mut self.names);
+        Finished { outcomes, names, seconds: self.done, ended, lasted }
     }
 
     fn look(&mut self, live: &mut Live) {
@@ -307,4 +316,108 @@ fn merge(into: &mut Second, more: &Second) {
     into.queued_bytes += more.queued_bytes;
     into.received_bytes += more.received_bytes;
     into.max_ns = into.max_ns.max(more.max_ns);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Show;
+    use crate::worker::Extra;
+
+    /// A session with workers that only wait to be stopped, and what is seen of them: whether they send, whether they detect.
+    fn session(workers: &[(bool, bool)]) -> (Session, Vec<Arc<Progress>>) {
+        let mut session = Session::new();
+        let mut seen = Vec::new();
+        for &(sends, detects) in workers {
+            let progress = Arc::new(Progress::default());
+            session.watched.push(Watched { sends, detects, progress: progress.clone() });
+            seen.push(progress);
+            let stop = session.stop.clone();
+            session.names.push(format!("w-{}", session.names.len()));
+            session.threads.push(std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                outcome(None)
+            }));
+        }
+        (session, seen)
+    }
+
+    fn outcome(error: Option<io::Error>) -> Outcome {
+        Outcome {
+            sent: Vec::new(),
+            lag: Times::new(3),
+            full: 0,
+            kicks: 0,
+            in_flight: 0,
+            extra: Extra::default(),
+            statistics: Default::default(),
+            detector: None,
+            last_sent: 0,
+            pinned: true,
+            error,
+        }
+    }
+
+    fn live() -> Live {
+        Live::new(&Show { quiet: true, ..Show::default() }, String::new(), true)
+    }
+
+    fn signals(interrupted: bool) -> Signals {
+        Signals { interrupted: Arc::new(AtomicBool::new(interrupted)) }
+    }
+
+    const DRAIN: Duration = Duration::from_millis(400);
+
+    #[test]
+    fn packets_under_way_are_waited_for_whatever_else_comes_in() {
+        let (session, seen) = session(&[(true, false), (false, true)]);
+        seen[0].completed.store(100, Ordering::Relaxed);
+        // More than that has come in at the sending end, which is others' talk.
+        seen[0].received.store(1000, Ordering::Relaxed);
+        seen[1].received.store(40, Ordering::Relaxed);
+        seen[0].finished.store(true, Ordering::Release);
+        let began = Instant::now();
+        let finished = session.send(&signals(false), &mut live(), DRAIN, true);
+        assert!(began.elapsed() >= DRAIN, "{:?}", began.elapsed());
+        assert_eq!(finished.ended, Ended::Duration);
+    }
+
+    #[test]
+    fn when_all_has_come_the_drain_is_cut_short() {
+        let (session, seen) = session(&[(true, false), (false, true)]);
+        seen[0].completed.store(100, Ordering::Relaxed);
+        seen[1].received.store(100, Ordering::Relaxed);
+        seen[0].finished.store(true, Ordering::Release);
+        let began = Instant::now();
+        session.send(&signals(false), &mut live(), Duration::from_secs(60), true);
+        assert!(began.elapsed() >= LINGER && began.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_signal_ends_a_run_whose_packets_the_kernel_never_completes() {
+        let (session, _seen) = session(&[(true, false), (false, true)]);
+        let began = Instant::now();
+        let finished = session.send(&signals(true), &mut live(), DRAIN, true);
+        assert_eq!(finished.ended, Ended::Interrupted);
+        let took = began.elapsed();
+        assert!(took >= COMPLETE && took < COMPLETE + Duration::from_secs(10), "{took:?}");
+    }
+
+    #[test]
+    fn a_worker_that_ends_by_itself_ends_the_run_with_its_cause() {
+        let (mut session, seen) = session(&[(true, false), (false, true)]);
+        session.watched.push(Watched { sends: true, detects: false, progress: seen[0].clone() });
+        session
+            .threads
+            .push(std::thread::spawn(|| outcome(Some(io::Error::other("the network is down")))));
+        let finished = session.send(&signals(false), &mut live(), Duration::from_secs(60), true);
+        assert_eq!(finished.ended, Ended::Failed);
+        let errors: Vec<String> = finished.errors().collect();
+        assert!(
+            errors.len() == 1 && errors[0].contains("worker tx-1 ended early: the network is down"),
+            "{errors:?}"
+        );
+    }
 }

@@ -54,6 +54,11 @@ pub fn run(arguments: &Tcp, mode: Mode, signals: &Signals) -> Result<Report, Run
         ..EndPlan::default()
     };
     check(arguments, mode)?;
+    if let Some(id) = arguments.cpu
+        && !core_affinity::set_for_current(core_affinity::CoreId { id })
+    {
+        return Err(wrong("--cpu", format!("can't be pinned to CPU {id}")).into());
+    }
     let mut end = End::open(&plan, "tx", TX_FRAMES, RX_FRAMES)?;
     let description = end.describe();
     let hosts: Vec<_> = arguments.address.iter().map(IpNet::addr).collect();

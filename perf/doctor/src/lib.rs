@@ -6,6 +6,7 @@
 //! findings into effect as a transaction that can be undone, also after a crash. [`sweep`] plans and judges measurements of
 //! settings; who runs it brings the measurement.
 
+pub mod power;
 pub mod archive;
 pub mod files;
 mod sys;

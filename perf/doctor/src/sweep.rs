@@ -90,6 +90,8 @@ pub struct Measured {
     pub pps: f64,
     /// Percent of one CPU that the forwarder took.
     pub cpu: f64,
+    /// What the processors drew meanwhile, all of the machine; none where they don't count it.
+    pub watts: Option<f64>,
 }
 
 /// Lowest, middle and highest of some values.
@@ -125,6 +127,8 @@ pub struct Row {
     pub pps: Option<Range>,
     /// Percent of one CPU.
     pub cpu: Option<Range>,
+    /// Watts, where they are counted.
+    pub watts: Option<Range>,
     /// Why the last trial that failed did.
     pub failed: Option<String>,
 }
@@ -139,7 +143,8 @@ pub fn run(
 ) -> Vec<Row> {
     let cells = matrix.cells();
     let total = cells.len() * rounds;
-    let row = |cell| Row { cell, trials: Vec::new(), pps: None, cpu: None, failed: None };
+    let row =
+        |cell| Row { cell, trials: Vec::new(), pps: None, cpu: None, watts: None, failed: None };
     let mut rows: Vec<_> = cells.into_iter().map(row).collect();
     if let Some(first) = rows.first() {
         // Warms up what all share; its outcome says nothing, and if it fails, the counted one says so.
@@ -163,6 +168,7 @@ pub fn run(
     for row in &mut rows {
         row.pps = Range::of(row.trials.iter().map(|trial| trial.pps));
         row.cpu = Range::of(row.trials.iter().map(|trial| trial.cpu));
+        row.watts = Range::of(row.trials.iter().filter_map(|trial| trial.watts));
     }
     rows
 }
@@ -267,7 +273,11 @@ mod tests {
         run(&matrix(), 5, 1, |cell, _| {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let share = (random >> 33) as f64 / (1_u64 << 31) as f64 * 2.0 - 1.0;
-            Ok(Measured { pps: rate(cell) * (1.0 + share * noise / 100.0), cpu: 100.0 })
+            Ok(Measured {
+                pps: rate(cell) * (1.0 + share * noise / 100.0),
+                cpu: 100.0,
+                watts: None,
+            })
         })
     }
 
@@ -297,10 +307,12 @@ mod tests {
         let rows = run(&matrix(), 3, 9, |cell, _| {
             let fast = cell.ring == 512 && cell.burst == 16;
             let cpu = if cell.need_wakeup { 40.0 } else { 90.0 };
-            Ok(Measured { pps: if fast { 2e6 } else { 1e6 }, cpu })
+            Ok(Measured { pps: if fast { 2e6 } else { 1e6 }, cpu, watts: Some(2.0 * cpu) })
         });
         let Advice::Take { cell, .. } = advise(&rows, &IN_USE) else { panic!() };
         assert!(cell.need_wakeup);
+        let row = rows.iter().find(|row| row.cell == cell).unwrap();
+        assert_eq!(row.watts.map(|watts| watts.median), Some(80.0));
     }
 
     #[test]
@@ -309,7 +321,7 @@ mod tests {
         let rows = run(&matrix(), 3, 42, |cell, (number, total)| {
             seen.push((number, *cell));
             assert_eq!(total, 24);
-            Ok(Measured { pps: 1.0, cpu: 1.0 })
+            Ok(Measured { pps: 1.0, cpu: 1.0, watts: None })
         });
         assert_eq!((rows.len(), seen.len()), (8, 25));
         assert!(rows.iter().all(|row| row.trials.len() == 3));
@@ -327,7 +339,7 @@ mod tests {
             if cell.ring == 512 {
                 Err("refused".into())
             } else {
-                Ok(Measured { pps: 1e6, cpu: 9.0 })
+                Ok(Measured { pps: 1e6, cpu: 9.0, watts: None })
             }
         });
         assert_eq!(rows.iter().filter(|row| row.failed.as_deref() == Some("refused")).count(), 4);

@@ -7,6 +7,7 @@ use crate::device::Stage;
 use crate::generator::Source;
 use crate::programs;
 use crate::reconf::Reconf;
+use crate::run::repeated;
 use crate::scenario::Device;
 use std::fmt::Write as _;
 use std::fs;
@@ -26,24 +27,31 @@ pub fn measure(
         let outcome = &trial.outcome;
         (outcome.sent, outcome.sent.saturating_sub(outcome.received))
     };
-    let kept = |trial: crate::generator::Trial| match trial.outcome.limited {
-        true => Err(format!("the generator can't keep to {}", crate::units::show_rate(rate))),
-        false => Ok(trial),
+    // Nothing is said of trials that the generator didn't keep to its rate in: each gets a few tries.
+    let kept = |(trial, _): (Result<Option<_>, String>, u32)| {
+        let short = || format!("the generator can't keep to {}", crate::units::show_rate(rate));
+        trial?.ok_or_else(short)
     };
-    let without = kept(source.trial(Some(rate), seconds)?)?;
+    let without = kept(repeated(|| source.trial(Some(rate), seconds)))?;
     let changer = Changer { stage, device };
-    let over = AtomicBool::new(false);
-    let (with, made) = std::thread::scope(|scope| {
-        let maker = scope.spawn(|| {
-            // The generator begins some tenths of a second after it was started.
-            std::thread::sleep(Duration::from_millis(500));
-            changer.make(changes, Duration::from_secs_f64((seconds - 1.0).max(0.5)), &over)
+    let mut made = None;
+    let with = repeated(|| {
+        let over = AtomicBool::new(false);
+        let (with, maker) = std::thread::scope(|scope| {
+            let maker = scope.spawn(|| {
+                // The generator begins some tenths of a second after it was started.
+                std::thread::sleep(Duration::from_millis(500));
+                changer.make(changes, Duration::from_secs_f64((seconds - 1.0).max(0.5)), &over)
+            });
+            let with = source.trial(Some(rate), seconds);
+            over.store(true, Ordering::Relaxed);
+            (with, maker.join())
         });
-        let with = source.trial(Some(rate), seconds);
-        over.store(true, Ordering::Relaxed);
-        (with, maker.join())
+        made = Some(maker);
+        with
     });
-    let with = kept(with?)?;
+    let with = kept(with)?;
+    let made = made.ok_or("no trial with changes")?;
     let (made, lasted) = made.map_err(|_| "the thread that makes changes ended by itself")??;
     if made < changes {
         return Err(format!(

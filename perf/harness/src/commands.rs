@@ -6,6 +6,8 @@ use crate::report;
 use crate::results::{Certificate, JSON_SCHEMA};
 use crate::run::{Task, run};
 use crate::scenario::{Find, Generator, Named, Scenario, Topology, Traffic};
+use crate::services::Protocol;
+use crate::stateful::{self, Plan};
 use crate::{bare, impair, kernel, offer, sweep, units};
 use clap::{Args, Subcommand};
 use millrace_xsk::Interface;
@@ -29,6 +31,8 @@ pub enum Command {
     Soak(SoakOptions),
     /// Change the device's tables while traffic goes through: packets lost by rate is the time it was blocked
     Reconf(ReconfOptions),
+    /// Connections a second, searched, and a ladder of sessions: opened, verified to be open, then kept busy
+    Stateful(StatefulOptions),
     /// One HTML file with plots from results
     Report(report::Options),
     /// Whether B differs from A, figure by figure, and whether the two can be compared at all
@@ -57,6 +61,15 @@ pub enum Command {
     Sweep(sweep::Options),
     /// Offer 64-byte UDP frames on an interface of this namespace until stopped
     Offer(offer::Load),
+    /// Answer TCP connections and UDP datagrams with what they send, in this namespace until stopped
+    Serve {
+        /// Ports
+        #[arg(long, value_delimiter = ',', required = true)]
+        ports: Vec<u16>,
+        /// CPU to run on
+        #[arg(long)]
+        cpu: Option<usize>,
+    },
     /// Remove all conntrack entries of this namespace's kernel
     ForgetFlows,
     /// Drop whatever arrives at an interface of this namespace until stopped
@@ -65,8 +78,11 @@ pub enum Command {
         #[arg(long)]
         interface: String,
         /// Send UDP back where it came from instead
-        #[arg(long)]
+        #[arg(long, conflicts_with = "pass")]
         reflect: bool,
+        /// Let everything through to the kernel instead: a veth takes what its peer sends back by XDP only with a program
+        #[arg(long)]
+        pass: bool,
     },
 }
 
@@ -156,9 +172,65 @@ pub struct ReconfOptions {
     pub run: RunOptions,
 }
 
+/// Arguments of `stateful`.
+#[derive(Args, Clone, Debug)]
+pub struct StatefulOptions {
+    /// Protocols whose connections a second are searched
+    #[arg(long, value_delimiter = ',', value_enum)]
+    pub protocols: Vec<Protocol>,
+    /// Steps of the ladder: 64k,256k,1m (k is 1024)
+    #[arg(long, value_delimiter = ',', value_parser = stateful::sessions)]
+    pub sessions: Vec<u64>,
+    /// No search of connections a second
+    #[arg(long, conflicts_with = "protocols")]
+    pub no_connections: bool,
+    /// No ladder of sessions
+    #[arg(long, conflicts_with = "sessions")]
+    pub no_sessions: bool,
+    /// Packets a second that open sessions
+    #[arg(long, value_parser = units::rate)]
+    pub ramp: Option<f64>,
+    /// Packets a second of the sustain phase
+    #[arg(long, value_parser = units::rate)]
+    pub rate: Option<f64>,
+    /// Length of the sustain phase
+    #[arg(long, value_parser = units::duration)]
+    pub sustain: Option<Duration>,
+    /// Most connections open at once
+    #[arg(long)]
+    pub concurrent: Option<usize>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub run: RunOptions,
+}
+
+impl StatefulOptions {
+    fn apply(&self, plan: &mut Plan) {
+        if !self.protocols.is_empty() || self.no_connections {
+            plan.protocols.clone_from(&self.protocols);
+        }
+        if !self.sessions.is_empty() || self.no_sessions {
+            plan.sessions.clone_from(&self.sessions);
+        }
+        plan.ramp = self.ramp.unwrap_or(plan.ramp);
+        plan.rate = self.rate.unwrap_or(plan.rate);
+        plan.sustain = self.sustain.unwrap_or(plan.sustain);
+        plan.concurrent = self.concurrent.unwrap_or(plan.concurrent);
+    }
+}
+
+/// The shortest soak, and the shortest trial with changes.
+const SHORTEST: Duration = Duration::from_secs(1);
+
 /// Does it. The exit status is 130 after Ctrl-C, 1 after a failure.
 pub fn execute(command: Command) -> ExitCode {
     let done = match command {
+        Command::Soak(SoakOptions { duration, .. })
+        | Command::Reconf(ReconfOptions { duration, .. })
+            if duration < SHORTEST =>
+        {
+            Err(format!("--duration {duration:?}: a second or more"))
+        }
         Command::Run(options) => options.run(None, Task::Measure),
         Command::Ndr(options) => options.run(Some(Find::Ndr), Task::Measure),
         Command::Pdr(options) => options.run(Some(Find::Pdr), Task::Measure),
@@ -170,6 +242,9 @@ pub fn execute(command: Command) -> ExitCode {
             let (rate, changes) = (reconf.rate, reconf.changes);
             let seconds = reconf.duration.as_secs_f64();
             reconf.run.run(None, Task::Reconf { rate, changes, seconds })
+        }
+        Command::Stateful(options) => {
+            options.run.run_with(None, Task::Stateful, |plan| options.apply(plan))
         }
         Command::Report(options) => report::write(&options).map(|()| ExitCode::SUCCESS),
         Command::Compare(options) => compare::run(&options),
@@ -211,9 +286,13 @@ impl Command {
                 pin(load.cpu);
                 offer::send(&load, &until_stopped()).map_err(|e| e.to_string())
             }
+            Self::Serve { ports, cpu } => {
+                cpu.into_iter().for_each(pin);
+                stateful::serve::run(&ports, &until_stopped())
+            }
             Self::ForgetFlows => kernel::forget(),
-            Self::Sink { interface, reflect } => {
-                sink(&interface, reflect).map_err(|e| e.to_string())
+            Self::Sink { interface, reflect, pass } => {
+                sink(&interface, (reflect, pass)).map_err(|e| e.to_string())
             }
             _ => Ok(()),
         }
@@ -222,7 +301,18 @@ impl Command {
 
 impl RunOptions {
     fn run(&self, find: Option<Find>, task: Task) -> Result<ExitCode, String> {
-        let scenario = self.scenario(find)?;
+        self.run_with(find, task, |_| {})
+    }
+
+    fn run_with(
+        &self,
+        find: Option<Find>,
+        task: Task,
+        change: impl FnOnce(&mut Plan),
+    ) -> Result<ExitCode, String> {
+        let mut scenario = self.scenario(find)?;
+        change(&mut scenario.stateful);
+        scenario.check()?;
         self.output.check()?;
         let stop = until_stopped();
         let mut progress = Progress::new(self.output.quiet);
@@ -276,6 +366,7 @@ impl RunOptions {
                     cpus: Default::default(),
                     traffic: Traffic::default(),
                     measure: Default::default(),
+                    stateful: Default::default(),
                     devices: devices?,
                 }
             }
@@ -344,9 +435,13 @@ fn part_of(path: &Path) -> PathBuf {
     part.into()
 }
 
-fn sink(interface: &str, reflect: bool) -> Result<(), millrace_xsk::Error> {
+fn sink(interface: &str, (reflect, pass): (bool, bool)) -> Result<(), millrace_xsk::Error> {
     let interface = Interface::named(interface)?;
-    let program = if reflect { Program::reflect()? } else { Program::drop_all()? };
+    let program = match (reflect, pass) {
+        (true, _) => Program::reflect()?,
+        (false, true) => Program::pass_all()?,
+        (false, false) => Program::drop_all()?,
+    };
     let _link = program.attach(&interface)?;
     let stop = until_stopped();
     while !stop.load(Ordering::Relaxed) {
@@ -371,4 +466,59 @@ pub fn until_stopped() -> Arc<AtomicBool> {
         }
     }
     stop
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser, Debug)]
+    struct Line {
+        #[command(subcommand)]
+        command: Command,
+    }
+
+    fn line(words: &str) -> Result<Command, String> {
+        let words = std::iter::once("millrace-perf").chain(words.split_whitespace());
+        Line::try_parse_from(words).map(|line| line.command).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_before_anything_is_set_up() {
+        for (words, why) in [
+            ("reconf --rate 1kpps --changes 0 --device linux", "--changes"),
+            ("reconf --rate 0 --device linux", "0"),
+            ("reconf --rate 1kpps --duration soon --device linux", "soon"),
+            ("soak --rate 1kpps --duration -1s --device linux", "-1"),
+            ("stateful --sessions many --device linux", "many"),
+            ("stateful --sessions 64k --no-sessions --device linux", "--no-sessions"),
+            ("sink --interface x --reflect --pass", "--pass"),
+        ] {
+            let error = line(words).unwrap_err();
+            assert!(error.contains(why), "{words}: {error}");
+        }
+        for words in [
+            "soak --rate 1kpps --duration 0 --device linux",
+            "reconf --rate 1kpps --duration 100ms --device linux",
+        ] {
+            assert_eq!(execute(line(words).unwrap()), ExitCode::FAILURE, "{words}");
+        }
+    }
+
+    #[test]
+    fn flags_of_stateful_win_over_the_scenario() {
+        let Ok(Command::Stateful(options)) =
+            line("stateful --sessions 64k,1m --no-connections --rate 5kpps --device linux")
+        else {
+            panic!()
+        };
+        let mut plan = Plan::default();
+        options.apply(&mut plan);
+        assert_eq!(
+            (plan.sessions, plan.protocols.len(), plan.rate),
+            (vec![1 << 16, 1 << 20], 0, 5e3)
+        );
+        assert_eq!(plan.ramp, Plan::default().ramp);
+    }
 }

@@ -8,7 +8,6 @@
 use crate::fingerprint::{Difference, map_differences};
 use crate::results::{Certificate, Figure, Unit};
 use crate::statistics::{mann_whitney, median, ratio_interval, variation};
-use crate::units::{show_rate, show_time};
 use clap::Args;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -77,7 +76,7 @@ pub struct Compared {
     /// Why it is that, where it is none.
     pub why: Option<String>,
     #[serde(skip)]
-    unit: Option<Unit>,
+    pub(crate) unit: Option<Unit>,
 }
 
 /// What B is to A.
@@ -293,10 +292,7 @@ impl Comparison {
             let _ = writeln!(text, "{line}");
         }
         for figure in &self.figures {
-            let show = match figure.unit {
-                Some(Unit::Time) => show_time,
-                _ => show_rate,
-            };
+            let show = |value| figure.unit.unwrap_or(Unit::Rate).show(value);
             let value = |values: &[f64]| median(values).map_or("none".into(), show);
             let _ = write!(
                 text,

@@ -5,16 +5,27 @@ use crate::folder::Folder;
 use crate::generator::wait_for_program;
 use crate::running::Running;
 use crate::scenario::{Device, Scenario, Workers};
+use crate::services::Protocol;
 use crate::{kernel, programs, services};
 use std::fs;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+/// What a device is set up for, beyond its scenario.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wants {
+    /// Protocol of its services.
+    pub protocol: Protocol,
+    /// Flows that it must have room for, and the seconds that it keeps those of UDP; as it comes without.
+    pub flows: Option<(u64, u32)>,
+}
+
 /// Interfaces with a device between them.
 pub struct Stage<'a> {
     device: &'a Device,
     scenario: &'a Scenario,
+    wants: Wants,
     // Programs end before their namespaces go.
     running: Vec<Running>,
     /// The interfaces.
@@ -32,12 +43,35 @@ fn mode_in(log: &str) -> &'static str {
     }
 }
 
+/// The mode of an engine's interfaces, `mixed` where they differ.
+fn modes_in(json: &str) -> Option<String> {
+    let value: serde_json::Value = serde_json::from_str(json).ok()?;
+    let modes = value.as_array()?.iter().filter_map(|interface| interface.get("mode")?.as_str());
+    let mut modes: Vec<&str> = modes.filter(|mode| !mode.is_empty()).collect();
+    modes.dedup();
+    match modes[..] {
+        [] => None,
+        [mode] => Some(mode.into()),
+        _ => Some("mixed".into()),
+    }
+}
+
 impl<'a> Stage<'a> {
     /// Makes interfaces and starts the device.
     pub fn set_up(device: &'a Device, scenario: &'a Scenario, role: &str) -> Result<Self, String> {
+        Self::set_up_for(device, scenario, role, Wants::default())
+    }
+
+    /// The same, for more than the scenario says.
+    pub fn set_up_for(
+        device: &'a Device,
+        scenario: &'a Scenario,
+        role: &str,
+        wants: Wants,
+    ) -> Result<Self, String> {
         let ends = Ends::set_up(&scenario.topology, role)?;
         let folder = Folder::create(role)?;
-        let mut stage = Self { device, scenario, running: Vec::new(), ends, folder };
+        let mut stage = Self { device, scenario, wants, running: Vec::new(), ends, folder };
         stage.start().map_err(|why| format!("{}: {why}", device.kind()))?;
         Ok(stage)
     }
@@ -100,8 +134,7 @@ impl<'a> Stage<'a> {
                 process.args(["--config", &control, "--manifests", &manifests]);
                 self.run("control", &mut process)?;
                 self.wait_for_programs()?;
-                self.ends.path.mode =
-                    if self.ends.path.link == "veth" { "copy" } else { "unknown" }.into();
+                self.ends.path.mode = self.engine_mode(own).unwrap_or("unknown".into());
             }
             Device::Command { command, ready, ready_within, .. } => {
                 let mut words = command.iter().map(|word| self.fill(word, None));
@@ -117,6 +150,14 @@ impl<'a> Stage<'a> {
             }
         }
         Ok(())
+    }
+
+    /// What the engine says of the sockets on the two interfaces; None where its socket is not known, or it says nothing.
+    fn engine_mode(&self, own: bool) -> Option<String> {
+        let socket = own.then(|| self.file("engine.sock"))?;
+        let mut show = self.ends.inside.command(programs::find("millrace").ok()?);
+        show.args(["--socket", &socket, "show", "interfaces", "--json"]);
+        modes_in(&programs::finish(&mut show, None).ok()?)
     }
 
     /// Fails if a program of the device is no longer there.
@@ -212,17 +253,74 @@ impl<'a> Stage<'a> {
         match self.device {
             Device::Nftables {} => {
                 for script in services::nftables(count) {
+                    let script = self.wants.protocol.written(&script);
                     let mut nft = self.ends.inside.command("nft");
                     programs::finish(nft.args(["-f", "-"]), Some(&script))?;
                 }
             }
             Device::Iptables {} => {
                 let mut restore = self.ends.inside.command("iptables-legacy-restore");
-                programs::finish(&mut restore, Some(&services::iptables(count)))?;
+                let rules = self.wants.protocol.written(&services::iptables(count));
+                programs::finish(&mut restore, Some(&rules))?;
             }
             _ => {}
         }
+        match self.wants.flows {
+            Some((_, seconds)) if self.tracks() => self.shell(&format!(
+                "for f in udp_timeout udp_timeout_stream; do \
+                 echo {seconds} > /proc/sys/net/netfilter/nf_conntrack_$f; done"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether it is Linux with connection tracking.
+    fn tracks(&self) -> bool {
+        matches!(self.device, Device::Nftables {} | Device::Iptables {})
+    }
+
+    /// Flows that the device says it tracks; None where it can't be asked.
+    pub fn tracked(&self) -> Result<Option<u64>, String> {
+        let number = |text: &str| text.trim().parse().map_err(|_| format!("{text}: no number"));
+        match self.device {
+            _ if self.tracks() => {
+                let mut cat = self.ends.inside.command("cat");
+                cat.arg("/proc/sys/net/netfilter/nf_conntrack_count");
+                number(&programs::finish(&mut cat, None)?).map(Some)
+            }
+            Device::Millrace { config: None, .. } => {
+                let mut show = self.ends.inside.command(programs::find("millrace")?);
+                let socket = self.file("engine.sock");
+                show.args(["--socket", &socket, "show", "conntrack", "--totals", "--json"]);
+                let text = programs::finish(&mut show, None)?;
+                let value: serde_json::Value =
+                    serde_json::from_str(&text).map_err(|e| format!("millrace show: {e}"))?;
+                Ok(value.pointer("/totals/live").and_then(serde_json::Value::as_u64))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Makes the receiver's end send back what comes out of the device.
+    pub fn reflect(&mut self) -> Result<(), String> {
+        let (sink, outside) =
+            (self.ends.sink.interface.clone(), self.ends.outside.interface.clone());
+        self.run_at_sink("reflect", &["sink", "--interface", &sink, "--reflect"])?;
+        wait_for_program(&self.ends.sink, || Ok(()))?;
+        let linux = matches!(self.device, Device::Linux {}) || self.tracks();
+        if linux && self.ends.path.link == "veth" {
+            // Frames that a veth's peer sends back by XDP wait in its ring for good, unless it has a program of its own.
+            let mut pass = self.ends.inside.command(programs::own()?);
+            self.run("pass", pass.args(["sink", "--interface", &outside, "--pass"]))?;
+            wait_for_program(&self.ends.outside, || Ok(()))?;
+        }
         Ok(())
+    }
+
+    /// Starts a program at the receiver's end, which goes with the device.
+    pub fn run_at_sink(&mut self, name: &str, words: &[&str]) -> Result<(), String> {
+        let mut command = self.ends.sink.command(programs::own()?);
+        self.run(name, command.args(words))
     }
 
     fn write_engine_files(&self, workers: Option<Workers>) -> Result<(), String> {
@@ -236,6 +334,13 @@ impl<'a> Stage<'a> {
         };
         let (inside, outside) = (&self.ends.inside.interface, &self.ends.outside.interface);
         let socket = self.file("engine.sock");
+        let conntrack = self.wants.flows.map_or(String::new(), |(entries, seconds)| {
+            // Some more than asked for, within what the engine takes.
+            let entries = (entries + entries / 4).clamp(1 << 20, 1 << 24);
+            format!(
+                "[conntrack]\nentries = {entries}\ntimeouts = {{ udp = {seconds}, udp_stream = {seconds} }}"
+            )
+        });
         let cpus: Vec<String> = (0..self.ends.path.queues)
             .map(|n| (self.scenario.cpus.device + n as usize).to_string())
             .collect();
@@ -247,6 +352,7 @@ socket = "{socket}"
 [workers]
 cpus = [{}]
 mode = "{mode}"
+{conntrack}
 [[interface]]
 name = "{inside}"
 addresses = ["10.0.1.1/24"]
@@ -285,7 +391,8 @@ mac = "{generator}"
         )?;
         fs::create_dir_all(self.folder.path().join("manifests")).map_err(|e| e.to_string())?;
         let count = usize::from(self.scenario.traffic.services);
-        write("manifests/services.yaml", services::manifests(count))
+        let manifests = self.wants.protocol.written(&services::manifests(count));
+        write("manifests/services.yaml", manifests)
     }
 
     fn shell(&self, script: &str) -> Result<(), String> {
@@ -299,7 +406,19 @@ mac = "{generator}"
 
 #[cfg(test)]
 mod tests {
-    use super::mode_in;
+    use super::{mode_in, modes_in};
+
+    #[test]
+    fn the_mode_of_the_engine_is_that_of_all_its_interfaces() {
+        let of = |modes: &[&str]| {
+            let list = modes.iter().map(|mode| format!("{{\"mode\": \"{mode}\"}}"));
+            modes_in(&format!("[{}]", list.collect::<Vec<_>>().join(","))).unwrap_or_default()
+        };
+        assert_eq!(of(&["copy", "copy"]), "copy");
+        assert_eq!(of(&["zero-copy", "copy"]), "mixed");
+        assert_eq!(of(&["zero-copy", ""]), "zero-copy");
+        assert_eq!((of(&[]), modes_in("no json")), (String::new(), None));
+    }
 
     #[test]
     fn the_mode_is_what_the_forwarder_says() {

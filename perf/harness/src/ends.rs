@@ -140,6 +140,13 @@ impl Ends {
         })
     }
 
+    /// Of these places, for tests without interfaces.
+    #[cfg(test)]
+    pub(crate) fn of(generator: Place, inside: Place, outside: Place, sink: Place) -> Self {
+        let path = veth_path(1, 1500);
+        Self { generator, inside, outside, sink, path, _namespaces: Vec::new() }
+    }
+
     fn nics(nics: &scenario::Nics) -> Result<Self, String> {
         let find = |interface: &str, netns: &Option<String>| {
             let place =

@@ -237,7 +237,7 @@ pub fn wait_for_program(
 
 /// The part of pktgen's report (`millrace-pktgen/1`) that is needed.
 #[derive(Debug, Deserialize)]
-struct Report {
+pub(crate) struct Report {
     total: Counts,
     latency: Option<Percentiles>,
     generator: Own,
@@ -269,7 +269,8 @@ struct Second {
 }
 
 impl Report {
-    fn trial(self, rate: Option<f64>, seconds: f64) -> Trial {
+    /// As a trial at `rate`.
+    pub(crate) fn trial(self, rate: Option<f64>, seconds: f64) -> Trial {
         let total = &self.total;
         // What its own sockets had no room for has come through the device.
         let received = (total.received + self.generator.rx_dropped).min(total.completed);

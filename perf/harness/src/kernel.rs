@@ -19,10 +19,16 @@ const LIMITS: [(&str, u32); 2] = [
 ];
 
 impl Limits {
-    /// Raises them.
+    /// Raises them to what one trial of new flows needs.
     pub fn raise() -> Result<Self, String> {
+        Self::raise_to(0)
+    }
+
+    /// Raises them to `entries` at least, with half as many buckets.
+    pub fn raise_to(entries: u32) -> Result<Self, String> {
         let mut limits = Self { before: Vec::new() };
-        for (path, wanted) in LIMITS {
+        for ((path, wanted), least) in LIMITS.into_iter().zip([entries, entries / 2]) {
+            let wanted = wanted.max(least);
             let error = |e| {
                 format!(
                     "{path}: {e} (conntrack in the kernel, and root outside of containers, are needed)"

@@ -19,6 +19,7 @@ pub mod results;
 pub mod soak;
 pub mod reconf;
 pub mod scenario;
+pub mod stateful;
 pub mod ends;
 pub mod generator;
 pub mod device;

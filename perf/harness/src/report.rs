@@ -2,6 +2,7 @@
 //! light and dark.
 
 mod plots;
+mod stateful;
 mod style;
 pub mod svg;
 #[cfg(test)]
@@ -12,7 +13,7 @@ use crate::compare::{self, Comparison, Verdict};
 use crate::results::{Certificate, Unit};
 use crate::spread::Spread;
 use crate::statistics::{median, variation};
-use crate::units::{count, ratio, show_rate, show_time};
+use crate::units::{count, ratio, show_rate};
 use clap::Args;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -178,7 +179,7 @@ fn legend(body: &mut String, certificate: &Certificate) {
 fn summary(body: &mut String, certificate: &Certificate) {
     let figures = certificate.figures();
     let mut names: Vec<&str> = Vec::new();
-    for figure in figures.iter().filter(|figure| figure.unit == Unit::Rate) {
+    for figure in figures.iter().filter(|figure| figure.unit != Unit::Time) {
         if !names.contains(&figure.what.as_str()) {
             names.push(&figure.what);
         }
@@ -214,7 +215,7 @@ fn summary(body: &mut String, certificate: &Certificate) {
                         let cv = variation(&figure.values).map_or(String::new(), |cv| {
                             format!(" <small>CV {:.1} %</small>", cv * 100.0)
                         });
-                        median(&figure.values).map(|m| format!("{sign}{}{cv}", show_rate(m)))
+                        median(&figure.values).map(|m| format!("{sign}{}{cv}", figure.unit.show(m)))
                     });
                     let _ = write!(body, "<td class=\"n\">{}</td>", cell.unwrap_or("–".into()));
                 }
@@ -229,6 +230,7 @@ fn summary(body: &mut String, certificate: &Certificate) {
              time. The device does at least that; its own limit is not known.</p>\n",
         );
     }
+    stateful::write(body, certificate);
     longer(body, certificate);
 }
 
@@ -245,10 +247,7 @@ fn all_figures(body: &mut String, certificate: &Certificate) {
     );
     for figure in &figures {
         let Some(spread) = Spread::of(&figure.values) else { continue };
-        let show = match figure.unit {
-            Unit::Rate => show_rate,
-            Unit::Time => show_time,
-        };
+        let show = |value| figure.unit.show(value);
         let cv =
             variation(&figure.values).map_or("–".into(), |cv| format!("{:.1} %", cv * 100.0));
         let _ = writeln!(
@@ -380,10 +379,7 @@ fn comparison(body: &mut String, comparison: &Comparison) {
          <th class=\"n\">Ratio (95 %)</th><th class=\"n\">p</th><th>Verdict</th></tr></thead><tbody>\n",
     );
     for figure in &comparison.figures {
-        let show = match figure.what.starts_with('p') || figure.what.starts_with("blocked") {
-            true => show_time,
-            false => show_rate,
-        };
+        let show = |value| figure.unit.unwrap_or(Unit::Rate).show(value);
         let value = |values: &[f64]| median(values).map_or("–".into(), show);
         let ratio = match (figure.ratio, figure.interval) {
             (Some(ratio), Some((low, high))) => format!("{ratio:.3} ({low:.3} to {high:.3})"),

@@ -4,7 +4,7 @@
 
 use crate::fingerprint::Fingerprint;
 use crate::search::Bounds;
-use crate::units::show_rate;
+use crate::units::{show_per_second, show_rate, show_time};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -73,7 +73,7 @@ pub struct Path {
     pub link: String,
     /// Drivers of its two interfaces.
     pub drivers: String,
-    /// `copy`, `zero-copy`, `kernel`, or `unknown`.
+    /// `copy`, `zero-copy`, `mixed`, `kernel`, or `unknown`.
     pub mode: String,
     /// Queues of each interface.
     pub queues: u32,
@@ -112,6 +112,9 @@ pub struct Round {
     /// Changes under load.
     #[serde(default)]
     pub reconf: Option<crate::reconf::Reconf>,
+    /// Connections a second, and sessions.
+    #[serde(default)]
+    pub stateful: Option<crate::stateful::Stateful>,
 }
 
 /// Bounds, and whose limit they are.
@@ -193,6 +196,9 @@ pub struct Percentiles {
     pub max_ns: u64,
 }
 
+/// What the names of goals begin with that count connections.
+pub const CONNECTIONS: &str = "CPS";
+
 /// How near to the generator's own limit a figure says nothing of the device.
 pub const MARGIN: f64 = 0.05;
 
@@ -242,8 +248,21 @@ pub struct Figure {
 pub enum Unit {
     /// Packets a second.
     Rate,
+    /// Connections a second.
+    Connections,
     /// Nanoseconds.
     Time,
+}
+
+impl Unit {
+    /// A value for people.
+    pub fn show(self, value: f64) -> String {
+        match self {
+            Self::Rate => show_rate(value),
+            Self::Connections => show_per_second(value),
+            Self::Time => show_time(value),
+        }
+    }
 }
 
 impl Certificate {
@@ -282,7 +301,7 @@ impl Certificate {
                                 device: device.name.clone(),
                                 frame: point.frame,
                                 what,
-                                more_is_better: unit == Unit::Rate,
+                                more_is_better: unit != Unit::Time,
                                 unit,
                                 values: vec![value],
                                 rounds: vec![number],
@@ -338,6 +357,9 @@ impl Round {
         if let Some(reconf) = &self.reconf {
             add("blocked time of a change".into(), Unit::Time, reconf.blocked_ns_per_change, false);
         }
+        if let Some(stateful) = &self.stateful {
+            stateful.figures(add);
+        }
     }
 }
 
@@ -346,7 +368,8 @@ impl Judged {
     pub fn in_words(&self) -> String {
         use crate::search::Irregular;
         let (bounds, name) = (&self.bounds, &self.bounds.goal.name);
-        let Some(lower) = bounds.lower.map(show_rate) else {
+        let show = if name.starts_with(CONNECTIONS) { show_per_second } else { show_rate };
+        let Some(lower) = bounds.lower.map(show) else {
             return match bounds.irregular {
                 Some(Irregular::MinimumFails) => format!("{name}: even the lowest rate loses more"),
                 Some(Irregular::GeneratorLimit) => {
@@ -357,7 +380,7 @@ impl Judged {
                 _ => format!("{name}: not found in time"),
             };
         };
-        let upper = bounds.upper.map_or_else(|| "no upper bound".into(), show_rate);
+        let upper = bounds.upper.map_or_else(|| "no upper bound".into(), show);
         match (self.limit, bounds.irregular) {
             (_, Some(Irregular::OutOfTime)) => {
                 format!("{name}: above {lower}, below {upper}; time ran out")

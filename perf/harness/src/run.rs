@@ -3,6 +3,8 @@
 //! Rounds go around the devices, so that neighbors in time are what is compared: round 1 of each device, then round 2. A device is
 //! set up anew in each, gets traffic until some of it arrives, then a warm-up that nobody counts, then is measured.
 
+mod stateful;
+
 use crate::device::Stage;
 use crate::ends::Ends;
 use crate::fingerprint::Fingerprint;
@@ -14,6 +16,7 @@ use crate::results::{
 };
 use crate::scenario::{Find, Generator, Named, Scenario, Topology};
 use crate::search::{Dut, Error, Irregular, Limits, Outcome, search};
+use crate::soak::Interval;
 use crate::statistics::median;
 use crate::units::show_rate;
 use std::collections::BTreeMap;
@@ -43,6 +46,8 @@ pub enum Task {
         /// Most seconds for them.
         seconds: f64,
     },
+    /// What the scenario's `stateful` says.
+    Stateful,
 }
 
 /// Runs a scenario. On Ctrl-C (`stop`), and after a failure once something was finished, the certificate has what was finished,
@@ -99,7 +104,11 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     fn all(&mut self, certificate: &mut Certificate) -> Result<(), String> {
         let frames = &self.scenario.traffic.frames;
-        for frame in frames {
+        let alone = match self.task {
+            Task::Stateful => Some(self.stateful_alone()?),
+            _ => None,
+        };
+        for frame in frames.iter().filter(|_| alone.is_none()) {
             if let Some(calibration) = self.calibrate(*frame)? {
                 certificate.calibration.push(calibration);
             }
@@ -110,7 +119,10 @@ impl<'a> Run<'a> {
                     let most = certificate.calibration.iter().find(|c| c.frame == *frame);
                     let most = most.map(|c| c.limit).or_else(|| self.known_limit());
                     let label = format!("{} {frame} B round {round}", named.name());
-                    let (measured, path, ended) = self.round(named, *frame, most, &label)?;
+                    let (measured, path, ended) = match &alone {
+                        Some(alone) => self.stateful(named, *frame, alone, &label)?,
+                        None => self.round(named, *frame, most, &label)?,
+                    };
                     let device = place_of(certificate, named);
                     device.path = path;
                     match device.points.iter_mut().find(|point| point.frame == *frame) {
@@ -227,6 +239,8 @@ impl<'a> Run<'a> {
                 )?;
                 round.reconf = Some(reconf);
             }
+            // It has rounds of its own.
+            Task::Stateful => {}
         }
         stage.check()?;
         Ok((round, path, Ok(())))
@@ -369,40 +383,23 @@ impl<'a> Run<'a> {
         target: f64,
         label: &str,
     ) -> Result<(crate::soak::Soak, Result<(), String>), String> {
-        // Parts, so that Ctrl-C and a generator that falls short cost one of them only.
-        const PART: f64 = 10.0;
-        let mut intervals: Vec<crate::soak::Interval> = Vec::new();
-        let mut done = 0.0;
-        let mut ended = Ok(());
-        while seconds - done > 0.05 {
-            let left: f64 = seconds - done;
-            let lost: u64 = intervals.iter().map(|i| i.lost).sum();
-            self.progress.passing(&format!("{label}: soak, {left:.0} s left, {lost} lost"));
-            let part = left.min(PART);
+        let progress = &mut *self.progress;
+        let warnings = &mut self.warnings;
+        let (intervals, done, ended) = in_parts(seconds, |part, so_far: &[Interval]| {
+            let done: f64 = so_far.len() as f64 * PART;
+            let lost: u64 = so_far.iter().map(|i| i.lost).sum();
+            let left = seconds - done;
+            progress.passing(&format!("{label}: soak, {left:.0} s left, {lost} lost"));
             let (trial, short) = repeated(|| source.trial(Some(rate), part));
             if short > 0 {
-                self.warnings.push(format!(
+                warnings.push(format!(
                     "{label}: {short} parts of the soak thrown away after {done:.0} s, since the generator did not keep to {}",
                     show_rate(rate)
                 ));
             }
-            match trial {
-                Ok(Some(trial)) => {
-                    let lost = trial.outcome.sent.saturating_sub(trial.outcome.received);
-                    intervals.push(crate::soak::Interval { sent: trial.outcome.sent, lost });
-                    done += part;
-                }
-                Ok(None) => {
-                    ended =
-                        Err(format!("{label}: the generator can't keep to {}", show_rate(rate)));
-                    break;
-                }
-                Err(why) => {
-                    ended = Err(why);
-                    break;
-                }
-            }
-        }
+            let kept = || format!("{label}: the generator can't keep to {}", show_rate(rate));
+            trial?.ok_or_else(kept)
+        });
         match ended {
             Err(why) if intervals.is_empty() => Err(why),
             ended => Ok((crate::soak::Soak::of(rate, done, &intervals, target), ended)),
@@ -410,8 +407,32 @@ impl<'a> Run<'a> {
     }
 }
 
+/// Seconds of a part of a soak, so that Ctrl-C and a generator that falls short cost one of them only.
+const PART: f64 = 10.0;
+
+/// Trials of [`PART`] seconds until `seconds` are full, or one fails: what was counted until then, for how long, and why it ended.
+fn in_parts(
+    seconds: f64,
+    mut trial: impl FnMut(f64, &[Interval]) -> Result<crate::generator::Trial, String>,
+) -> (Vec<Interval>, f64, Result<(), String>) {
+    let mut intervals = Vec::new();
+    let mut done = 0.0;
+    while seconds - done > 0.05 {
+        let part = PART.min(seconds - done);
+        match trial(part, &intervals) {
+            Ok(trial) => {
+                let Outcome { sent, received, .. } = trial.outcome;
+                intervals.push(Interval { sent, lost: sent.saturating_sub(received) });
+                done += part;
+            }
+            Err(why) => return (intervals, done, Err(why)),
+        }
+    }
+    (intervals, done, Ok(()))
+}
+
 /// A trial that the generator kept to its rate in, the first of up to three, and how many were thrown away before.
-fn repeated(
+pub(crate) fn repeated(
     mut trial: impl FnMut() -> Result<crate::generator::Trial, String>,
 ) -> (Result<Option<crate::generator::Trial>, String>, u32) {
     for short in 0..3 {
@@ -503,6 +524,25 @@ fn method(scenario: &Scenario, task: Task) -> BTreeMap<String, String> {
         Task::Soak { rate, seconds, target } => {
             put("soak", format!("{} for {seconds} s, loss ratio {target:e}", show_rate(rate)));
         }
+        Task::Stateful => {
+            let plan = &scenario.stateful;
+            put("trials", format!("{} s", measure.final_trial.as_secs_f64()));
+            put("width", format!("{} %", measure.width * 100.0));
+            put("connections that may fail", format!("{} %", measure.pdr_loss * 100.0));
+            put(
+                "connections open",
+                format!("{}, {} ms each", plan.concurrent, plan.timeout.as_millis()),
+            );
+            put(
+                "sessions",
+                format!(
+                    "ramp {}, sustained {} for {} s",
+                    show_rate(plan.ramp),
+                    show_rate(plan.rate),
+                    plan.sustain.as_secs_f64()
+                ),
+            );
+        }
         Task::Reconf { rate, changes, .. } => {
             put("reconf", format!("{changes} changes at {}", show_rate(rate)));
         }
@@ -519,6 +559,23 @@ mod tests {
         let outcome = Outcome { duration: 1.0, sent: 10, received: 10, limited };
         let (latency, seconds, warnings) = (None, Vec::new(), Vec::new());
         Trial { outcome, lasted: 1.0, duplicated: 0, reordered: 0, latency, seconds, warnings }
+    }
+
+    #[test]
+    fn what_a_soak_had_before_it_was_cut_short_is_kept() {
+        let mut parts = Vec::new();
+        let (intervals, done, ended) = in_parts(35.0, |part, so_far| {
+            parts.push((part, so_far.len()));
+            Ok(trial(false))
+        });
+        assert_eq!(parts, [(10.0, 0), (10.0, 1), (10.0, 2), (5.0, 3)]);
+        assert_eq!((intervals.len(), done, ended), (4, 35.0, Ok(())));
+        let (intervals, done, ended) = in_parts(35.0, |_, so_far| match so_far.len() {
+            2 => Err(INTERRUPTED.into()),
+            _ => Ok(trial(false)),
+        });
+        assert_eq!((intervals.len(), done, ended), (2, 20.0, Err(INTERRUPTED.into())));
+        assert_eq!(intervals[1], Interval { sent: 10, lost: 0 });
     }
 
     #[test]

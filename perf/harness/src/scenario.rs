@@ -28,6 +28,9 @@ pub struct Scenario {
     /// What is measured.
     #[serde(default)]
     pub measure: Measure,
+    /// What `stateful` measures.
+    #[serde(default)]
+    pub stateful: crate::stateful::Plan,
     /// On which devices.
     #[serde(rename = "device")]
     pub devices: Vec<Named>,
@@ -217,20 +220,25 @@ impl Default for Measure {
 }
 
 impl Measure {
-    /// The goals of the search.
-    pub fn goals(&self) -> Vec<Goal> {
-        let goal = |goal: Goal, loss_ratio| Goal {
-            loss_ratio,
+    /// No loss, with this trial length, sum and width.
+    pub fn goal(&self) -> Goal {
+        Goal {
             exceed_ratio: self.exceed_ratio,
             width: self.width,
             initial_trial: self.initial_trial.as_secs_f64(),
             final_trial: self.final_trial.as_secs_f64(),
             duration_sum: self.duration_sum.as_secs_f64(),
-            ..goal
-        };
+            ..Goal::ndr()
+        }
+    }
+
+    /// The goals of the search.
+    pub fn goals(&self) -> Vec<Goal> {
         let of = |find: &Find| match find {
-            Find::Ndr => Some(goal(Goal::ndr(), 0.0)),
-            Find::Pdr => Some(goal(Goal::pdr(), self.pdr_loss)),
+            Find::Ndr => Some(self.goal()),
+            Find::Pdr => {
+                Some(Goal { name: Goal::pdr().name, loss_ratio: self.pdr_loss, ..self.goal() })
+            }
             Find::Mrr => None,
         };
         self.find.iter().filter_map(of).collect()
@@ -440,7 +448,8 @@ impl Scenario {
         if measure.mrr_trials == 0 {
             return Err("measure.mrr_trials is 0".into());
         }
-        measure.goals().iter().try_for_each(Goal::check)
+        self.stateful.check()?;
+        measure.goals().iter().chain([&measure.goal()]).try_for_each(Goal::check)
     }
 }
 
@@ -471,7 +480,7 @@ enum Quantity {
     Text(String),
 }
 
-fn rate<'de, D: Deserializer<'de>>(input: D) -> Result<f64, D::Error> {
+pub(crate) fn rate<'de, D: Deserializer<'de>>(input: D) -> Result<f64, D::Error> {
     let text = match Quantity::deserialize(input)? {
         Quantity::Number(number) => number.to_string(),
         Quantity::Text(text) => text,
@@ -483,7 +492,7 @@ fn optional_rate<'de, D: Deserializer<'de>>(input: D) -> Result<Option<f64>, D::
     rate(input).map(Some)
 }
 
-fn time<'de, D: Deserializer<'de>>(input: D) -> Result<Duration, D::Error> {
+pub(crate) fn time<'de, D: Deserializer<'de>>(input: D) -> Result<Duration, D::Error> {
     let text = match Quantity::deserialize(input)? {
         Quantity::Number(number) => number.to_string(),
         Quantity::Text(text) => text,

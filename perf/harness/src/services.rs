@@ -4,6 +4,7 @@
 //! 1.31 and later in its nftables and iptables modes, as for one cluster IP a service, a cluster CIDR that the clients are in
 //! (so nothing is masqueraded), no node ports and no affinity. Chains have shorter names; names cost nothing per packet.
 
+use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 use std::net::Ipv4Addr;
 
@@ -12,7 +13,7 @@ const ENDPOINTS: usize = 4;
 /// The port of services.
 pub const PORT: u16 = 53;
 /// The port of endpoints.
-const TARGET: u16 = 5353;
+pub const TARGET: u16 = 5353;
 /// Where the nodes' pods are.
 pub const PODS: &str = "10.64.0.0/10";
 /// Clients and pods.
@@ -24,6 +25,36 @@ pub const FIRST_POD: Ipv4Addr = Ipv4Addr::new(10, 64, 0, 1);
 
 /// Services in a transaction of nftables. Ten thousand in one hold a core for most of a minute, and the kernel logs a lockup.
 const TRANSACTION: usize = 500;
+
+/// The protocol of services.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub enum Protocol {
+    /// UDP: what nearly all trials send.
+    #[default]
+    Udp,
+    /// TCP.
+    Tcp,
+}
+
+impl Protocol {
+    /// As in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+        }
+    }
+
+    /// Rules and manifests that were written for UDP, for this protocol.
+    pub fn written(self, text: &str) -> String {
+        match self {
+            Self::Udp => text.to_owned(),
+            Self::Tcp => text.replace("udp", "tcp").replace("UDP", "TCP"),
+        }
+    }
+}
 
 /// The address of a service.
 fn vip(service: usize) -> Ipv4Addr {
@@ -269,6 +300,18 @@ mod tests {
         assert_eq!(text.matches("-j DNAT").count(), 12);
         // A quarter, a third of the rest, half of that, the last.
         assert_eq!(text.matches("--probability 0.3333333333").count(), 3);
+    }
+
+    #[test]
+    fn what_is_written_for_tcp_has_no_udp_in_it() {
+        let all = nftables(2).concat() + &iptables(2) + &manifests(2);
+        assert!(all.contains("udp") && all.contains("UDP"));
+        let tcp = Protocol::Tcp.written(&all);
+        assert!(!tcp.to_lowercase().contains("udp"));
+        assert!(
+            tcp.contains("-p tcp") && tcp.contains("protocol: TCP") && tcp.contains(". tcp . 53")
+        );
+        assert_eq!(Protocol::Udp.written(&all), all);
     }
 
     #[test]

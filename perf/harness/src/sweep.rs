@@ -10,6 +10,7 @@ use crate::folder::Folder;
 use crate::running::Running;
 use bed::Bed;
 use clap::Args;
+use millrace_doctor::power::{DOMAINS, Energy};
 use millrace_doctor::sweep::{self, Advice, Cell, Matrix, Measured, Row, plot};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -50,8 +51,8 @@ pub struct Options {
     /// Packets a second offered in all (without: as many as the generator can; then CPU % says little)
     #[arg(long)]
     rate: Option<f64>,
-    /// CPUs of the workers, in turn
-    #[arg(long, value_delimiter = ',', default_value = "1")]
+    /// CPUs of the workers, in turn; without it 1 and those after it, 0 last
+    #[arg(long, value_delimiter = ',')]
     cpus: Vec<usize>,
     /// Receive on this interface of this namespace, on which load must come
     #[arg(long, requires = "to")]
@@ -167,8 +168,14 @@ fn check(options: &Options, matrix: &Matrix) -> Result<(), String> {
     if let Some(queues) = options.queues.iter().find(|queues| !(1..=64).contains(*queues)) {
         return Err(format!("--queues {queues}: from 1 to 64"));
     }
-    if options.cpus.is_empty() {
-        return Err("--cpus: at least one".into());
+    let cpus = cpus_here();
+    if options.from.is_none()
+        && let Some(queues) = options.queues.iter().find(|queues| **queues as usize > cpus)
+    {
+        return Err(format!(
+            "--queues {queues}: this machine has {cpus} CPUs, and a veth takes the queue by the sender's CPU: the others would stay \
+             empty (--from and --to name NICs)"
+        ));
     }
     if !options.json {
         eprintln!(
@@ -208,6 +215,13 @@ fn about(options: &Options) -> BTreeMap<&'static str, String> {
                 options.rounds, options.seconds, options.warm_up
             ),
         ),
+        (
+            "power",
+            match Energy::read(Path::new(DOMAINS)) {
+                Ok(_) => "of all the machine's processor packages (RAPL)".into(),
+                Err(why) => why,
+            },
+        ),
         ("forwarder", options.command.clone().unwrap_or_else(|| "millrace-perf bare".into())),
         (
             "interfaces",
@@ -220,20 +234,24 @@ fn about(options: &Options) -> BTreeMap<&'static str, String> {
 }
 
 fn print(rows: &[Row], advice: &Advice) {
-    println!("{:<66} {:>7} {:>7} {:>7} {:>6}", "Mpps", "min", "median", "max", "CPU %");
+    println!("{:<66} {:>7} {:>7} {:>7} {:>6} {:>6}", "Mpps", "min", "median", "max", "CPU %", "W");
     for row in rows {
         match (row.pps, row.cpu) {
             (Some(pps), Some(cpu)) => println!(
-                "{:<66} {:>7.3} {:>7.3} {:>7.3} {:>6.0}{}",
+                "{:<66} {:>7.3} {:>7.3} {:>7.3} {:>6.0} {:>6}{}",
                 row.cell.to_string(),
                 pps.min / 1e6,
                 pps.median / 1e6,
                 pps.max / 1e6,
                 cpu.median,
+                row.watts.map_or("–".into(), |watts| format!("{:.1}", watts.median)),
                 row.failed.as_ref().map(|why| format!("  {why}")).unwrap_or_default()
             ),
             _ => println!("{:<66} {}", row.cell.to_string(), row.failed.as_deref().unwrap_or("")),
         }
+    }
+    if let Err(why) = Energy::read(Path::new(DOMAINS)) {
+        println!("W: {why}");
     }
     println!("{advice}");
 }
@@ -261,18 +279,20 @@ impl Bench<'_> {
         sleep(Duration::from_millis(300));
         let _offers = bed.offer(self.options.rate, self.folder.path())?;
         sleep(Duration::from_secs_f64(self.options.warm_up));
-        forwarder.check()?;
+        forwarder.check().map_err(explained)?;
         let count = || Ok::<_, String>((bed.arrived()?, cpu_time(forwarder.id())?, Instant::now()));
-        let before = count()?;
+        let energy = || Energy::read(Path::new(DOMAINS)).ok();
+        let (before, drawn) = (count()?, energy());
         sleep(Duration::from_secs_f64(self.options.seconds));
-        let after = count()?;
+        let (after, drawn_after) = (count()?, energy());
         forwarder.check()?;
         let seconds = (after.2 - before.2).as_secs_f64();
         if after.0 == before.0 {
             return Err("nothing arrived".into());
         }
         let pps = after.0.saturating_sub(before.0) as f64 / seconds;
-        Ok(Measured { pps, cpu: (after.1 - before.1) / seconds * 100.0 })
+        let watts = drawn.zip(drawn_after).and_then(|(before, after)| after.watts_since(&before));
+        Ok(Measured { pps, cpu: (after.1 - before.1) / seconds * 100.0, watts })
     }
 
     fn log(&self, name: &str) -> PathBuf {
@@ -283,8 +303,11 @@ impl Bench<'_> {
 /// The bare forwarder or the user's command, with this cell's settings.
 fn command(options: &Options, bed: &Bed, cell: &Cell) -> Result<Command, String> {
     let (from, to) = bed.interfaces();
+    let here = cpus_here();
+    let default: Vec<usize> = (1..here).chain([0]).collect();
+    let chosen = if options.cpus.is_empty() { &default } else { &options.cpus };
     let cpus: Vec<_> =
-        options.cpus.iter().cycle().take(cell.queues as usize).map(ToString::to_string).collect();
+        chosen.iter().cycle().take(cell.queues as usize).map(ToString::to_string).collect();
     if let Some(text) = &options.command {
         let text = cell
             .fill(text)
@@ -315,6 +338,21 @@ fn command(options: &Options, bed: &Bed, cell: &Cell) -> Result<Command, String>
         }
     }
     Ok(command)
+}
+
+/// With what a user can do about it, where the kernel's word says little.
+fn explained(why: String) -> String {
+    match why.contains("No space left on device") {
+        true => format!(
+            "{} (a veth takes an XDP program only with at least as many receive queues as its peer has to send: ethtool -L PEER tx N)",
+            why.trim()
+        ),
+        false => why,
+    }
+}
+
+fn cpus_here() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn program() -> Result<String, String> {
@@ -389,6 +427,7 @@ mod tests {
             ("--ring 1000", "power of two"),
             ("--burst 257", "from 1 to 256"),
             ("--queues 0", "from 1 to 64"),
+            ("--queues 64", "CPUs"),
             ("--seconds 0", "--seconds"),
             ("--busy-poll maybe", "on or off"),
             ("--from eth0", "--to"),

@@ -2,8 +2,9 @@
 
 use crate::results::{Certificate, Figure, Unit};
 use crate::spread::Spread;
+use crate::stateful::{Stateful, show_sessions};
 use crate::statistics::variation;
-use crate::units::{count, ratio, show_rate, show_time};
+use crate::units::{count, ratio, show_per_second, show_rate, show_time};
 use std::fmt::Write;
 
 /// Lines for people.
@@ -62,18 +63,22 @@ pub fn of(certificate: &Certificate) -> String {
                     );
                 }
             }
+            for round in &point.rounds {
+                if let Some(stateful) = &round.stateful {
+                    text += &of_stateful(point.frame, stateful);
+                }
+            }
             let figures = certificate.figures();
             let own = figures.iter().filter(|f| f.device == device.name && f.frame == point.frame);
             let shown = |f: &&Figure| match f.unit {
-                Unit::Rate => many || f.what == "MRR",
-                Unit::Time => many || !f.what.starts_with("blocked"),
+                Unit::Rate | Unit::Connections => many || f.what == "MRR",
+                Unit::Time => {
+                    many || !(f.what.starts_with("blocked") || f.what.ends_with("sessions"))
+                }
             };
             for figure in own.filter(shown) {
                 let Some(spread) = Spread::of(&figure.values) else { continue };
-                let show = match figure.unit {
-                    Unit::Rate => show_rate,
-                    Unit::Time => show_time,
-                };
+                let show = |value| figure.unit.show(value);
                 let _ = write!(
                     text,
                     "  {:>4} B  {}: {}",
@@ -100,6 +105,50 @@ pub fn of(certificate: &Certificate) -> String {
     }
     for warning in &certificate.warnings {
         let _ = writeln!(text, "warning: {warning}");
+    }
+    text
+}
+
+fn of_stateful(frame: u32, stateful: &Stateful) -> String {
+    let mut text = String::new();
+    for connections in &stateful.connections {
+        let _ = write!(text, "  {}", connections.bounds.in_words());
+        if let Some(times) = &connections.setup_time {
+            let (p50, p99) = (show_time(times.p50_ns as f64), show_time(times.p99_ns as f64));
+            let _ = write!(text, "; established in {p50} (p50), {p99} (p99) at half of it");
+        }
+        let _ = writeln!(text, "; without a device {}", show_per_second(connections.alone));
+    }
+    for step in &stateful.ladder {
+        let sessions = show_sessions(step.sessions);
+        let tracked =
+            step.ramp.tracked.map_or(String::new(), |n| format!(", {} tracked", count(n)));
+        let _ = write!(
+            text,
+            "  {frame:>4} B  {sessions} sessions: {} of {} open after {:.1} s{tracked}; ",
+            count(step.ramp.answered),
+            count(step.sessions),
+            step.ramp.seconds
+        );
+        let _ = match (&step.sustain, &step.failed) {
+            (Some(sustain), _) => {
+                let times = sustain.round_trip.filter(|_| sustain.kept);
+                let times = times
+                    .map_or(String::new(), |t| format!(", p99 {}", show_time(t.p99_ns as f64)));
+                writeln!(
+                    text,
+                    "sustained {} for {:.0} s: {} of {} lost{}{times}; at most {} (without a device {})",
+                    show_rate(sustain.rate),
+                    sustain.seconds,
+                    count(sustain.sent.saturating_sub(sustain.answered)),
+                    count(sustain.sent),
+                    if sustain.kept { "" } else { ", and the generator fell short" },
+                    show_rate(sustain.most),
+                    show_rate(sustain.alone)
+                )
+            }
+            (None, why) => writeln!(text, "{}", why.as_deref().unwrap_or("not measured")),
+        };
     }
     text
 }

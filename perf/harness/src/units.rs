@@ -46,6 +46,11 @@ pub fn show_rate(pps: f64) -> String {
     format!("{} {unit}", digits(value))
 }
 
+/// Connections a second with three digits that matter: `12.5 k/s`.
+pub fn show_per_second(rate: f64) -> String {
+    show_rate(rate).replace("pps", "/s")
+}
+
 /// Nanoseconds with three digits that matter: `12.5 µs`.
 pub fn show_time(nanoseconds: f64) -> String {
     let (value, unit) = match nanoseconds {

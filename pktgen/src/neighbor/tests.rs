@@ -133,3 +133,36 @@ proptest! {
         responder().answer(&frame, &mut [0; 30]);
     }
 }
+
+proptest! {
+    /// The set answers as looking at every range does, however they overlap.
+    #[test]
+    fn the_set_of_addresses_has_what_any_of_its_ranges_has(
+        ranges in prop::collection::vec((any::<bool>(), 0_u8..60, 0_u8..60), 0..20),
+        again in 0_usize..20,
+    ) {
+        let address = |v6: bool, n: u8| -> IpAddr {
+            match v6 {
+                true => Ipv6Addr::from(u128::from(n)).into(),
+                false => Ipv4Addr::from(u32::from(n)).into(),
+            }
+        };
+        let ranges: Vec<Range> = ranges
+            .iter()
+            .map(|(v6, first, last)| Range { first: address(*v6, *first), last: address(*v6, *last) })
+            .collect();
+        let mut set = Addresses::default();
+        let (one, two) = ranges.split_at(again.min(ranges.len()));
+        set.extend(one.iter().copied());
+        set.extend(two.iter().copied());
+        for v6 in [false, true] {
+            for n in 0..64 {
+                let asked = address(v6, n);
+                let any = ranges.iter().any(|r| {
+                    r.first.is_ipv4() == asked.is_ipv4() && r.first <= asked && asked <= r.last
+                });
+                prop_assert_eq!(set.contains(asked), any);
+            }
+        }
+    }
+}

@@ -22,22 +22,23 @@ pub fn html(rows: &[Row], advice: &Advice, in_use: &Cell, about: &[(String, Stri
     page += "<p>Millions of packets a second that arrived, the median of a cell's trials; below it the spread, and how much of \
              one CPU the forwarder took. Darker is more. The settings in use are outlined.</p>\n";
     page += &map(rows, in_use);
-    page += "\n<table><tr><th>settings</th><th>trials</th><th>Mpps min</th><th>median</th><th>max</th><th>CPU %</th></tr>\n";
+    page += "\n<table><tr><th>settings</th><th>trials</th><th>Mpps min</th><th>median</th><th>max</th><th>CPU %</th><th>W</th></tr>\n";
     for row in rows {
         let name = escape(&row.cell.to_string());
         let _ = match (&row.failed, row.pps, row.cpu) {
             (None, Some(pps), Some(cpu)) => writeln!(
                 page,
-                "<tr><th>{name}</th><td>{}</td><td>{:.3}</td><td>{:.3}</td><td>{:.3}</td><td>{:.0}</td></tr>",
+                "<tr><th>{name}</th><td>{}</td><td>{:.3}</td><td>{:.3}</td><td>{:.3}</td><td>{:.0}</td><td>{}</td></tr>",
                 row.trials.len(),
                 pps.min / 1e6,
                 pps.median / 1e6,
                 pps.max / 1e6,
-                cpu.median
+                cpu.median,
+                row.watts.map_or("–".into(), |watts| format!("{:.1}", watts.median))
             ),
             (failed, ..) => {
                 let why = failed.as_deref().unwrap_or("not measured");
-                writeln!(page, "<tr><th>{name}</th><td colspan=\"5\">{}</td></tr>", escape(why))
+                writeln!(page, "<tr><th>{name}</th><td colspan=\"6\">{}</td></tr>", escape(why))
             }
         };
     }
@@ -135,7 +136,8 @@ fn color(share: f64) -> (String, &'static str) {
     let mix = |from: f64, to: f64| (from + (to - from) * share.clamp(0.0, 1.0)).round() as u8;
     let fill =
         format!("#{:02x}{:02x}{:02x}", mix(222.0, 16.0), mix(235.0, 66.0), mix(247.0, 122.0));
-    (fill, if share > 0.45 { "#fff" } else { "#14212e" })
+    // Where the two meet each has a contrast of 4.4 at least.
+    (fill, if share > 0.68 { "#fff" } else { "#000" })
 }
 
 fn escape(text: &str) -> String {
@@ -157,7 +159,7 @@ mod tests {
             need_wakeup: vec![true],
         };
         let rows = run(&matrix, 3, 1, |cell, _| match cell.queues {
-            1 => Ok(Measured { pps: 1e6 + f64::from(cell.burst), cpu: 50.0 }),
+            1 => Ok(Measured { pps: 1e6 + f64::from(cell.burst), cpu: 50.0, watts: Some(31.5) }),
             _ => Err("<script>alert(1)</script>".into()),
         });
         let in_use = rows[0].cell;
@@ -166,6 +168,7 @@ mod tests {
         assert_eq!(page.matches("<rect").count(), 8);
         assert_eq!(page.matches(">failed<").count(), 4);
         assert_eq!(page.matches("#d1495b").count(), 1);
+        assert_eq!(page.matches("<td>31.5</td>").count(), 4);
         assert!(!page.contains("<script") && page.contains("a &amp; b"));
         for tag in ["svg", "g", "table", "tr", "text", "title"] {
             let opened = page.matches(&format!("<{tag}>")).count()
