@@ -8,7 +8,7 @@ PERF = $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)/release/millrace-per
 # The demo and the privileged tests make network namespaces; nothing else runs as root.
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PATH,KUBECONFIG)
 
-.PHONY: help build test demo cluster e2e bench bench-core bench-publish bench-cluster bench-peers clean
+.PHONY: help build test demo cluster e2e bench bench-core bench-publish bench-policies bench-cluster bench-peers clean
 
 help:
 	@echo "make demo           curl, UDP, ping, traceroute, live changes and a killed control, on real packets"
@@ -18,6 +18,7 @@ help:
 	@echo "make bench          the engine beside a bare AF_XDP forwarder, in one run"
 	@echo "make bench-core     the engine alone, in memory: nanoseconds, cycles and instructions per packet, by scenario"
 	@echo "make bench-publish  full loads and single changes from control to the workers, at full size"
+	@echo "make bench-policies 10,000 policies and 5,000 pods from control to the workers: a label's change, bytes a rule and a pod"
 	@echo "make bench-cluster  the control process on an API server of ours: start, changes and memory, at full size"
 	@echo "make bench-peers    the engine beside DPDK's programs in memory, and beside Linux's rules on veth: some 25 minutes"
 	@echo "make build          the release binaries, in target/release"
@@ -59,6 +60,11 @@ bench-publish:
 	@deploy/install-deps.sh build
 	$(CARGO) build --locked --release -p millrace-perf
 	$(PERF) publish --check
+
+bench-policies:
+	@deploy/install-deps.sh build
+	$(CARGO) build --locked --release -p millrace-perf
+	$(PERF) policies --check
 
 bench-cluster:
 	@deploy/install-deps.sh build

@@ -233,6 +233,11 @@ impl Compiler {
         self.claims.conflicts()
     }
 
+    /// Addresses that several pods say they have, with their names: closed while policies are in force.
+    pub fn contested_addresses(&self) -> impl Iterator<Item = (millrace_wire::Addr, &str)> {
+        self.policies.contested()
+    }
+
     fn recompile(
         &mut self,
         name: ServiceName,

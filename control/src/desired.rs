@@ -114,12 +114,12 @@ impl Row {
             Object::ServiceCidr(object) => {
                 Desired::ServiceCidr(Arc::new(service_cidr::judge(object, &mut check)))
             }
-            Object::NetworkPolicy(object) => {
-                let policy = policy::network::judge(&mut check, &key.namespace, object);
+            Object::NetworkPolicy(object, meaning) => {
+                let policy = policy::network::judge(&mut check, &key.namespace, object, *meaning);
                 Desired::Policy(Arc::new(policy))
             }
-            Object::ClusterNetworkPolicy(object) => {
-                Desired::Policy(Arc::new(policy::cluster::judge(&mut check, object)))
+            Object::ClusterNetworkPolicy(object, meaning) => {
+                Desired::Policy(Arc::new(policy::cluster::judge(&mut check, object, *meaning)))
             }
         };
         let metadata = match object {
@@ -129,11 +129,11 @@ impl Row {
             Object::Namespace(object) => Some(&object.metadata),
             Object::Pod(object) => Some(&object.metadata),
             Object::ServiceCidr(object) => Some(&object.metadata),
-            Object::NetworkPolicy(_) | Object::ClusterNetworkPolicy(_) => None,
+            Object::NetworkPolicy(..) | Object::ClusterNetworkPolicy(..) => None,
         };
         let origin = match (metadata, object) {
             (Some(metadata), _) => Origin::of(metadata),
-            (None, Object::NetworkPolicy(object) | Object::ClusterNetworkPolicy(object)) => {
+            (None, Object::NetworkPolicy(object, _) | Object::ClusterNetworkPolicy(object, _)) => {
                 Origin::of_value(object)
             }
             (None, _) => Origin::default(),
@@ -141,6 +141,8 @@ impl Row {
         check.refused_before(refused);
         let refusals = check.refusals.into();
         let notices = notices.into_iter().map(|notice| format!("{key}: {notice}")).collect();
-        Row { key, desired, refusals, partial: !refused.is_empty(), notices, origin }
+        // Of a policy the last version counts, as far as it can be read: an older one may leave open what this one closes.
+        let partial = !refused.is_empty() && !matches!(desired, Desired::Policy(_));
+        Row { key, desired, refusals, partial, notices, origin }
     }
 }

@@ -4,6 +4,7 @@
 //! refusal reads. Needs a JSON value (files, `explain --script` and the API server give one). Leaves the
 //! meaning of the fields to [`crate::desired`].
 
+mod policy;
 mod typed;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
     networking::v1::ServiceCIDR,
 };
+pub use policy::Meaning;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -129,9 +131,9 @@ pub enum Object {
     /// A ServiceCIDR.
     ServiceCidr(Box<ServiceCIDR>),
     /// A NetworkPolicy, as it came: what of it can be read is for [`crate::desired::policy`] to say.
-    NetworkPolicy(Box<Value>),
+    NetworkPolicy(Box<Value>, Meaning),
     /// A ClusterNetworkPolicy, as it came.
-    ClusterNetworkPolicy(Box<Value>),
+    ClusterNetworkPolicy(Box<Value>, Meaning),
 }
 
 /// A part of an object, or all of it, that is not put into force. The rest of the object works.
@@ -245,6 +247,9 @@ fn decode_one(value: Value) -> Decoded {
             ),
         );
     }
+    if let Some(kind) = policy::kind_of(&value) {
+        return policy::decode(kind, value);
+    }
     let Some(kind_text) = text(&value, &["kind"]) else {
         return Decoded::Refused(None, refusal("kind", "is missing or not a string"));
     };
@@ -281,9 +286,6 @@ fn decode_one(value: Value) -> Decoded {
         let (object, refused) = typed::typed(kind, value)?;
         Ok(Typed { object: wrap(Box::new(object)), refused })
     }
-    let policy = |wrap: fn(Box<Value>) -> Object, value| {
-        Ok(Typed { object: wrap(Box::new(value)), refused: Vec::new() })
-    };
     let object = match kind {
         Kind::Service => read(kind, value, Object::Service),
         Kind::EndpointSlice => read(kind, value, Object::EndpointSlice),
@@ -291,8 +293,7 @@ fn decode_one(value: Value) -> Decoded {
         Kind::Namespace => read(kind, value, Object::Namespace),
         Kind::Pod => read(kind, value, Object::Pod),
         Kind::ServiceCidr => read(kind, value, Object::ServiceCidr),
-        Kind::NetworkPolicy => policy(Object::NetworkPolicy, value),
-        Kind::ClusterNetworkPolicy => policy(Object::ClusterNetworkPolicy, value),
+        Kind::NetworkPolicy | Kind::ClusterNetworkPolicy => return policy::decode(kind, value),
     };
     match object {
         Ok(object) => Decoded::Object(key, object),
@@ -412,8 +413,8 @@ mod tests {
         assert!(notice(policy).ends_with(
             "is not enforced: write a ClusterNetworkPolicy of policy.networking.k8s.io/v1alpha2"
         ));
-        let old = json!({"apiVersion": "extensions/v1beta1", "kind": "NetworkPolicy", "metadata": {"name": "deny"}});
-        assert!(notice(old).ends_with("is of an API version that is not read"));
+        let other = json!({"apiVersion": "projectcalico.org/v3", "kind": "NetworkPolicy", "metadata": {"name": "deny"}});
+        assert!(notice(other).ends_with("is of an API version that is not read"));
         let knative = json!({"apiVersion": "serving.knative.dev/v1", "kind": "Service", "metadata": {"name": "web"}});
         assert!(notice(knative).ends_with("is of an API version that is not read"));
     }

@@ -140,6 +140,7 @@ pub struct Control {
     store: Store,
     config: Reading,
     conflicts: BTreeSet<Conflict>,
+    contested: BTreeSet<String>,
     /// And since when.
     engine: Option<(Engine, Instant)>,
     mirror: Mirror,
@@ -202,6 +203,7 @@ impl Control {
             store: Store::new(),
             config,
             conflicts: BTreeSet::new(),
+            contested: BTreeSet::new(),
             engine: None,
             mirror: Mirror::Off,
             node: None,
@@ -425,6 +427,13 @@ impl Control {
             );
         }
         self.conflicts = conflicts;
+        let contested: BTreeSet<String> = self
+            .compiler
+            .contested_addresses()
+            .map(|(addr, names)| format!("{addr} is closed: pods {names} all have it in status.podIPs, and policies treat them differently"))
+            .collect();
+        contested.difference(&self.contested).for_each(|said| tracing::warn!("{said}"));
+        self.contested = contested;
         changes
     }
 

@@ -26,7 +26,8 @@ use millrace_control::{
     Compiler, Refusal, Store, World, apply, compile, config, engine_file, reflect,
 };
 use millrace_tables::writer::Readers;
-use millrace_tables::{InterfaceSpec, SegmentConfig, Tables, Writer};
+use millrace_tables::{InterfaceSpec, RouteSpec, SegmentConfig, Tables, Writer};
+use millrace_wire::Addr;
 use serde_json::{Value, json};
 
 use crate::live;
@@ -182,6 +183,8 @@ struct Files<'a> {
     writer: Writer,
     world: Arc<World>,
     tables: Arc<Tables>,
+    /// Addresses of the node that no object tells of, and flows do.
+    own: Vec<Addr>,
 }
 
 impl<'a> Source<'a> {
@@ -201,7 +204,8 @@ impl<'a> Source<'a> {
         writer.set_readers(Readers::Nobody);
         let tables = writer.tables();
         let (compiler, world) = (Compiler::new(), Arc::default());
-        let mut files = Files { options, store, compiler, writer, world, tables };
+        let own = Vec::new();
+        let mut files = Files { options, store, compiler, writer, world, tables, own };
         // A script may bring the Node itself.
         match files.compile() {
             Err(_) if options.script.is_some() => {}
@@ -242,6 +246,9 @@ impl<'a> Source<'a> {
 
     /// Answers on an engine that has seen nothing, so that lines don't depend on one another.
     fn fresh_answer(&mut self, ask: &Ask) -> Result<Answer, String> {
+        if let Self::Files(files) = self {
+            files.learn(ask)?;
+        }
         let flows = match ask {
             Ask::Forward(flow) => flow.count,
             Ask::Reverse { .. } => 1,
@@ -251,9 +258,31 @@ impl<'a> Source<'a> {
 }
 
 impl Files<'_> {
+    /// What the node's own stack sends from is the node's: a bridge has an address in the pods' range, and its Node doesn't say so. True when
+    /// the tables are other ones now.
+    fn learn(&mut self, ask: &Ask) -> Result<bool, String> {
+        let (Ask::Forward(flow), Some(node)) = (ask, self.options.node.as_deref()) else {
+            return Ok(false);
+        };
+        if self.options.config.is_some() || !matches!(flow.from, flow::From::Host) {
+            return Ok(false);
+        }
+        let src = Addr::from(flow.src);
+        let Some(node) = self.store.node(node) else { return Ok(false) };
+        let is_bridge = node.pod_cidrs.iter().any(|range| range.contains(&flow.src))
+            && !self.own.contains(&src)
+            && !self.world.places.contains_key(&src)
+            && !self.store.pods().any(|(_, pod)| pod.addresses.contains(&src));
+        if is_bridge {
+            self.own.push(src);
+            self.compile()?;
+        }
+        Ok(is_bridge)
+    }
+
     /// Brings the tables up to date with the store.
     fn compile(&mut self) -> Result<(), String> {
-        let world = match (&self.options.node, &self.options.config) {
+        let mut world = match (&self.options.node, &self.options.config) {
             (_, Some(path)) => self.router_world(path)?,
             (Some(node), None) => {
                 compile::node::world(&self.store, node, &self.options.options, Some(&self.world))
@@ -261,6 +290,8 @@ impl Files<'_> {
             }
             (None, None) => return Err("neither --node nor --config".into()),
         };
+        let own = self.own.iter().map(|addr| (addr.to_ip().into(), RouteSpec::Local));
+        world.routes.extend(own);
         let world = Arc::new(world);
         let changes = self.compiler.update(&mut self.store, &world);
         self.world = world;
@@ -301,6 +332,11 @@ fn history(
         match Line::parse(&line?) {
             Err(bad) => good &= print(out, &refuse(bad))?,
             Ok(Line::Flow(ask)) => {
+                if let Source::Files(files) = source
+                    && files.learn(&ask)?
+                {
+                    sandbox.sync(&files.tables)?;
+                }
                 let answer = sandbox.answer(&ask, source.tables());
                 good &= print(out, &answer)?;
             }

@@ -169,3 +169,85 @@ fn a_pod_sends_from_its_own_addresses_alone() {
     assert_eq!((&forged["verdict"], &forged["by"]), (&json!("drop"), &json!("Pod default/web-0")));
     assert_eq!(outcome(&all[1])["verdict"], "transmit");
 }
+
+#[test]
+fn what_the_node_s_own_stack_sends_is_the_node_s_whatever_its_address() {
+    let deny =
+        network_policy("deny", json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}));
+    let from_host = |id: &str, src: &str| {
+        with(flow(id, src, ("10.0.1.7", 8080), "TCP"), json!({"from": "host"}))
+    };
+    let folder = Folder::new("policy-bridge");
+    // A kubelet probe, from the node's address and from a bridge's in the pods' range; and what claims to be another pod's.
+    let lines = [
+        json!({"objects": [deny]}),
+        json!({"flow": from_host("node", "192.168.0.2")}),
+        json!({"flow": from_host("bridge", "10.0.1.1")}),
+        json!({"flow": {"id": "bridge", "reverse": true}}),
+        json!({"flow": flow("back", "10.0.1.7", ("10.0.1.1", 10250), "TCP")}),
+        json!({"flow": from_host("pod", "10.0.1.5")}),
+    ];
+    let (all, _) = folder.script(&lines);
+    let verdicts: Vec<&Value> = all.iter().map(|answer| &outcome(answer)["verdict"]).collect();
+    assert_eq!(verdicts[..4], ["transmit", "transmit", "punt", "punt"], "{all:?}");
+    assert_eq!(outcome(&all[4])["verdict"], "drop", "{}", all[4]);
+    // As flows that don't depend on one another, too.
+    folder.write("manifests/deny.yaml", &[network_policy("deny", json!({"podSelector": {}}))]);
+    let (all, good) =
+        folder.flows(&[from_host("bridge", "10.0.1.1"), from_host("node", "192.168.0.2")]);
+    assert!(good);
+    all.iter().for_each(|answer| assert_eq!(outcome(answer)["verdict"], "transmit", "{answer}"));
+}
+
+#[test]
+fn a_pod_s_name_may_be_as_long_as_names_may_be() {
+    let name = "n".repeat(253);
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "a".repeat(63), "name": name},
+        "spec": {"nodeName": "node-a"}, "status": {"phase": "Running", "podIP": "10.0.1.77"}});
+    let all = answers(
+        "policy-long",
+        &[pod],
+        &[
+            flow("a", "10.0.1.5", ("10.0.1.77", 80), "TCP"),
+            flow("b", "10.0.1.77", ("10.0.1.5", 80), "TCP"),
+        ],
+    );
+    let out = outcome(&all[0])["out"].as_str().unwrap();
+    assert!(out.starts_with("pod:aaa") && out.ends_with(&name), "{out}");
+    assert_eq!(outcome(&all[1])["verdict"], "transmit");
+}
+
+#[test]
+fn a_flow_that_began_before_any_policy_is_whose_it_was() {
+    let folder = Folder::new("policy-before");
+    let web = json!({"matchLabels": {"app": "web"}});
+    let deny_in = network_policy("no-way-in", json!({"podSelector": web.clone()}));
+    let deny_out =
+        network_policy("no-way-out", json!({"podSelector": web, "policyTypes": ["Egress"]}));
+    let outward = |id: &str| flow(id, "10.0.1.7", ("203.0.113.9", 9), "UDP");
+    let inward = |id: &str| {
+        with(flow(id, "203.0.113.9", ("10.0.1.7", 8080), "TCP"), json!({"from": "uplink"}))
+    };
+    let (all, _) = folder.script(&[
+        json!({"flow": outward("out")}),
+        json!({"flow": inward("in")}),
+        json!({"flow": {"id": "in", "reverse": true}}),
+        json!({"objects": [deny_in]}),
+        json!({"flow": {"id": "out", "reverse": true}}),
+        json!({"flow": outward("on")}),
+        json!({"flow": {"id": "in", "reverse": true}}),
+        json!({"delete": [{"kind": "NetworkPolicy", "namespace": "default", "name": "no-way-in"}]}),
+        json!({"objects": [deny_out]}),
+        json!({"flow": outward("ended")}),
+        json!({"flow": {"id": "in", "reverse": true, "flags": "ACK"}}),
+    ]);
+    let verdicts: Vec<&str> =
+        all.iter().map(|answer| outcome(answer)["verdict"].as_str().unwrap()).collect();
+    assert_eq!(
+        verdicts,
+        ["transmit", "transmit", "transmit", "transmit", "transmit", "drop", "drop", "transmit"],
+        "{all:?}"
+    );
+    assert_eq!(denied_by(&all[5]), "NetworkPolicy default/no-way-in (ingress)");
+    assert_eq!(denied_by(&all[6]), "NetworkPolicy default/no-way-out (egress)");
+}

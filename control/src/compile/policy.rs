@@ -40,7 +40,7 @@ use millrace_wire::Addr;
 use crate::{
     desired::{
         NamedPort, Policy,
-        policy::{Peer, Peers as RulePeers, Port, Ports, Rule},
+        policy::{Peer, Peers as RulePeers, Port, Ports, Rule, Tier},
         selector::Labels,
     },
     object::{Key, Kind},
@@ -50,7 +50,7 @@ use crate::{
 use intern::Interned;
 use names::Names;
 use peers::{Peers, edges};
-use pods::Pods;
+use pods::{At, Pods};
 pub use rows::PolicyRow;
 use subject::{ClassKey, Maps, Part, Subject, SubjectKey};
 
@@ -151,10 +151,16 @@ pub(super) struct Policies {
     classes: Interned<ClassKey, ()>,
     peer_classes: HashMap<u32, BTreeSet<u32>>,
     classes_with_ports: BTreeSet<u32>,
+    /// Classes of this node's own addresses.
+    own_classes: BTreeSet<u32>,
     subjects: Interned<SubjectKey, Subject>,
     peer_subjects: HashMap<u32, BTreeSet<u32>>,
     /// Subjects that ask for ports of everyone by name.
     asking: BTreeSet<u32>,
+    /// Subjects that have a say about what is sent to this node itself.
+    fenced: BTreeSet<u32>,
+    /// Addresses that several pods say they have, and are closed, with their names.
+    contested: BTreeMap<Addr, Box<str>>,
     maps: Maps,
     rows: rows::Shown,
     todo: Todo,
@@ -196,9 +202,12 @@ impl Default for Policies {
             classes,
             peer_classes: HashMap::new(),
             classes_with_ports: BTreeSet::new(),
+            own_classes: BTreeSet::new(),
             subjects: Interned::default(),
             peer_subjects: HashMap::new(),
             asking: BTreeSet::new(),
+            fenced: BTreeSet::new(),
+            contested: BTreeMap::new(),
             maps: Maps::default(),
             rows: rows::Shown::default(),
             todo: Todo::default(),
@@ -258,6 +267,11 @@ impl Policies {
             Kind::Namespace => true,
             _ => false,
         }
+    }
+
+    /// Addresses that several pods say they have, with their names.
+    pub(super) fn contested(&self) -> impl Iterator<Item = (Addr, &str)> {
+        self.contested.iter().map(|(addr, names)| (*addr, &**names))
     }
 
     fn set_view(&mut self, view: View, store: &Store) {
@@ -540,6 +554,13 @@ impl Policies {
     fn classify(&mut self) {
         for net in std::mem::take(&mut self.todo.nets) {
             let wanted = self.wanted(&net);
+            match wanted.as_ref().filter(|wanted| wanted.contested) {
+                Some(wanted) => {
+                    _ = self.contested.insert(Addr::from(net.addr()), wanted.name.clone());
+                }
+                None if self.contested.is_empty() => {}
+                None => _ = self.contested.remove(&Addr::from(net.addr())),
+            }
             let new = wanted.map(|wanted| {
                 let (class, new) = self.classes.hold(wanted.class);
                 if new {
@@ -581,32 +602,55 @@ impl Policies {
 
     /// What should be known of a prefix.
     fn wanted(&self, net: &IpNet) -> Option<Wanted> {
-        if self.count == 0 {
-            return None;
-        }
         let addr = (net.prefix_len() == net.max_prefix_len()).then(|| Addr::from(net.addr()));
+        let own = addr.is_some_and(|addr| self.view.own.contains(&addr));
+        let at = match addr {
+            Some(addr) if !own => self.pods.at(&addr),
+            _ => At::Nobody,
+        };
         let mut wanted = Wanted::default();
+        if let At::One(pod) = &at
+            && is_local(&self.view, &pod.row)
+        {
+            wanted.flags = Endpoint::LOCAL;
+            wanted.name = pod.name();
+        }
+        if self.count == 0 {
+            return (wanted.flags != 0).then_some(wanted);
+        }
         let mut peers: Vec<u32> = self.peers.covering(net).collect();
         let node = addr.and_then(|addr| self.node_addresses.get(&addr));
         let nodes = node.filter(|_| self.peers.name_nodes()).and_then(|key| self.nodes.get(key));
         if let Some((labels, _)) = nodes {
             peers.extend(self.peers.of_node(labels));
         }
-        let own = addr.is_some_and(|addr| self.view.own.contains(&addr));
-        let pod = addr.filter(|_| !own).and_then(|addr| self.pods.at(&addr));
         let endpoint = addr.is_some_and(|addr| self.endpoints.contains_key(&addr));
         let closes = self.view.closes && self.enforced > 0;
         let in_range = || closes && self.view.pod_ranges.iter().any(|range| range.contains(net));
         let mut needed = nodes.is_some() || self.peers.has_edge(net);
         if own {
             wanted.flags = Endpoint::NODE;
+            wanted.class.own = true;
             needed = true;
-        } else if let Some(pod) = pod {
+        } else if let At::Contested(names) = at {
+            // Whose rules it has can't be told.
+            wanted.flags = if self.enforced > 0 { Endpoint::CLOSED } else { 0 };
+            wanted.name = names;
+            wanted.contested = true;
+            needed = true;
+        } else if let At::One(pod) = at {
             peers.extend(&pod.peers);
             wanted.class.ports = self.names.among(&pod.row.ports);
             wanted.name = pod.name();
             if !pod.subjects.is_empty() {
                 (wanted.ingress, wanted.egress) = self.subject_keys(&pod.subjects, &pod.row.ports);
+                let fences = |(policy, _): &(u32, u32)| {
+                    let row = self.policies.value(*policy).and_then(|state| state.row.as_ref());
+                    row.is_some_and(|row| row.tier != Tier::Network)
+                };
+                if wanted.egress.as_ref().is_some_and(|key| key.policies.iter().any(fences)) {
+                    wanted.flags |= Endpoint::FENCED;
+                }
             }
             needed = true;
         } else if endpoint {
@@ -667,6 +711,8 @@ struct Wanted {
     egress: Option<SubjectKey>,
     flags: u32,
     name: Box<str>,
+    /// Several pods say that they have it.
+    contested: bool,
 }
 
 fn is_local(view: &View, pod: &crate::desired::Pod) -> bool {

@@ -17,6 +17,8 @@ pub struct Pod {
     pub node: String,
     /// Each address once; empty for a pod that has none yet or has ended.
     pub addresses: Vec<Addr>,
+    /// It has been deleted, and is on its way out: its address may soon be another's.
+    pub leaving: bool,
     /// It shares the node's stack and addresses: no interface of its own.
     pub host_network: bool,
     /// Its labels.
@@ -66,7 +68,8 @@ pub struct NamedPort {
 
 pub(super) fn judge(object: &Object, check: &mut Checker<'_>) -> Pod {
     let labels = Labels::of(object.metadata.labels.as_ref());
-    let mut row = Pod { labels, ..Pod::default() };
+    let leaving = object.metadata.deletion_timestamp.is_some();
+    let mut row = Pod { labels, leaving, ..Pod::default() };
     if let Some(spec) = &object.spec {
         row.node = spec.node_name.clone().unwrap_or_default();
         row.host_network = spec.host_network.unwrap_or(false);

@@ -1,5 +1,6 @@
 //! Policies: what the tables say of flows, against a model, against themselves, and in words.
 
+mod combinations;
 mod malformed;
 mod memory;
 mod model;
@@ -19,14 +20,15 @@ pub fn judge(
     port: u16,
 ) -> (bool, Option<Decision>, Option<Decision>) {
     let (source, destination) = (snapshot.policy_endpoint(&from), snapshot.policy_endpoint(&to));
-    if !snapshot.has_policies() || source.is_node() || destination.is_node() || from == to {
+    let unfenced = destination.is_node() && !source.is_fenced();
+    if !snapshot.has_policies() || source.is_node() || unfenced || from == to {
         return (true, None, None);
     }
     let egress =
         source.egress().map(|subject| snapshot.judge(subject, destination.class, protocol, port));
     let ingress =
         destination.ingress().map(|subject| snapshot.judge(subject, source.class, protocol, port));
-    let closed = source.is_closed() || destination.is_closed();
+    let closed = (source.is_closed() || destination.is_closed()) && !destination.is_node();
     let allowed = !closed && [egress, ingress].iter().flatten().all(Decision::is_allowed);
     (allowed, egress, ingress)
 }

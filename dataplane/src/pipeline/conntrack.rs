@@ -5,8 +5,8 @@
 //! `fragment` could give no ports: they could only leave untranslated. Leaves to `service` the choice of a backend for flows it does not know; [`commit`] comes back
 //! to store that choice once route, policy and neighbor have agreed, so that refused packets leave no trace in the table.
 //!
-//! Flows that are translated are tracked, and those that a policy is about (`policy` says so). Others have no entry: they cost no memory, and nothing
-//! about them need be remembered.
+//! Flows that are translated are tracked, and those that a policy is about, or may come to be about (`policy` says so). Others have no entry: they
+//! cost no memory, and nothing about them need be remembered.
 
 mod create;
 
@@ -16,9 +16,10 @@ use millrace_wire::{Addr, Protocol, tcp};
 use super::Context;
 use super::fib::Route;
 use super::fragment;
+use super::local;
 use super::neighbor::Adjacency;
 use crate::exit::Exit;
-use crate::flow::Tuple;
+use crate::flow::{Direction, Tuple};
 use crate::packet::{Headers, Packet, Parsed, Part};
 use crate::state::State;
 use crate::state::conntrack::{CachedHop, Hint, Hit, Table, Touch};
@@ -36,6 +37,8 @@ pub struct Flow {
     pub leaving: bool,
     /// Whether it begins, and policies have decided about it.
     pub judged: bool,
+    /// Whether it goes its way also when there is no room to remember it.
+    pub optional: bool,
 }
 
 /// Where a flow stands.
@@ -61,7 +64,7 @@ impl Flow {
     #[inline]
     pub fn of(hit: Option<Hit>) -> Flow {
         let known = hit.map_or(Known::Untracked, Known::Found);
-        Flow { known, destination: None, leaving: false, judged: false }
+        Flow { known, destination: None, leaving: false, judged: false, optional: false }
     }
 
     /// Whether it is in the table, or is to be: only such flows leave with another tuple than they came with.
@@ -120,6 +123,12 @@ pub fn find<O: Observer>(
     }
     // An ICMP error says nothing about whether the flow still lives.
     if headers.quote.is_none() {
+        let unnamed = headers.tuple.sport | headers.tuple.dport == 0;
+        if unnamed && hit.direction() == Direction::Reply && local::asks(packet) {
+            // Echo identifier 0: who asks has the tuple of who answers, but is another flow.
+            context.observer.see(|| Step::Untracked);
+            return Ok(None);
+        }
         let is_sound = headers.part != Part::Later && headers.fault.is_none();
         let has_flags = headers.protocol == Protocol::TCP && is_sound;
         let flags = has_flags.then_some(headers.tcp);
@@ -173,6 +182,22 @@ pub fn may_begin(flags: tcp::Flags) -> bool {
     !ends && syn != flags.contains(tcp::Flags::ACK)
 }
 
+/// Stores a flow to this node itself, whose packets leave by no route. False when another worker has just stored it.
+pub(super) fn commit_own<O: Observer>(
+    packet: &Packet<'_, Parsed<'_>>,
+    flow: &Flow,
+    context: &mut Context<'_, O>,
+) -> Result<bool, Exit> {
+    let Known::New { service, translated, masquerade: false } = flow.known else { return Ok(true) };
+    let new = create::New { service, translated, masquerade: false };
+    let route = Route { interface: context.from, neighbor: translated.dst };
+    match create::create(packet.headers(), new, &route, context) {
+        Ok(hit) => Ok(hit.is_some()),
+        Err(_) if flow.optional => Ok(true),
+        Err(exit) => Err(exit),
+    }
+}
+
 /// Stores a new flow, and the way out that was found for this direction of a known one. False when the line must be taken again.
 #[inline]
 pub fn commit<O: Observer>(
@@ -188,11 +213,18 @@ pub fn commit<O: Observer>(
         Known::Found(hit) => hit,
         Known::New { service, translated, masquerade } => {
             let new = create::New { service, translated, masquerade };
-            let Some(hit) = create::create(packet.headers(), new, route, context)? else {
-                return Ok(false);
-            };
-            flow.known = Known::Found(hit);
-            hit
+            match create::create(packet.headers(), new, route, context) {
+                Ok(Some(hit)) => {
+                    flow.known = Known::Found(hit);
+                    hit
+                }
+                Ok(None) => return Ok(false),
+                Err(_) if flow.optional => {
+                    flow.known = Known::Untracked;
+                    return Ok(true);
+                }
+                Err(exit) => return Err(exit),
+            }
         }
     };
     let hop = CachedHop { interface: adjacency.interface, neighbor: adjacency.neighbor };

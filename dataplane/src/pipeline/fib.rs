@@ -2,7 +2,7 @@
 //!
 //! Needs the flow, for the translated destination and for a stable choice among equal ways. Answers what has no way
 //! (ICMP net unreachable, time exceeded, too big; RFC 1812 sections 4.3.3 and 5.3.1), and hands what is addressed to us to
-//! `local`. Leaves to `policy` whether the packet may go there, and to `neighbor` which MAC that is.
+//! `local`, if `policy` lets it. Leaves to `policy` whether the packet may go on, and to `neighbor` which MAC that is.
 
 pub(super) mod ways;
 
@@ -10,7 +10,7 @@ use millrace_tables::{InterfaceId, InterfaceKind, NextHop};
 use millrace_wire::Addr;
 
 use super::conntrack::Flow;
-use super::{Context, local, trunk};
+use super::{Context, local, policy, trunk};
 use crate::exit::Exit;
 use crate::flow::Tuple;
 use crate::packet::{Packet, Parsed, Part};
@@ -63,7 +63,10 @@ pub fn lookup<O: Observer>(
             ));
         }
         Some(Row::Local) if is_translated(packet, flow, context) => to_host(destination, context)?,
-        Some(Row::Local) => return Err(local::deliver(packet, local::To::Owned, context)),
+        Some(Row::Local) => {
+            policy::check_own(packet, flow, context)?;
+            return Err(local::deliver(packet, local::To::Owned, context));
+        }
         Some(Row::Vip) => return Err(local::deliver(packet, local::To::Vip, context)),
         Some(Row::Forward(group)) => context
             .tables

@@ -228,7 +228,7 @@ pub(super) fn admit<O: Observer>(
     let headers = packet.headers();
     let carried = (Next::Line, None);
     let tables = &context.tables;
-    let judged = tables.has_policies() && policy::concerns(tables, &headers.tuple);
+    let judged = tables.has_policies() && policy::judges(tables, &headers.tuple);
     let translates = tables.has_services() || tables.has_leaving();
     let has_name = match headers.protocol {
         Protocol::ICMP | Protocol::ICMPV6 => judged,

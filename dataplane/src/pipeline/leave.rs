@@ -13,7 +13,7 @@ use millrace_wire::Protocol;
 use super::Context;
 use super::conntrack::{Flow, Known, may_begin};
 use super::fib::Route;
-use super::fragment;
+use super::{fragment, local};
 use crate::exit::Exit;
 use crate::flow::Tuple;
 use crate::packet::{Packet, Parsed};
@@ -52,8 +52,8 @@ fn leave<O: Observer>(
     }
     let begins = match headers.protocol {
         Protocol::TCP => may_begin(headers.tcp),
-        // Nobody has asked: see `Tuple`.
-        Protocol::ICMP | Protocol::ICMPV6 => headers.tuple.sport != 0,
+        // An answer that nobody has asked for begins nothing.
+        Protocol::ICMP | Protocol::ICMPV6 => local::asks(packet),
         _ => true,
     };
     let fits = fragment::is_translatable(headers) && headers.trackable && begins;
@@ -62,6 +62,7 @@ fn leave<O: Observer>(
             // What comes from outside is remembered, so that its answers leave as they are.
             flow.known =
                 Known::New { service: None, translated: headers.tuple, masquerade: leaves };
+            flow.optional = false;
             Ok(())
         }
         _ if !leaves => Ok(()),

@@ -94,7 +94,7 @@ pub fn deliver<O: Observer>(
 }
 
 /// Whether it is an echo request.
-fn asks(packet: &Packet<'_, Parsed<'_>>) -> bool {
+pub(super) fn asks(packet: &Packet<'_, Parsed<'_>>) -> bool {
     match packet.headers().network {
         Network::Ipv4 => packet
             .l4::<icmp::Header>()

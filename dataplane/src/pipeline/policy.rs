@@ -4,27 +4,28 @@
 //! destination and port after DNAT. The flow is judged as egress of its source and as ingress of its destination, where these are isolated;
 //! both have to allow it. What control has compiled is looked up ([`millrace_tables::policy`]); here is only what is judged, and when:
 //!
-//! * not at all: what an end of which is this node itself (kubelet's probes; Kubernetes has the node reach its own pods whatever policies
-//!   say, and they it; who has one of its addresses and does not come from its stack is dropped), a pod to itself, and answers and ICMP errors of a flow that was allowed: they find its entry;
+//! * not at all: what this node itself sends (kubelet's probes; Kubernetes has the node reach its own pods whatever policies
+//!   say; who has one of its addresses and does not come from its stack is dropped), a pod to itself, and answers and ICMP errors of a flow that was allowed: they find its entry;
+//! * what a pod sends to this node only by rules that are about that too ([`Endpoint::FENCED`]): a NetworkPolicy never forbids it, a ClusterNetworkPolicy may;
 //! * a known flow, in the direction that it began in, whichever way the packet goes, once for each generation of the tables. What is forbidden now
 //!   is dropped (`strict`), or goes on (`keep`);
 //! * everything else as a new flow in its own direction. A TCP segment from the middle of a connection that is not known, which nobody saw beginning, has to be allowed
 //!   in the direction too in which it presumably began: the server is the end with the lower port. An answer of an isolated server can't open it so.
 //!
 //! A flow that is allowed, and of which any end is isolated in any direction, is tracked from then on, so that its answers pass. Without room for that
-//! it is dropped. What can't be tracked (fragments whose first nobody saw, other protocols, ICMP but echo) is judged packet by packet.
+//! it is dropped. So is one of any pod of this node, where there is room: who began it is known then when a policy comes. What can't be tracked (fragments whose first nobody saw, other protocols, ICMP but echo) is judged packet by packet.
 //!
 //! An entry of a forbidden flow stays, as the memory of who opened it, until it has been idle for too long (of a TCP connection until another SYN comes): what its
 //! server still sends would else begin a flow of its own, whose answers the forbidden packets would be.
 //!
-//! Cost: without policies a comparison. With policies, for a flow that begins, the look-ups of `tables/src/policy.rs`; for packets of flows without an isolated end, which
-//! are not tracked, those of both addresses.
+//! Cost: without policies and pods a comparison. With them, for a flow that begins, the look-ups of `tables/src/policy.rs`; for packets of flows that are
+//! not tracked, those of both addresses.
 
 use millrace_tables::{Decision, Endpoint, InterfaceKind, PolicyChanges, Snapshot};
 use millrace_wire::{Addr, Protocol, tcp};
 
-use super::Context;
-use super::conntrack::{Flow, Known, may_begin};
+use super::conntrack::{Flow, Known, commit_own, may_begin};
+use super::{Context, local};
 use crate::exit::Exit;
 use crate::flow::{Direction, Tuple};
 use crate::packet::{Packet, Parsed, Part};
@@ -38,6 +39,8 @@ use crate::verdict::DropReason;
 pub struct Judgement {
     /// Whether an end is isolated in any direction: then the flow is tracked.
     pub concerned: bool,
+    /// Whether an end is a pod of this node: then the flow is tracked if there is room.
+    pub local: bool,
     /// The end that control has said nothing of yet.
     pub closed: Option<Addr>,
     /// What the rules for the source say, if it is isolated.
@@ -63,8 +66,12 @@ impl Judgement {
 pub fn judge(tables: &Snapshot<'_>, tuple: &Tuple) -> Judgement {
     let source = tables.policy_endpoint(&tuple.src);
     let destination = tables.policy_endpoint(&tuple.dst);
-    if !is_concerned(&source, &destination) || tuple.src == tuple.dst {
+    if tuple.src == tuple.dst {
         return Judgement::default();
+    }
+    let local = source.is_local() || destination.is_local();
+    if !is_concerned(&source, &destination) {
+        return Judgement { local, ..Judgement::default() };
     }
     let Tuple { protocol, dport, .. } = *tuple;
     let closed = [(&source, tuple.src), (&destination, tuple.dst)]
@@ -72,7 +79,8 @@ pub fn judge(tables: &Snapshot<'_>, tuple: &Tuple) -> Judgement {
         .find_map(|(end, addr)| end.is_closed().then_some(addr));
     Judgement {
         concerned: true,
-        closed,
+        local,
+        closed: closed.filter(|_| !destination.is_node()),
         egress: source
             .egress()
             .map(|subject| tables.judge(subject, destination.class, protocol.0, dport)),
@@ -83,9 +91,11 @@ pub fn judge(tables: &Snapshot<'_>, tuple: &Tuple) -> Judgement {
 }
 
 fn is_concerned(source: &Endpoint, destination: &Endpoint) -> bool {
-    (source.is_isolated() || destination.is_isolated())
-        && !source.is_node()
-        && !destination.is_node()
+    match destination.is_node() {
+        _ if source.is_node() => false,
+        true => source.is_fenced(),
+        false => source.is_isolated() || destination.is_isolated(),
+    }
 }
 
 /// Whether packets of this tuple are to be judged, or tracked, if their flow is not known. One from this node itself is as well: see [`poses_as_node`].
@@ -93,9 +103,19 @@ fn is_concerned(source: &Endpoint, destination: &Endpoint) -> bool {
 pub(super) fn concerns(tables: &Snapshot<'_>, tuple: &Tuple) -> bool {
     let source = tables.policy_endpoint(&tuple.src);
     let destination = tables.policy_endpoint(&tuple.dst);
-    (source.is_isolated() || destination.is_isolated() || source.is_node())
-        && !destination.is_node()
+    (source.is_isolated()
+        || destination.is_isolated()
+        || source.is_local()
+        || destination.is_local()
+        || source.is_node())
         && tuple.src != tuple.dst
+}
+
+/// Whether packets of this tuple are to be judged if their flow is not known, so that what can't be judged may not pass.
+pub(super) fn judges(tables: &Snapshot<'_>, tuple: &Tuple) -> bool {
+    let source = tables.policy_endpoint(&tuple.src);
+    let destination = tables.policy_endpoint(&tuple.dst);
+    (is_concerned(&source, &destination) || source.is_node()) && tuple.src != tuple.dst
 }
 
 /// Whether a packet that does not come from this node's stack has an address of this node: it would be let in everywhere.
@@ -116,6 +136,31 @@ pub fn check<O: Observer>(
         return Ok(());
     }
     in_force(packet, flow, context)
+}
+
+/// Judges a packet that is for this node itself.
+#[inline]
+pub(super) fn check_own<O: Observer>(
+    packet: &Packet<'_, Parsed<'_>>,
+    flow: &Flow,
+    context: &mut Context<'_, O>,
+) -> Result<(), Exit> {
+    if context.tables.has_policies() { own(packet, *flow, context) } else { Ok(()) }
+}
+
+/// Its flow is remembered as others are: the node's answers to it are no flow of the node's.
+#[inline(never)]
+fn own<O: Observer>(
+    packet: &Packet<'_, Parsed<'_>>,
+    mut flow: Flow,
+    context: &mut Context<'_, O>,
+) -> Result<(), Exit> {
+    in_force(packet, &mut flow, context)?;
+    // Another worker that made the same flow has judged it alike.
+    if commit_own(packet, &flow, context)? && flow.judged {
+        count_allowed(context);
+    }
+    Ok(())
 }
 
 #[inline(never)]
@@ -150,15 +195,15 @@ fn in_force<O: Observer>(
     }
     let mut judgement = judge(&context.tables, &tuple);
     let mut track = headers.trackable && headers.part != Part::Later && headers.quote.is_none();
-    // An echo reply that nobody asked for begins nothing.
-    track &=
-        !matches!(headers.protocol, Protocol::ICMP | Protocol::ICMPV6) || headers.tuple.dport == 0;
+    if matches!(headers.protocol, Protocol::ICMP | Protocol::ICMPV6) {
+        track &= may_ask(packet, context);
+    }
     if headers.protocol == Protocol::TCP && headers.part != Part::Later {
         track &= may_begin(headers.tcp) && headers.fault.is_none();
         let is_untracked = matches!(flow.known, Known::Untracked);
         // From the server, presumably: then it has to be allowed to be one, too.
         if is_untracked
-            && judgement.concerned
+            && (judgement.concerned || judgement.local)
             && judgement.is_allowed()
             && may_begin(headers.tcp)
             && !headers.tcp.contains(tcp::Flags::SYN)
@@ -184,14 +229,31 @@ fn in_force<O: Observer>(
         }
         return Err(DropReason::Policy.into());
     }
-    if !known && judgement.concerned {
+    if known || !(judgement.concerned || judgement.local) {
+        return Ok(());
+    }
+    if judgement.concerned {
         context.state.local.judgement = judgement;
         flow.judged = true;
-        if track && let Known::Untracked = flow.known {
-            flow.known = Known::New { service: None, translated: headers.tuple, masquerade: false };
-        }
+    }
+    if let Known::Untracked = flow.known
+        && track
+        && (judgement.concerned || headers.fault.is_none())
+    {
+        flow.known = Known::New { service: None, translated: headers.tuple, masquerade: false };
+        flow.optional = !judgement.concerned;
     }
     Ok(())
+}
+
+/// Whether an ICMP message begins a flow: an echo request. With identifier 0 it has the tuple of its answer, and begins none where the other
+/// end has asked already.
+#[cold]
+fn may_ask<O: Observer>(packet: &Packet<'_, Parsed<'_>>, context: &Context<'_, O>) -> bool {
+    let (headers, table) = (packet.headers(), context.state.conntrack.table());
+    local::asks(packet)
+        && (headers.tuple.sport != 0
+            || table.find(&headers.tuple, headers.hash, context.now).is_none())
 }
 
 /// The tuple that a known flow began with, and had behind DNAT.
@@ -204,7 +266,7 @@ fn began_as<O: Observer>(hit: Hit, context: &Context<'_, O>) -> Option<Tuple> {
 }
 
 fn see<O: Observer>(judgement: &Judgement, context: &mut Context<'_, O>) {
-    let Judgement { concerned, closed, egress, ingress } = *judgement;
+    let Judgement { concerned, closed, egress, ingress, .. } = *judgement;
     if let Some(endpoint) = closed {
         context.observer.see(|| Step::Closed { endpoint });
     }

@@ -1,7 +1,7 @@
 //! Interface rows in the segment (cold: the engine has its own list; this one is for `show` and `explain`).
 //!
 //! ```text
-//! 0  words | mtu << 32      2  kind | name bytes << 8 | addresses << 16
+//! 0  words | mtu << 32      2  kind | name bytes << 8 | addresses << 32
 //! 1  mac | id << 48         3… the name, then per address two words and the prefix length
 //! ```
 
@@ -40,7 +40,7 @@ pub fn write(arena: &mut Arena, spec: &InterfaceSpec) -> Result<Ref, Error> {
     arena.store(
         at,
         2,
-        u64::from(spec.kind.0) | (name as u64) << 8 | (spec.addresses.len() as u64) << 16,
+        u64::from(spec.kind.0) | (name as u64) << 8 | (spec.addresses.len() as u64) << 32,
     );
     cold::store_bytes(arena, at, HEAD, spec.name.as_bytes());
     let mut offset = HEAD + name.div_ceil(8);
@@ -63,8 +63,8 @@ pub fn row(spec: &InterfaceSpec) -> InterfaceRow {
 /// Reads the row at `at`; addresses that can't be are left out.
 pub fn read(words: Words<'_>, at: Ref) -> InterfaceRow {
     let (mac, head) = (words.at(at, 1), words.at(at, 2));
-    let name = usize::from((head >> 8) as u8);
-    let addresses = usize::from((head >> 16) as u16).min(MAX_ADDRESSES);
+    let name = usize::from((head >> 8) as u16);
+    let addresses = usize::from((head >> 32) as u16).min(MAX_ADDRESSES);
     let base = HEAD + name.div_ceil(8);
     InterfaceRow {
         id: InterfaceId((mac >> 48) as u16),

@@ -87,7 +87,7 @@ pub const DESCRIPTION: &str = "\
     set count16|empty8|form8|slots32 table32, maglev 4|8|16 bits, \
       form 1: directory of u32 of 32 slots, directory of records32|names32 of 32 records; \
     backend addr2 port16|flags16|id32 weight16; \
-    interface words32|mtu32 mac48|id16 kind8|name8|addresses16 name addresses3; \
+    interface words32|mtu32 mac48|id16 kind8|name16@8|addresses16@32 name addresses3; \
     neighbor addr2 interface16 | mac48; \
     node ranges16|sources16|words32 leaving16|staying16 addr2 len8|interface16; root node ref32|masquerades1; \
     names words32|count32, strings shared8 len16 bytes; ";

@@ -28,7 +28,7 @@
 //!
 //! Judging one direction: the FIB's lines for both addresses (`fib.rs`), two loads and a line for each endpoint row; then subject, cell, port map and
 //! decision, two or three loads each, of which one is seldom near. A port map of up to 7 intervals is a line of its own; up to 48 a binary
-//! search; more, two loads by the port's halves. `policy/tests.rs` counts the lines. Nothing of it is read where no endpoint is isolated:
+//! search; more, two loads by the port's halves. `policy/tests.rs` counts the lines. Nothing of it is read where no endpoint is isolated or a pod of this node:
 //! [`crate::Snapshot::has_policies`] is a word that the snapshot has at hand.
 //!
 //! | object | bytes in the segment |
@@ -88,7 +88,7 @@ pub(crate) mod record {
 
 /// In the record's flags: a change leaves established flows alone.
 pub(crate) const KEEPS_FLOWS: u64 = 1;
-/// In the root's word, beside the record's place: some endpoint is isolated.
+/// In the root's word, beside the record's place: flows of some endpoint are judged, or remembered.
 pub(crate) const IN_FORCE: u32 = 1;
 
 /// Words of an endpoint row.
@@ -150,6 +150,10 @@ impl Endpoint {
     pub const NODE: u32 = 1;
     /// An address that could be a pod's of this node, of which control has not said yet what may reach it: nothing but the node.
     pub const CLOSED: u32 = 2;
+    /// A pod of this node: who began its flows is remembered also while nothing isolates it, for the policies to come.
+    pub const LOCAL: u32 = 4;
+    /// The rules for whom it may reach are also about this node itself.
+    pub const FENCED: u32 = 8;
 
     /// The rules for who may reach it. `None`: anybody.
     #[inline]
@@ -173,6 +177,18 @@ impl Endpoint {
     #[inline]
     pub fn is_node(&self) -> bool {
         self.flags & Self::NODE != 0
+    }
+
+    /// Whether its flows are remembered: see [`Endpoint::LOCAL`].
+    #[inline]
+    pub fn is_local(&self) -> bool {
+        self.flags & Self::LOCAL != 0
+    }
+
+    /// Whether what it sends to this node is judged: see [`Endpoint::FENCED`].
+    #[inline]
+    pub fn is_fenced(&self) -> bool {
+        self.flags & Self::FENCED != 0
     }
 
     /// Whether it is closed: see [`Endpoint::CLOSED`].

@@ -78,7 +78,7 @@ pub struct InterfaceSpec {
     pub mac: Mac,
     /// Largest IP packet in bytes.
     pub mtu: u32,
-    /// Its name, up to 255 bytes.
+    /// Its name, up to [`MAX_NAME`] bytes: that of a pod's interface has its namespace and name.
     pub name: String,
     /// Addresses we own on it, up to 1024.
     pub addresses: Vec<IpNet>,
@@ -190,8 +190,8 @@ impl InterfaceSpec {
     /// Checks the row.
     pub fn check(&self) -> Result<(), Error> {
         let row = || format!("interface {} ({})", self.id.0, self.name);
-        if self.name.is_empty() || self.name.len() > 255 {
-            return Err(refused(row(), "its name has to have 1 to 255 bytes"));
+        if self.name.is_empty() || self.name.len() > MAX_NAME {
+            return Err(refused(row(), format!("its name has to have 1 to {MAX_NAME} bytes")));
         }
         if self.addresses.len() > MAX_ADDRESSES {
             return Err(refused(

@@ -385,7 +385,7 @@ impl<'a> Snapshot<'a> {
         (self.policy | self.node) >> 32 != 0
     }
 
-    /// Whether any endpoint is isolated. If not, nothing is judged.
+    /// Whether any endpoint is isolated, or a pod of this node. If not, nothing is judged, and nothing remembered for policies to come.
     #[inline]
     pub fn has_policies(&self) -> bool {
         high(self.policy) & policy::IN_FORCE != 0

@@ -347,6 +347,138 @@ fn what_was_opened_before_it_was_forbidden_is_not_opened_again_from_its_middle()
 }
 
 #[test]
+fn who_began_a_flow_of_a_pod_is_known_when_policies_come() {
+    for (client, _, backend) in FAMILIES {
+        for (keep, back_first) in [(false, false), (false, true), (true, false), (true, true)] {
+            let mut world = World::with_rules();
+            if keep {
+                world.keep_flows();
+            }
+            world.isolate_with(Endpoint::LOCAL, None, None);
+            let (there, back) = (between(client, backend), between(backend, client));
+            // Begun by the client, at ports of which the lower is its own, and by the backend.
+            world.passes(UP, there.syn(4000, 8080));
+            world.passes(DOWN, syn_ack(&back, 8080, 4000));
+            world.passes(UP, ack(&there, 4000, 8080));
+            world.passes(UP, there.udp(4000, 8080, b"question"));
+            world.passes(UP, ping(&there, 7));
+            world.passes(DOWN, back.syn(4001, 8080));
+            world.passes(UP, syn_ack(&there, 8080, 4001));
+            world.passes(DOWN, back.udp(4001, 8080, b"question"));
+            world.passes(DOWN, ping(&back, 8));
+            assert_eq!(world.tracked(), 6);
+            assert_eq!(world.policy_counts(ALLOW), [0; 3], "nobody was judged");
+            world.isolate_with(Endpoint::LOCAL, Some(NOTHING), None);
+            let begun = |world: &mut World| {
+                for (interface, packet) in [
+                    (DOWN, ack(&back, 4001, 8080)),
+                    (UP, ack(&there, 8080, 4001)),
+                    (UP, there.udp(8080, 4001, b"answer")),
+                    (UP, pong(&there, 8)),
+                ] {
+                    world.passes(interface, packet);
+                }
+            };
+            if back_first {
+                begun(&mut world);
+            }
+            for (interface, packet) in [
+                (DOWN, ack(&back, 8080, 4000)),
+                (UP, ack(&there, 4000, 8080)),
+                (DOWN, back.udp(8080, 4000, b"answer")),
+                (UP, there.udp(4000, 8080, b"question")),
+                (DOWN, pong(&back, 7)),
+            ] {
+                if keep { world.passes(interface, packet) } else { world.denied(interface, packet) }
+            }
+            begun(&mut world);
+            world.denied(UP, there.syn(4002, 8080));
+        }
+    }
+}
+
+#[test]
+fn a_flow_of_a_pod_that_nothing_isolates_needs_no_room() {
+    let mut world = World::with_rules();
+    world.twins.clear();
+    world.isolate_with(Endpoint::LOCAL, None, None);
+    for port in 0..5_000u16 {
+        world.passes(UP, between(CLIENT, BACKEND).udp(10_000 + port, 53, b""));
+    }
+    assert!(world.tracked() > 3_000, "{}", world.tracked());
+    world.passes(UP, between(CLIENT, BACKEND).packet(47, &[0; 8]));
+}
+
+#[test]
+fn what_a_pod_sends_to_its_node_is_judged_by_rules_that_are_about_that() {
+    let mut world = World::with_rules();
+    let node = EndpointSpec { class: CLIENTS, flags: Endpoint::NODE, ..EndpointSpec::default() };
+    world.endpoint(CLIENT, node);
+    world.make_trunk_of(UP);
+    let (probe, back) = (between(CLIENT, BACKEND), between(BACKEND, CLIENT));
+    // Isolated, but not from the node.
+    world.isolate_with(Endpoint::LOCAL, Some(NOTHING), Some(NOTHING));
+    world.passes(DOWN, back.syn(4000, 10250));
+    world.passes(UP, syn_ack(&probe, 10250, 4000));
+    let begun = |world: &mut World| {
+        world.passes(UP, probe.syn(4001, 8080));
+        world.passes(DOWN, syn_ack(&back, 8080, 4001));
+        world.passes(UP, ack(&probe, 4001, 8080));
+        world.passes(UP, ping(&probe, 7));
+        world.passes(DOWN, pong(&back, 7));
+    };
+    begun(&mut world);
+    let fenced = Endpoint::LOCAL | Endpoint::FENCED;
+    world.isolate_with(fenced, Some(NOTHING), Some(NOTHING));
+    world.denied(DOWN, ack(&back, 4000, 10250));
+    world.denied(DOWN, back.syn(4002, 10250));
+    world.denied(DOWN, ping(&back, 9));
+    begun(&mut world);
+    world.isolate_with(fenced, Some(NOTHING), Some(WEB));
+    world.denied(DOWN, back.syn(4003, 10250));
+    world.passes(DOWN, back.syn(4003, 8080));
+    world.passes(UP, syn_ack(&probe, 8080, 4003));
+}
+
+#[test]
+fn what_is_for_the_engine_s_own_address_is_judged_before_it_is_answered() {
+    let mut world = World::with_rules();
+    let node = EndpointSpec { class: CLIENTS, flags: Endpoint::NODE, ..EndpointSpec::default() };
+    world.endpoint("10.0.2.1", node);
+    world.isolate_with(Endpoint::LOCAL | Endpoint::FENCED, None, Some(NOTHING));
+    world.denied(DOWN, ping(&between(BACKEND, "10.0.2.1"), 7));
+    world.denied(DOWN, between(BACKEND, "10.0.2.1").udp(4000, 53, b""));
+    assert_eq!(world.tracked(), 0);
+    world.isolate_with(Endpoint::LOCAL | Endpoint::FENCED, None, Some(ANYTHING));
+    for _ in 0..2 {
+        let answer = world.down(ping(&between(BACKEND, "10.0.2.1"), 7));
+        assert!(matches!(answer, Verdict::Reply(_)), "{answer:?}");
+    }
+    assert_eq!((world.tracked(), world.policy_counts(ALLOW)[0]), (1, 1));
+}
+
+#[test]
+fn an_echo_of_identifier_0_is_asked_by_one_end_alone() {
+    for (client, _, backend) in FAMILIES {
+        let mut world = World::with_rules();
+        world.isolate(Some(NOTHING), None);
+        let (there, back) = (between(client, backend), between(backend, client));
+        world.denied(UP, pong(&there, 0));
+        world.denied(UP, ping(&there, 0));
+        // An answer that nobody has asked for may be sent, and opens nothing.
+        world.passes(DOWN, pong(&back, 0));
+        assert_eq!(world.tracked(), 0);
+        world.denied(UP, ping(&there, 0));
+        world.passes(DOWN, ping(&back, 0));
+        world.passes(UP, pong(&there, 0));
+        world.denied(UP, ping(&there, 0));
+        world.passes(UP, pong(&there, 0));
+        world.passes(DOWN, ping(&back, 0));
+        assert_eq!(world.tracked(), 1);
+    }
+}
+
+#[test]
 fn a_flow_that_there_is_no_room_to_remember_is_dropped() {
     let mut world = World::with_rules();
     world.twins.clear();

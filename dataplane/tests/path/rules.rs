@@ -95,6 +95,16 @@ impl World {
 
     /// The backend is isolated in these directions, and clients, or as clients, may do this.
     pub fn isolate(&mut self, ingress: Option<PortMapId>, egress: Option<PortMapId>) {
+        self.isolate_with(0, ingress, egress);
+    }
+
+    /// The same, of a backend with these flags.
+    pub fn isolate_with(
+        &mut self,
+        flags: u32,
+        ingress: Option<PortMapId>,
+        egress: Option<PortMapId>,
+    ) {
         for (subject, map) in [(INGRESS, ingress), (EGRESS, egress)] {
             self.writer.set_cells(subject, &[(CLIENTS, map)]).unwrap();
         }
@@ -103,6 +113,7 @@ impl World {
                 class: BACKENDS,
                 ingress: ingress.map(|_| INGRESS),
                 egress: egress.map(|_| EGRESS),
+                flags,
                 ..EndpointSpec::default()
             };
             self.endpoint(at, spec);

@@ -31,8 +31,19 @@ impl Folder {
 
     /// Runs `millrace explain` on the world of node-a. Returns the answers and whether it said that all were good.
     pub fn explain(&self, option: &str, file: &Path, more: &[&str]) -> (Vec<Value>, bool) {
+        self.explain_on("node-a", option, file, more)
+    }
+
+    /// The same of another node.
+    pub fn explain_on(
+        &self,
+        node: &str,
+        option: &str,
+        file: &Path,
+        more: &[&str],
+    ) -> (Vec<Value>, bool) {
         let output = Command::new(env!("CARGO_BIN_EXE_millrace"))
-            .args(["explain", "--node", "node-a", "--manifests"])
+            .args(["explain", "--node", node, "--manifests"])
             .arg(self.0.join("manifests"))
             .arg(option)
             .arg(file)
@@ -75,10 +86,12 @@ impl Drop for Folder {
     }
 }
 
+#[allow(dead_code)]
 pub fn flow(id: &str, src: &str, dst: (&str, u16), protocol: &str) -> Value {
     json!({"id": id, "src": src, "sport": 40000, "dst": dst.0, "dport": dst.1, "protocol": protocol})
 }
 
+#[allow(dead_code)]
 pub fn with(mut value: Value, more: Value) -> Value {
     value.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     value

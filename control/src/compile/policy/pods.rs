@@ -35,6 +35,15 @@ impl State {
     }
 }
 
+/// Who has an address.
+#[derive(Debug)]
+pub(super) enum At<'a> {
+    Nobody,
+    One(&'a State),
+    /// Several, by their names, of which policies say different things.
+    Contested(Box<str>),
+}
+
 /// What a pod that is gone, or was replaced, leaves to be looked at.
 #[derive(Debug)]
 pub(super) struct Gone {
@@ -78,9 +87,30 @@ impl Pods {
         self.states.get(number as usize)?.as_ref()
     }
 
-    /// The pod at an address. When two say that they are, which the API doesn't rule out while one of them ends, the first by name.
-    pub(super) fn at(&self, addr: &Addr) -> Option<&State> {
-        self.get(self.number(self.at.get(addr)?.first()?)?)
+    /// The pod at an address. Of several that say they are, the one that isn't on its way out; where that doesn't tell them apart, the first by
+    /// name, if policies say the same of all.
+    pub(super) fn at(&self, addr: &Addr) -> At<'_> {
+        let Some(keys) = self.at.get(addr) else { return At::Nobody };
+        let all = || keys.iter().filter_map(|key| self.get(self.number(key)?));
+        let staying = || all().filter(|state| !state.row.leaving);
+        let mut first = staying().chain(all());
+        let Some(one) = first.next() else { return At::Nobody };
+        let alike = |other: &State| {
+            other.subjects == one.subjects
+                && other.peers == one.peers
+                && other.row.ports == one.row.ports
+                && other.row.node == one.row.node
+        };
+        let is_one = match staying().count() {
+            0 => all().all(alike),
+            1 => true,
+            _ => staying().all(alike),
+        };
+        if is_one {
+            return At::One(one);
+        }
+        let names: Vec<Box<str>> = all().map(State::name).collect();
+        At::Contested(names.join(" and ").into())
     }
 
     /// Creates, replaces or, without a row, removes a pod. `marked`: to be looked at.

@@ -98,6 +98,9 @@ impl Policies {
             if !key.ports.is_empty() {
                 self.classes_with_ports.insert(class);
             }
+            if key.own {
+                self.own_classes.insert(class);
+            }
             for subject in self.asked_by(key) {
                 cells.entry(subject).or_default().insert(class);
             }
@@ -105,13 +108,7 @@ impl Policies {
         for number in std::mem::take(&mut self.todo.new_subjects) {
             self.make_subject(number);
             let Some(subject) = self.subjects.value(number) else { continue };
-            let classes = cells.entry(number).or_default();
-            for peer in subject.peers() {
-                classes.extend(self.peer_classes.get(&peer).into_iter().flatten());
-            }
-            if subject.asks_ports_of_everyone() {
-                classes.extend(&self.classes_with_ports);
-            }
+            self.classes_of(subject, cells.entry(number).or_default());
         }
         for (subject, classes) in cells {
             if let Some(row) = self.cells(subject, classes.into_iter()) {
@@ -130,6 +127,10 @@ impl Policies {
         let mut row = Vec::new();
         for class in classes.filter(|class| self.classes.is_held(*class)) {
             let Some(of) = self.classes.key(class) else { continue };
+            // Nobody asks it about the node.
+            if of.own && !subject.is_fenced() {
+                continue;
+            }
             let map = subject.map_of(&key, of, &mut self.maps);
             if map != subject.default {
                 row.push((ClassId(class), Some(PortMapId(map))));
@@ -138,8 +139,24 @@ impl Policies {
         (!row.is_empty()).then_some(PolicyRow::Cells(SubjectId(number), row))
     }
 
+    /// Classes that a subject may treat as no other.
+    fn classes_of(&self, subject: &Subject, classes: &mut BTreeSet<u32>) {
+        for peer in subject.peers() {
+            classes.extend(self.peer_classes.get(&peer).into_iter().flatten());
+        }
+        if subject.asks_ports_of_everyone() {
+            classes.extend(&self.classes_with_ports);
+        }
+        if subject.is_fenced() {
+            classes.extend(&self.own_classes);
+        }
+    }
+
     /// Subjects whose rules may treat this class as no other.
     fn asked_by(&self, class: &ClassKey) -> BTreeSet<u32> {
+        if class.own {
+            return self.fenced.clone();
+        }
         let peers = class.peers.iter().filter_map(|peer| self.peer_subjects.get(peer));
         let mut subjects: BTreeSet<u32> = peers.flatten().copied().collect();
         if !class.ports.is_empty() {
@@ -173,6 +190,9 @@ impl Policies {
         if subject.asks_ports_of_everyone() {
             self.asking.insert(number);
         }
+        if subject.is_fenced() {
+            self.fenced.insert(number);
+        }
         self.rows.say(PolicyRow::Subject(SubjectId(number), Some(PortMapId(subject.default))));
         if let Some(value) = self.subjects.value_mut(number) {
             *value = subject;
@@ -196,6 +216,7 @@ impl Policies {
                 }
             }
             self.classes_with_ports.remove(&class);
+            self.own_classes.remove(&class);
             // Another class may get the number: it must find no cells.
             for subject in self.asked_by(&key) {
                 removed.push(PolicyRow::Cells(SubjectId(subject), vec![(ClassId(class), None)]));
@@ -235,6 +256,7 @@ impl Policies {
             }
         }
         self.asking.remove(&number);
+        self.fenced.remove(&number);
         subject.release(&mut self.maps);
     }
 
@@ -258,12 +280,7 @@ impl Policies {
             rows.push(PolicyRow::Subject(SubjectId(id), Some(PortMapId(default))));
             let Some(subject) = self.subjects.value(id) else { continue };
             let mut classes = BTreeSet::new();
-            for peer in subject.peers() {
-                classes.extend(self.peer_classes.get(&peer).into_iter().flatten());
-            }
-            if subject.asks_ports_of_everyone() {
-                classes.extend(&self.classes_with_ports);
-            }
+            self.classes_of(subject, &mut classes);
             rows.extend(self.cells(id, classes.into_iter()));
         }
         let known = self.known.iter();

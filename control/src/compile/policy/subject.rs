@@ -35,6 +35,8 @@ pub(super) struct ClassKey {
     pub(super) peers: Box<[u32]>,
     /// The ports of a pod that rules about what is sent to it name.
     pub(super) ports: Box<[NamedPort]>,
+    /// An address of this node itself: NetworkPolicies say nothing about it.
+    pub(super) own: bool,
 }
 
 /// A policy's rules in one direction, with their peers by number.
@@ -65,8 +67,8 @@ struct Isolating {
     shadow: Vec<u32>,
 }
 
-/// What an answer depends on: of a class's peers those that the rules name, and its ports.
-type Question = (Box<[u32]>, Box<[NamedPort]>);
+/// What an answer depends on: of a class's peers those that the rules name, its ports, and whether it is this node.
+type Question = (Box<[u32]>, Box<[NamedPort]>, bool);
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -78,6 +80,8 @@ pub(super) struct Subject {
     has_shadow: bool,
     /// Some rule of what is sent names a port of the other end.
     named: bool,
+    /// Some policy of the cluster is about what is sent, also to this node itself.
+    fenced: bool,
     /// The map of a class that is in none of the peers.
     pub(super) default: u32,
     memo: HashMap<Question, u32>,
@@ -108,6 +112,7 @@ impl Subject {
                 Tier::Network => Stage::Network,
                 Tier::Baseline(_) => Stage::Baseline,
             };
+            subject.fenced |= key.egress && stage != Stage::Network;
             if stage == Stage::Network {
                 let list = &mut subject.isolating;
                 if part.shadow { &mut list.shadow } else { &mut list.enforced }.push(part.policy);
@@ -144,6 +149,11 @@ impl Subject {
         self.by_peer.keys().copied()
     }
 
+    /// Whether it has a say about what is sent to this node itself.
+    pub(super) fn is_fenced(&self) -> bool {
+        self.fenced
+    }
+
     /// Whether its rules ask for ports of the other end by name, of anyone.
     pub(super) fn asks_ports_of_everyone(&self) -> bool {
         self.named && self.everyone.iter().any(|at| names_ports(&self.entries[*at as usize].ports))
@@ -154,7 +164,7 @@ impl Subject {
         let known: Box<[u32]> =
             class.peers.iter().filter(|peer| self.by_peer.contains_key(peer)).copied().collect();
         let ports = if self.named { class.ports.clone() } else { Box::default() };
-        let question = (known, ports);
+        let question = (known, ports, class.own);
         if let Some(map) = self.memo.get(&question) {
             return *map;
         }
@@ -164,13 +174,16 @@ impl Subject {
         }
         matching.sort_unstable();
         matching.dedup();
+        if class.own {
+            matching.retain(|at| self.entries[*at as usize].stage != Stage::Network);
+        }
         let named = if key.egress { &question.1 } else { &key.ports };
-        let map = self.paint(&matching, named, maps);
+        let map = self.paint(&matching, named, class.own, maps);
         self.memo.insert(question, map);
         map
     }
 
-    fn paint(&self, matching: &[u32], named: &[NamedPort], maps: &mut Maps) -> u32 {
+    fn paint(&self, matching: &[u32], named: &[NamedPort], own: bool, maps: &mut Maps) -> u32 {
         let entries = || matching.iter().map(|at| &self.entries[*at as usize]);
         let stroke = |entry: &Entry| {
             let ports = numbers(&entry.ports, named);
@@ -178,11 +191,11 @@ impl Subject {
             Stroke { stage, action, policy, at, ports }
         };
         let enforced: Vec<Stroke> = entries().filter(|entry| !entry.shadow).map(stroke).collect();
-        let isolated = !self.isolating.enforced.is_empty();
+        let isolated = !own && !self.isolating.enforced.is_empty();
         let painted = paint(&enforced, isolated);
         let with_shadow: Painted = if self.has_shadow {
             let all: Vec<Stroke> = entries().map(stroke).collect();
-            paint(&all, isolated || !self.isolating.shadow.is_empty())
+            paint(&all, isolated || (!own && !self.isolating.shadow.is_empty()))
         } else {
             painted.clone()
         };

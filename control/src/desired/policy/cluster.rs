@@ -16,6 +16,7 @@ use crate::desired::{
     check::{Checker, known},
     selector::{self, Selector},
 };
+use crate::object::Meaning;
 
 const SPEC: [&str; 5] = ["tier", "priority", "subject", "ingress", "egress"];
 const MOST_PRIORITY: i64 = 1000;
@@ -38,7 +39,7 @@ const EGRESS: Direction = Direction {
 };
 
 /// Judges the object.
-pub(crate) fn judge(check: &mut Checker<'_>, object: &Value) -> Policy {
+pub(crate) fn judge(check: &mut Checker<'_>, object: &Value, meaning: Meaning) -> Policy {
     let empty = Map::new();
     let spec = match object.get("spec") {
         Some(Value::Object(spec)) => spec,
@@ -59,7 +60,7 @@ pub(crate) fn judge(check: &mut Checker<'_>, object: &Value) -> Policy {
         }
     };
     let subject = subject(check, spec);
-    let trusted = check.refusals.len() == before;
+    let trusted = check.refusals.len() == before && meaning == Meaning::Whole;
     let mut direction = |of: Direction| {
         let listed = list(check, "spec", spec, of.rules).unwrap_or_default();
         let mut rules: Vec<Rule> =

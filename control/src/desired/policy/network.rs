@@ -11,11 +11,17 @@ use crate::desired::{
     check::{Checker, known},
     selector::{self, Selector},
 };
+use crate::object::Meaning;
 
 const SPEC: [&str; 4] = ["podSelector", "policyTypes", "ingress", "egress"];
 
 /// Judges the object of that namespace.
-pub(crate) fn judge(check: &mut Checker<'_>, namespace: &str, object: &Value) -> Policy {
+pub(crate) fn judge(
+    check: &mut Checker<'_>,
+    namespace: &str,
+    object: &Value,
+    meaning: Meaning,
+) -> Policy {
     let empty = Map::new();
     // An absent spec selects all pods and allows nothing, as the API's own types read it.
     let spec = match object.get("spec") {
@@ -37,13 +43,21 @@ pub(crate) fn judge(check: &mut Checker<'_>, namespace: &str, object: &Value) ->
         let rules = listed.iter().enumerate().filter_map(|(at, item)| {
             rule(check, &format!("spec.{name}[{at}]"), namespace, item, peers, at)
         });
-        rules.collect::<Vec<Rule>>()
+        let mut rules = rules.collect::<Vec<Rule>>();
+        if meaning != Meaning::Whole {
+            rules.clear();
+        }
+        rules
     };
     let ingress = direction("ingress", "from");
     let egress = direction("egress", "to");
+    let namespaces = match meaning {
+        Meaning::Everywhere => Namespaces::Labelled(Selector::default()),
+        Meaning::Whole | Meaning::Isolation => Namespaces::Named(namespace.into()),
+    };
     Policy {
         tier: Tier::Network,
-        subject: PodSet { namespaces: Namespaces::Named(namespace.into()), pods },
+        subject: PodSet { namespaces, pods },
         ingress: is_ingress.then_some(ingress),
         egress: is_egress.then_some(egress),
         shadow,

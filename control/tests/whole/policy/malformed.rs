@@ -310,3 +310,86 @@ fn what_says_whom_a_policy_is_about_isolates_them_or_more() {
     apply(&mut control, "egress that is no list", out, &["spec.egress"]);
     assert_eq!(ask(&control, "10.0.0.3", 2, 80), "deny by NetworkPolicy default/bad (egress)");
 }
+
+/// Applies a policy that names itself like this; its rules allow 203.0.113.9. The fields are refused.
+fn named(control: &mut Control, version: Value, metadata: Value, fields: &[&str]) -> Vec<String> {
+    let policy = json!({"apiVersion": version, "kind": "NetworkPolicy", "metadata": metadata,
+        "spec": {"podSelector": {"matchLabels": {"app": "db"}}, "ingress": [{"from": [good_peer()]}]}});
+    let refusals = control.store.apply_json(policy);
+    let named: Vec<&str> = refusals.iter().map(|refusal| refusal.field.as_str()).collect();
+    assert_eq!(named, fields, "{metadata}: {refusals:?}");
+    control.publish();
+    assert_eq!(
+        ask(control, "10.0.0.2", 4, 80),
+        "allow by NetworkPolicy default/other (ingress) rule 1",
+        "{metadata}"
+    );
+    ["10.0.0.2", "203.0.113.9"].map(|from| ask(control, from, 3, 80)).into()
+}
+
+#[test]
+fn a_policy_whose_identity_is_bad_isolates_whom_it_selects() {
+    const V1: &str = "networking.k8s.io/v1";
+    let good = json!({"namespace": "default", "name": "bad"});
+    let is_allowed = |said: &str| said.starts_with("allow by NetworkPolicy default/");
+    // Who it is can be guessed, and its rules are in force.
+    for (version, metadata, fields) in [
+        (json!("extensions/v1beta1"), good.clone(), vec!["apiVersion"]),
+        (json!(V1), json!({"namespace": "default"}), vec!["metadata.name"]),
+        (json!(V1), json!({"name": "Not_A_Name"}), vec!["metadata.name"]),
+        (json!(V1), json!({"name": ["bad"]}), vec!["metadata.name"]),
+        (json!(V1), json!({"name": 7}), vec!["metadata.name"]),
+        (json!(V1), json!(null), vec!["metadata.name"]),
+        (json!(V1), json!("bad"), vec!["metadata.name"]),
+    ] {
+        let said = named(&mut world(), version, metadata, &fields);
+        assert!(said[0].starts_with("deny by NetworkPolicy default/"), "{said:?}");
+        assert!(is_allowed(&said[1]), "{said:?}");
+    }
+    // What its rules mean can't be told.
+    for version in [json!("networking.k8s.io/v2"), json!("extensions/v1"), json!(null), json!(1)] {
+        let said = named(&mut world(), version, good.clone(), &["apiVersion"]);
+        assert_eq!(said, [BY_BAD, BY_BAD]);
+    }
+    // Nor where its pods are.
+    let somewhere = json!({"namespace": {"name": "default"}, "name": "bad"});
+    let said = named(&mut world(), json!(V1), somewhere, &["metadata.namespace"]);
+    assert_eq!(said, [BY_BAD, BY_BAD]);
+    // No pod is in such a namespace.
+    for namespace in [json!("No Name"), json!(5), json!(true)] {
+        let metadata = json!({"namespace": namespace, "name": "bad"});
+        let said = named(&mut world(), json!(V1), metadata, &["metadata.namespace"]);
+        assert_eq!(said, ["allow", "allow"]);
+    }
+    // Its version is the last word: an older one may have left open what this one closes.
+    let mut control = world();
+    assert!(is_allowed(&named(&mut control, json!(V1), good.clone(), &[])[1]));
+    let said = named(&mut control, json!("networking.k8s.io/v2"), good.clone(), &["apiVersion"]);
+    assert_eq!(said, [BY_BAD, BY_BAD]);
+    assert!(control.store.delete_named("NetworkPolicy", "default", "bad"));
+    control.publish();
+    assert_eq!(ask(&control, "10.0.0.2", 3, 80), "allow");
+}
+
+#[test]
+fn of_a_cluster_policy_of_another_version_only_denials_are_in_force() {
+    for (version, fields) in [
+        ("policy.networking.k8s.io/v1alpha2", vec![]),
+        ("policy.networking.k8s.io/v1", vec!["apiVersion"]),
+    ] {
+        let mut control = world();
+        let to = |action: &str, port: u16| json!({"action": action, "from": [{"namespaces": {}}], "protocols": [{"tcp": {"destinationPort": {"number": port}}}]});
+        let policy = json!({"apiVersion": version, "kind": "ClusterNetworkPolicy", "metadata": {"name": "bad"},
+            "spec": {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}, "ingress": [to("Accept", 80), to("Deny", 81)]}});
+        let refusals = control.store.apply_json(policy);
+        assert_eq!(refusals.iter().map(|r| r.field.as_str()).collect::<Vec<&str>>(), fields);
+        control.publish();
+        let accepted =
+            ask(&control, "10.0.0.3", 4, 80).starts_with("allow by ClusterNetworkPolicy bad");
+        assert_eq!(accepted, fields.is_empty());
+        assert!(
+            ask(&control, "10.0.0.3", 4, 81)
+                .starts_with("deny by ClusterNetworkPolicy bad (ingress) rule 2")
+        );
+    }
+}

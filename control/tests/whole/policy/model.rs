@@ -140,10 +140,10 @@ impl Model {
         to: IpAddr,
         flows: &[(&str, u64)],
     ) -> Vec<(bool, Option<Said>, Option<Said>)> {
-        if from == to || self.own(from) || self.own(to) {
+        if from == to || self.own(from) {
             return vec![(true, None, None); flows.len()];
         }
-        let closed = self.closed(from) || self.closed(to);
+        let closed = (self.closed(from) || self.closed(to)) && !self.own(to);
         let egress = self.direction(from, to, "egress");
         let ingress = self.direction(to, from, "ingress");
         let target = self.pod(to);
@@ -170,7 +170,10 @@ impl Model {
         let pod = self.pod(at).filter(|pod| pod.node == self.node)?;
         let list = if direction == "ingress" { "from" } else { "to" };
         let (mut rules, mut isolating, mut concerned) = (Vec::new(), Vec::new(), false);
-        for policy in self.of("NetworkPolicy").filter(|policy| !Self::is_shadow(policy)) {
+        // What a pod sends to its own node is no NetworkPolicy's.
+        let own = self.own(peer);
+        let network = self.of("NetworkPolicy").filter(|policy| !own && !Self::is_shadow(policy));
+        for policy in network {
             let namespace = text(policy, "/metadata/namespace");
             let spec = &policy["spec"];
             let selects = may_select(&spec["podSelector"], &pod.labels);

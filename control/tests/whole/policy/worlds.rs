@@ -107,13 +107,23 @@ pub(super) fn protocol(name: &str, ip: IpAddr) -> u8 {
 
 /// Asks everything. Answers how many verdicts there were, and how many of them denied.
 fn compare(snapshot: Snapshot<'_>, objects: &[Value], seed: u64) -> (u64, u64) {
-    let model = Model::new(objects, NODE);
+    compare_all(snapshot, objects, &Model::new(objects, NODE), &FLOWS, seed)
+}
+
+/// The same with other flows.
+pub(super) fn compare_all(
+    snapshot: Snapshot<'_>,
+    objects: &[Value],
+    model: &Model,
+    flows: &[(&str, u64)],
+    seed: u64,
+) -> (u64, u64) {
     let (mut asked, mut denied) = (0, 0);
     let all = addresses(objects);
     for from in &all {
         for to in all.iter().filter(|to| to.is_ipv4() == from.is_ipv4()) {
-            let expected = model.judge(*from, *to, &FLOWS);
-            for ((name, port), (allowed, egress, ingress)) in FLOWS.iter().zip(expected) {
+            let expected = model.judge(*from, *to, flows);
+            for ((name, port), (allowed, egress, ingress)) in flows.iter().zip(expected) {
                 let number = protocol(name, *from);
                 let found = judge(snapshot, (*from).into(), (*to).into(), number, *port as u16);
                 asked += 1;

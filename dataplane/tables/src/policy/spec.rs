@@ -22,7 +22,7 @@ pub struct EndpointSpec {
     pub ingress: Option<SubjectId>,
     /// The rules for whom they may reach. `None`: anybody.
     pub egress: Option<SubjectId>,
-    /// [`crate::Endpoint::NODE`], [`crate::Endpoint::CLOSED`].
+    /// [`crate::Endpoint::NODE`], [`crate::Endpoint::CLOSED`], [`crate::Endpoint::LOCAL`], [`crate::Endpoint::FENCED`].
     pub flags: u32,
     /// What `explain` calls them, such as `default/web-0`. May be empty.
     pub name: String,
@@ -108,7 +108,9 @@ impl EndpointSpec {
                 format!("numbers of class and subjects have to be below {MAX_NUMBER}"),
             ));
         }
-        if self.flags & !(crate::Endpoint::NODE | crate::Endpoint::CLOSED) != 0 {
+        use crate::Endpoint;
+        let known = Endpoint::NODE | Endpoint::CLOSED | Endpoint::LOCAL | Endpoint::FENCED;
+        if self.flags & !known != 0 {
             return Err(refused(row(), format!("flags {:#x} are unknown", self.flags)));
         }
         Ok(())

@@ -35,8 +35,8 @@ pub(super) struct Policies {
     /// Numbers of endpoint rows that are free, below `numbers`.
     free: BTreeSet<u32>,
     numbers: u32,
-    /// Endpoints of which any flow is judged.
-    isolated: usize,
+    /// Endpoints of which any flow is judged or remembered.
+    asked: usize,
     subjects: Rows<{ cells::WORDS }>,
     port_maps: Rows<{ ports::WORDS }>,
     decisions: Rows<DECISION_WORDS>,
@@ -58,7 +58,7 @@ impl Policies {
             endpoints: Rows::new(Table::Policy),
             free: BTreeSet::new(),
             numbers: 0,
-            isolated: 0,
+            asked: 0,
             subjects: Rows::new(Table::Policy),
             port_maps: Rows::new(Table::Policy),
             decisions: Rows::new(Table::Policy),
@@ -114,7 +114,7 @@ impl Policies {
             arena.free(Table::Policy, self.record, RECORD_WORDS);
             (self.record, self.dirty) = (record, false);
         }
-        Ok(pack(self.record, if self.isolated > 0 { IN_FORCE } else { 0 }))
+        Ok(pack(self.record, if self.asked > 0 { IN_FORCE } else { 0 }))
     }
 }
 
@@ -159,9 +159,9 @@ fn names(arena: &mut Arena, name: &str) -> Result<Ref, Error> {
     if name.is_empty() { Ok(Ref::NULL) } else { cold::write(arena, std::iter::once(name)) }
 }
 
-/// Whether flows of an endpoint row are judged.
-fn is_isolated(row: &[u64; ENDPOINT_WORDS]) -> bool {
-    row[1] != 0 || (row[0] >> 32) as u32 & Endpoint::CLOSED != 0
+/// Whether flows of an endpoint row are judged, or remembered.
+fn is_asked(row: &[u64; ENDPOINT_WORDS]) -> bool {
+    row[1] != 0 || (row[0] >> 32) as u32 & (Endpoint::CLOSED | Endpoint::LOCAL) != 0
 }
 
 impl Writer {
@@ -227,14 +227,14 @@ impl Writer {
                 if !keeps_name {
                     free_names(&mut self.arena, old[2]);
                 }
-                self.policies.isolated -= usize::from(is_isolated(&old));
+                self.policies.asked -= usize::from(is_asked(&old));
             }
             None => {
                 self.policies.free.remove(&number);
                 self.policies.numbers = self.policies.numbers.max(number + 1);
             }
         }
-        self.policies.isolated += usize::from(is_isolated(&row));
+        self.policies.asked += usize::from(is_asked(&row));
         self.note_policies();
         Ok(())
     }
@@ -255,7 +255,7 @@ impl Writer {
             return Err(error);
         }
         free_names(&mut self.arena, row[2]);
-        self.policies.isolated -= usize::from(is_isolated(&row));
+        self.policies.asked -= usize::from(is_asked(&row));
         self.policies.free.insert(number);
         self.note_policies();
         Ok(true)

@@ -68,7 +68,7 @@ fn intervals() -> impl Strategy<Value = Vec<(u16, DecisionId)>> {
 
 fn step() -> impl Strategy<Value = Step> {
     let endpoint =
-        (0u32..100, prop::option::of(0u32..4), prop::option::of(0u32..4), 0u32..4, "(pod-[a-c])?")
+        (0u32..100, prop::option::of(0u32..4), prop::option::of(0u32..4), 0u32..16, "(pod-[a-c])?")
             .prop_map(|(class, ingress, egress, flags, name)| EndpointSpec {
                 class: ClassId(class),
                 ingress: ingress.map(SubjectId),
@@ -227,7 +227,8 @@ impl Model {
         let isolated = |spec: &EndpointSpec| {
             spec.ingress.is_some() || spec.egress.is_some() || spec.flags & Endpoint::CLOSED != 0
         };
-        prop_assert_eq!(snapshot.has_policies(), self.endpoints.values().any(isolated));
+        let asked = |spec: &EndpointSpec| isolated(spec) || spec.flags & Endpoint::LOCAL != 0;
+        prop_assert_eq!(snapshot.has_policies(), self.endpoints.values().any(asked));
         prop_assert_eq!(snapshot.policy_changes() == PolicyChanges::Keep, self.keep);
         for addr in addresses() {
             let found = snapshot.policy_endpoint(&addr);
