@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Services of a cluster through control and engine: what `millrace show` and `millrace explain` say is compared with what the API says.
 #
-#   KUBECONFIG=FILE deploy/e2e/run.sh     on that cluster: one namespace is made and removed, nothing else is changed
-#   deploy/e2e/run.sh --own               on an API server of ours (control/apiserver), where there is no cluster
+#   KUBECONFIG=FILE deploy/e2e/run.sh            on that cluster: one namespace is made and removed, nothing else is changed
+#   KUBECONFIG=FILE deploy/e2e/run.sh --pods     besides, what kube-controller-manager makes of Pods: three Nodes are made too, with Pods that
+#                                                no kubelet runs, and removed. For clusters where nothing else is at work
+#   deploy/e2e/run.sh --own                      on an API server of ours (control/apiserver), where there is no cluster
 #
 # Without KUBECONFIG and --own it says that it is skipped. Needs root (a network namespace and a veth pair for the engine), kubectl and
 # python3. MILLRACE_BIN names the folder of the binaries (default: target/release beside this folder). Exit status: 0 when every
@@ -15,10 +17,12 @@ export PATH=$PATH:/usr/sbin:/sbin
 export LC_ALL=C
 
 own=no
+more=()
 case ${1:-} in
     --own) own=yes ;;
+    --pods) more=(--pods) ;;
     '') ;;
-    *) echo "deploy/e2e: $1 is no option: --own, or KUBECONFIG=FILE" >&2; exit 2 ;;
+    *) echo "deploy/e2e: $1 is no option: --own or --pods, or KUBECONFIG=FILE alone" >&2; exit 2 ;;
 esac
 if [[ $own == no && -z ${KUBECONFIG:-} ]]; then
     echo "deploy/e2e: skipped: KUBECONFIG names no cluster (--own runs it on an API server of ours)"
@@ -38,8 +42,13 @@ clean_up() {
     local status=$?
     trap - EXIT
     trap '' INT TERM
-    if [[ -s $work/cluster-namespace ]]; then
-        kubectl --kubeconfig "$work/kubeconfig" delete --raw "/api/v1/namespaces/$(<"$work/cluster-namespace")" >/dev/null 2>&1 || true
+    if [[ -s $work/cluster-objects ]]; then
+        while read -r object; do
+            # Nobody else ends Pods that no kubelet runs, and their namespace would wait for them.
+            [[ ${#more[@]} == 0 || $object != /api/v1/namespaces/* ]] || kubectl --kubeconfig "$work/kubeconfig" delete pods --all \
+                --namespace "${object##*/}" --grace-period=0 --force --wait=false >/dev/null 2>&1 || true
+            kubectl --kubeconfig "$work/kubeconfig" delete --raw "$object" >/dev/null 2>&1 || true
+        done <"$work/cluster-objects"
     fi
     [[ ! -s $work/control.pid ]] || pids+=("$(<"$work/control.pid")")
     ((${#pids[@]} == 0)) || kill "${pids[@]}" 2>/dev/null || true
@@ -111,5 +120,5 @@ ip netns exec "$node_namespace" "$bin/millrace-dataplane" --config "$work/engine
 pids+=($!)
 await "$work/engine.sock"
 
-python3 "$here/services.py" --bin "$bin" --work "$work" 9>&- && held=yes
+python3 -B "$here/services.py" --bin "$bin" --work "$work" ${more[@]+"${more[@]}"} 9>&- && held=yes
 [[ $held == yes ]]

@@ -46,13 +46,13 @@ class Api:
     def create(self, path, value):
         return self.write("create", path, value)
 
-    def change(self, path, change):
-        """Reads an object, changes it and writes it back; somebody else may write in between."""
-        for _ in range(5):
+    def change(self, path, change, part=""):
+        """Reads an object, changes it and writes it back, or a part of it such as its status; somebody else may write in between."""
+        for _ in range(20):
             value = self.get(path)
             change(value)
             try:
-                return self.write("replace", path, value)
+                return self.write("replace", f"{path}/{part}".rstrip("/"), value)
             except RuntimeError as error:
                 if "the object has been modified" not in str(error):
                     raise
@@ -235,10 +235,14 @@ class Suite:
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": family, "ports": ports,
             "metadata": {"name": name, "namespace": self.namespace, "labels": labels}, "endpoints": endpoints})
 
+    def remember(self, path):
+        """run.sh deletes it at the end, however that comes."""
+        with open(f"{self.work}/cluster-objects", "a") as file:
+            file.write(path + "\n")
+
     def prepare(self):
         self.api.create("/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}})
-        with open(f"{self.work}/cluster-namespace", "w") as file:
-            file.write(self.namespace)
+        self.remember(f"/api/v1/namespaces/{self.namespace}")
         nodes = self.api.items("/api/v1/nodes")
         self.node = nodes[0]["metadata"]["name"] if nodes else "millrace-e2e"
         labels = (nodes[0]["metadata"].get("labels") or {}) if nodes else {}
@@ -333,6 +337,7 @@ class Suite:
         self.millrace.start(self.node)
         self.check("control killed, objects changed meanwhile, control back", self.difference)
         self.check("receipts after that", self.stale)
+        self.millrace.kill()
         return self.failed
 
 
@@ -340,10 +345,18 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--bin", required=True)
     parser.add_argument("--work", required=True)
-    suite = Suite(parser.parse_args())
-    failed = suite.run()
+    parser.add_argument("--pods", action="store_true")
+    options = parser.parse_args()
+    failed = Suite(options).run()
+    if options.pods:
+        # Only now: it is made of what is here.
+        from controllers import Controllers
+        failed += Controllers(options).run()
     print("deploy/e2e: every check held" if failed == 0 else f"deploy/e2e: {failed} checks did not hold")
     sys.exit(1 if failed else 0)
 
 
-main()
+if __name__ == "__main__":
+    # `controllers` finds this file under its name.
+    sys.modules["services"] = sys.modules["__main__"]
+    main()
