@@ -28,6 +28,7 @@ use serde_json::Value;
 
 pub use faults::Faults;
 pub use security::{Authority, Identity};
+pub use store::Backup;
 use store::Shared;
 
 /// How a server answers a request for a streamed list.
@@ -142,6 +143,16 @@ impl ApiServer {
     /// Forgets all changes so far: watches that would begin with one of them get 410.
     pub fn compact(&self) {
         self.shared.change(|store| store.compact());
+    }
+
+    /// Everything there is, to be restored later.
+    pub fn back_up(&self) -> Backup {
+        self.shared.lock().back_up()
+    }
+
+    /// Everything as it was then, resource versions too, as with etcd's snapshots.
+    pub fn restore(&self, backup: &Backup) {
+        self.shared.change(|store| store.restore(backup));
     }
 
     /// Commits these faults from now on.

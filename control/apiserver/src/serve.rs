@@ -158,6 +158,13 @@ fn list(
         let (version, at) = token.split_once('@')?;
         Some((version.parse::<u64>().ok()?, at.parse::<usize>().ok()?))
     });
+    // A server that was restored from a backup has not got there yet.
+    let least = number("resourceVersion").unwrap_or(0) as u64;
+    let current = shared.lock().version();
+    if least > current {
+        let why = format!("Timeout: Too large resource version: {least}, current: {current}");
+        return status(to, 504, "Timeout", &why);
+    }
     let (objects, version) = {
         let store = shared.lock();
         let here =
@@ -317,9 +324,14 @@ fn watch(
             }
         }
         shared.counts.faults.fetch_add(std::mem::take(&mut sender.failed), Ordering::Relaxed);
-        version = now;
+        let ahead = version > now;
+        version = version.max(now);
         if idle {
             sender.release();
+            // A watch that begins after a version that is still to come is silent until then.
+            if ahead {
+                continue;
+            }
             // While something is kept back nobody may learn that there is nothing more to come.
             if sender.lost == 0 {
                 sender.bytes.extend_from_slice(bookmark(kind, version, false).as_bytes());

@@ -71,6 +71,13 @@ pub(crate) struct Change {
 
 type Key = (String, String, String);
 
+/// All objects at one version.
+#[derive(Clone, Debug)]
+pub struct Backup {
+    objects: BTreeMap<Key, Arc<Stored>>,
+    version: u64,
+}
+
 #[derive(Debug)]
 pub(crate) struct Store {
     objects: BTreeMap<Key, Arc<Stored>>,
@@ -119,6 +126,19 @@ impl Store {
         self.version += 1;
         self.compacted = self.version;
         self.changes.clear();
+    }
+
+    /// As they are now.
+    pub(crate) fn back_up(&self) -> Backup {
+        Backup { objects: self.objects.clone(), version: self.version }
+    }
+
+    /// As they were then: also the versions begin again from there.
+    pub(crate) fn restore(&mut self, backup: &Backup) {
+        self.objects = backup.objects.clone();
+        self.version = backup.version;
+        self.changes.clear();
+        self.compacted = self.version;
     }
 
     pub(crate) fn apply(&mut self, mut object: Value) -> u64 {

@@ -71,6 +71,8 @@ pub struct Options {
     pub list_silence: Duration,
     /// Everything is listed again this often, somewhat earlier at random: what no watch said shows then.
     pub relist: Duration,
+    /// How long to wait before a kind that the server doesn't have is asked for again, shortened at random by up to a half.
+    pub absent: Duration,
     /// Objects asked for in one page.
     pub page: u32,
     /// How long a credential plugin may take.
@@ -90,6 +92,7 @@ impl Options {
             silence: Duration::from_secs(120),
             list_silence: Duration::from_secs(3),
             relist: Duration::from_secs(3600),
+            absent: Duration::from_secs(30),
             page: 250,
             plugin: Duration::from_secs(30),
             events: true,
@@ -205,6 +208,11 @@ impl Health {
     pub fn silence(&self, kind: &KindHealth) -> Duration {
         let heard = Duration::from_millis(kind.heard.load(Ordering::Relaxed));
         self.began.elapsed().saturating_sub(heard)
+    }
+
+    /// Whether the server has let us see anything yet.
+    fn is_welcome(&self) -> bool {
+        self.kinds.iter().any(|(_, kind)| kind.watches.load(Ordering::Relaxed) > 0)
     }
 
     fn of(&self, kind: Kind) -> Option<&KindHealth> {

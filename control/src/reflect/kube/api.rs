@@ -29,8 +29,10 @@ pub(super) enum Fault {
     Gone(String),
     /// The server doesn't know how to do that.
     Unsupported(String),
-    /// The server doesn't have the kind (404), or doesn't let us see it (403).
+    /// The server doesn't have the kind (404).
     Absent(String),
+    /// It doesn't let us see it (403): for want of a role, or because it has only just begun and knows no roles yet.
+    Forbidden(String),
     /// Anything else. Some servers say when to try again.
     Failed(String, Option<Duration>),
 }
@@ -38,6 +40,14 @@ pub(super) enum Fault {
 impl Fault {
     pub(super) fn failed(why: impl ToString) -> Fault {
         Fault::Failed(why.to_string(), None)
+    }
+
+    /// In words.
+    pub(super) fn why(&self) -> &str {
+        match self {
+            Fault::Gone(why) | Fault::Unsupported(why) | Fault::Absent(why) => why,
+            Fault::Forbidden(why) | Fault::Failed(why, _) => why,
+        }
     }
 }
 
@@ -116,6 +126,23 @@ impl Api {
             version: page.metadata.resource_version.unwrap_or_default(),
             next: page.metadata.next.unwrap_or_default(),
         })
+    }
+
+    /// Whether a watch may go on after `version`: not when the server has not got so far. One that was restored from a backup takes such
+    /// a watch, and says nothing on it until its versions have passed that one. Servers that don't know the question are taken at their word.
+    pub(super) async fn has_reached(
+        &self,
+        resource: &Resource,
+        version: &str,
+    ) -> Result<(), Fault> {
+        let mut query = Query::of(resource);
+        query.add("limit", "1");
+        query.add("resourceVersion", version);
+        query.add("resourceVersionMatch", "NotOlderThan");
+        match self.ask(Method::GET, &query.0, Vec::new()).await {
+            Ok(_) | Err(Fault::Unsupported(_)) => Ok(()),
+            Err(fault) => Err(fault),
+        }
     }
 
     /// Begins a watch after `version`; with `None` it begins with everything there is, and a bookmark that says so.
@@ -217,7 +244,8 @@ pub(super) fn fault(code: u16, reason: &str, why: String, again: Option<Duration
         (410, _) | (_, "Expired" | "Gone") => Fault::Gone(why),
         // A server restored from a backup has never heard of the version.
         (504, _) if why.contains("Too large resource version") => Fault::Gone(why),
-        (403 | 404, _) => Fault::Absent(why),
+        (403, _) => Fault::Forbidden(why),
+        (404, _) => Fault::Absent(why),
         (400 | 422, _) => Fault::Unsupported(why),
         _ => Fault::Failed(why, again),
     }
@@ -294,7 +322,8 @@ mod tests {
         assert!(matches!(kind(500, "Expired", ""), Fault::Gone(_)));
         assert!(matches!(kind(504, "Timeout", "Too large resource version: 9"), Fault::Gone(_)));
         assert!(matches!(kind(422, "Invalid", ""), Fault::Unsupported(_)));
-        assert!(matches!(kind(403, "Forbidden", ""), Fault::Absent(_)));
         assert!(matches!(kind(401, "Unauthorized", ""), Fault::Failed(..)));
+        assert!(matches!(kind(403, "Forbidden", ""), Fault::Forbidden(_)));
+        assert!(matches!(kind(404, "NotFound", ""), Fault::Absent(_)));
     }
 }

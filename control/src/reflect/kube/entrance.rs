@@ -17,7 +17,11 @@ use ::kube::{
     Client, Config,
     config::{ExecInteractiveMode, KubeConfigOptions, Kubeconfig},
 };
-use tokio::{sync::Mutex, task::JoinHandle, time::timeout};
+use tokio::{
+    sync::{Mutex, Notify},
+    task::JoinHandle,
+    time::timeout,
+};
 
 use super::{
     Access, Options,
@@ -32,6 +36,8 @@ pub(super) struct Entrance {
     /// For a credential plugin to answer.
     plugin: Duration,
     state: Mutex<State>,
+    /// Rings when the server answers again.
+    answers: Notify,
 }
 
 #[derive(Default)]
@@ -50,7 +56,7 @@ struct Pending {
 impl Entrance {
     pub(super) fn new(options: &Options) -> Arc<Entrance> {
         let (access, plugin) = (options.access.clone(), options.plugin);
-        Arc::new(Entrance { access, plugin, state: Mutex::default() })
+        Arc::new(Entrance { access, plugin, state: Mutex::default(), answers: Notify::new() })
     }
 
     /// The way in, read anew where that is due.
@@ -83,6 +89,16 @@ impl Entrance {
         let api = Api::new(client, server);
         state.open = Some((api.clone(), Instant::now()));
         Ok(api)
+    }
+
+    /// Says to all who wait that the server, which failed, answers again.
+    pub(super) fn answered(&self) {
+        self.answers.notify_waiters();
+    }
+
+    /// Until somebody says so.
+    pub(super) async fn until_answered(&self) {
+        self.answers.notified().await;
     }
 
     async fn begin(&self) -> Result<Pending, String> {

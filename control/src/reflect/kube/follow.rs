@@ -3,7 +3,7 @@
 //! ```text
 //!   streamed list (KEP-3157) ──► watch ──► broken: taken up after the last version heard
 //!        │ not known here          ▲ │
-//!        ▼                         │ └──► 410, or an hour has passed: a new list
+//!        ▼                         │ └──► 410, versions that went back, or an hour has passed: a new list
 //!   list by pages ─────────────────┘
 //! ```
 //! A list goes out as one batch when it is complete, never in parts: the store then changes at once, by what differs.
@@ -34,6 +34,9 @@ use crate::{
     object::{Decoded, Key, Refusal, decode},
 };
 
+/// A kind that is not there is asked for so often as what fails is; after that it is waited for.
+const SOON: u32 = 5;
+
 /// Runs until nobody takes batches any more.
 pub(super) async fn follow(
     resource: Resource,
@@ -62,6 +65,7 @@ pub(super) async fn follow(
     loop {
         let began = Instant::now();
         (follower.opened, follower.news) = (None, false);
+        let welcome = follower.health.is_welcome();
         let fault = match follower.session(&mut since).await {
             Ok(End::Closed) | Err(End::Closed) => return,
             Ok(End::Again) | Err(End::Again) => continue,
@@ -70,11 +74,16 @@ pub(super) async fn follow(
         };
         let lived = follower.opened.map(|opened| opened.elapsed());
         failures = failures_after(failures, lived, follower.news, fault.as_ref());
-        let again = match fault {
-            None => None,
-            Some(Fault::Absent(why)) if follower.resource.optional => {
-                if failures <= 1 {
-                    tracing::info!("{} objects: {why}: going on without", follower.resource.kind);
+        let wait = match failures {
+            0 => jittered(follower.options.first_wait / 5),
+            failures => wait_after(failures, &follower.options),
+        };
+        match fault {
+            None => tokio::time::sleep(wait).await,
+            Some(fault) if follower.is_without(&fault, welcome) => {
+                if failures <= 1 || !follower.listed {
+                    let (kind, why) = (follower.resource.kind, fault.why());
+                    tracing::info!("{kind} objects: {why}: going on without");
                 }
                 // What was listed before stays in force.
                 if !follower.listed {
@@ -83,16 +92,22 @@ pub(super) async fn follow(
                     }
                     follower.listed = true;
                 }
-                // It may come with an upgrade, which ends the watches of other kinds, or with a role.
-                Some(Duration::from_secs(300))
+                // It may come at any time: with a CustomResourceDefinition, an upgrade or a role. It is asked for soon at first; then
+                // that costs the server a request from every node each time.
+                let rarely = jittered(follower.options.absent);
+                let wait = if failures > SOON { rarely } else { wait };
+                follower.wait_or_answer(&fault, wait).await;
             }
-            Some(fault @ (Fault::Failed(..) | Fault::Absent(_))) => {
-                let (why, again) = match fault {
-                    Fault::Failed(why, again) => (why, again),
-                    Fault::Gone(why) | Fault::Unsupported(why) | Fault::Absent(why) => (why, None),
-                };
+            Some(fault @ (Fault::Gone(_) | Fault::Unsupported(_))) => {
+                let (kind, why) = (follower.resource.kind, fault.why());
+                tracing::info!("{kind} objects: {why}: listing again");
+                follower.health.count(kind, |health| &health.faults, 1);
+                follower.version.clear();
+                tokio::time::sleep(wait).await;
+            }
+            Some(fault) => {
                 let lasted = since.get_or_insert(began).elapsed().as_secs();
-                let kind = follower.resource.kind;
+                let (kind, why) = (follower.resource.kind, fault.why());
                 // Said at once, and then ever more rarely.
                 if failures.is_power_of_two() || failures == 0 {
                     tracing::warn!(
@@ -102,20 +117,9 @@ pub(super) async fn follow(
                     tracing::debug!("{kind} objects: {why} ({lasted} s so far)");
                 }
                 follower.health.count(kind, |health| &health.faults, 1);
-                again
+                follower.wait_or_answer(&fault, wait).await;
             }
-            Some(Fault::Gone(why) | Fault::Unsupported(why)) => {
-                tracing::info!("{} objects: {why}: listing again", follower.resource.kind);
-                follower.health.count(follower.resource.kind, |health| &health.faults, 1);
-                follower.version.clear();
-                None
-            }
-        };
-        let wait = match failures {
-            0 => jittered(follower.options.first_wait / 5),
-            failures => wait_after(failures, &follower.options),
-        };
-        tokio::time::sleep(again.map_or(wait, |again| again.max(wait))).await;
+        }
     }
 }
 
@@ -179,6 +183,26 @@ struct Gathered {
 }
 
 impl Follower {
+    /// Whether the answer means that there is nothing of the kind to follow, and tables are good without it. A server that has only
+    /// just begun forbids everything: before it has let us see anything at all, that says nothing.
+    fn is_without(&self, fault: &Fault, welcome: bool) -> bool {
+        let meant = match fault {
+            Fault::Absent(_) => true,
+            Fault::Forbidden(_) => welcome,
+            _ => false,
+        };
+        self.resource.optional && meant
+    }
+
+    /// Waits; no longer than until another kind has found that the server answers again, unless the server said when to come back.
+    async fn wait_or_answer(&self, fault: &Fault, wait: Duration) {
+        if let Fault::Failed(_, Some(again)) = fault {
+            tokio::time::sleep(wait.max(*again)).await;
+        } else if timeout(wait, self.entrance.until_answered()).await.is_ok() {
+            tokio::time::sleep(jittered(self.options.first_wait)).await;
+        }
+    }
+
     /// One connection's worth: a list when one is needed, then a watch until it ends.
     async fn session(&mut self, since: &mut Option<Instant>) -> Result<End, End> {
         let api = self.entrance.open().await?;
@@ -187,6 +211,9 @@ impl Follower {
         }
         let mut gathered = None;
         let body = if !self.version.is_empty() {
+            if since.is_some() {
+                api.has_reached(&self.resource, &self.version).await?;
+            }
             api.watch(&self.resource, Some(&self.version)).await?
         } else if self.streams {
             match api.watch(&self.resource, None).await {
@@ -209,6 +236,7 @@ impl Follower {
         self.health.count(self.resource.kind, |health| &health.watches, 1);
         self.health.heard(self.resource.kind);
         if let Some(since) = since.take() {
+            self.entrance.answered();
             let lasted = since.elapsed().as_secs();
             tracing::info!(
                 "{} objects: the API server answers again, after {lasted} s",
