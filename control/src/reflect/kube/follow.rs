@@ -62,6 +62,7 @@ pub(super) async fn follow(
         listed: false,
     };
     let (mut failures, mut since): (u32, Option<Instant>) = (0, None);
+    let mut gone = false;
     loop {
         let began = Instant::now();
         (follower.opened, follower.news) = (None, false);
@@ -74,8 +75,12 @@ pub(super) async fn follow(
         };
         let lived = follower.opened.map(|opened| opened.elapsed());
         failures = failures_after(failures, lived, follower.news, fault.as_ref());
+        // A server that is back after an outage knows no versions from before it. That is no further failure, the first time.
+        let first_gone = !gone && matches!(fault, Some(Fault::Gone(_)));
+        gone = matches!(fault, Some(Fault::Gone(_)));
         let wait = match failures {
             0 => jittered(follower.options.first_wait / 5),
+            _ if first_gone => jittered(follower.options.first_wait),
             failures => wait_after(failures, &follower.options),
         };
         match fault {
