@@ -16,8 +16,13 @@ use toml::{Table, Value};
 
 use crate::{
     compile::node::{DetectLocalMode, NodePortAddresses},
+    object::Key,
     world::PolicyOptions,
 };
+
+mod pod;
+
+pub use pod::PodInterface;
 
 /// Where the engine listens when nothing else is said.
 pub const DEFAULT_SOCKET: &str = "/run/millrace/engine.sock";
@@ -51,6 +56,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// `[[neighbor]]`.
     pub neighbors: Vec<Neighbor>,
+    /// `[[pod]]`, each interface once.
+    pub pods: Vec<PodInterface>,
 }
 
 /// A place in a file, for messages: `control.toml: [[route]] 2`.
@@ -291,13 +298,33 @@ impl Config {
                         Err((field, why)) => problems.push(Problem::new(at, field, why)),
                     }
                 }),
-                _ => Err((String::new(), "is no option: engine, manifests, kubeconfig, node, nodeport_addresses, service_cidr, cluster_cidr, detect_local_mode, masquerade_all, [masquerade], policy_changes, unknown_pods, [[route]] or [[neighbor]]".into())),
+                "pod" => entries(value, |number, value| {
+                    let at = at(&format!("[[pod]] {number}"));
+                    let interface = value.get("interface").and_then(Value::as_str).map(str::to_owned);
+                    match pod::read(value, at.clone()) {
+                        Ok(new) if config.pods.iter().any(|other| other.interface == new.interface) => {
+                            problems.push(Problem::new(at, "interface", format!("{:?} is of an earlier entry, which is in force", new.interface)));
+                        }
+                        Ok(new) => config.pods.push(new),
+                        Err((field, why)) => {
+                            problems.push(Problem::new(at.clone(), field, why));
+                            // Nobody's: what is not known to be a pod's own does not pass.
+                            config.pods.extend(interface.map(|interface| PodInterface::nobodys(at, interface)));
+                        }
+                    }
+                }),
+                _ => Err((String::new(), "is no option: engine, manifests, kubeconfig, node, nodeport_addresses, service_cidr, cluster_cidr, detect_local_mode, masquerade_all, [masquerade], policy_changes, unknown_pods, [[route]], [[neighbor]] or [[pod]]".into())),
             };
             if let Err((field, why)) = outcome {
                 problems.push(Problem::new(at(&key), field, why));
             }
         }
         (config, problems)
+    }
+
+    /// Whether an interface is this object's: a change of it is one of the world.
+    pub fn has_interface_of(&self, object: &Key) -> bool {
+        self.pods.iter().any(|entry| entry.pod.as_ref() == Some(object))
     }
 
     /// Reads the file. One that can't be read leaves `last` in force.
@@ -332,7 +359,10 @@ fn one_of<T>(value: Value, words: [(&str, T); 2]) -> Result<T, Fault> {
 
 fn entries(value: Value, mut each: impl FnMut(usize, Value)) -> Result<(), Fault> {
     let Value::Array(values) = value else {
-        return Err((String::new(), "must be written as [[route]] or [[neighbor]]".into()));
+        return Err((
+            String::new(),
+            "must be written as [[route]], [[neighbor]] or [[pod]]".into(),
+        ));
     };
     for (at, value) in values.into_iter().enumerate() {
         each(at + 1, value);

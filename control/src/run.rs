@@ -405,7 +405,12 @@ impl Control {
     fn compile(&mut self) -> Vec<crate::Change> {
         let node =
             self.config.config.node.as_deref().and_then(|name| self.store.node(name)).cloned();
-        if self.node != node || self.store.changed().ranges {
+        let config = &self.config.config;
+        let behind = |key: &Key| config.has_interface_of(key);
+        if self.node != node
+            || self.store.changed().ranges
+            || (!config.pods.is_empty() && self.store.changed().policy.iter().any(behind))
+        {
             (self.node, self.world) = (node, None);
         }
         let world = match &self.world {

@@ -63,6 +63,12 @@ impl Engine {
         known.map_or_else(|| format!("#{}", id.0), |interface| interface.name.clone())
     }
 
+    /// Whose interface it is, where one pod is alone behind it: `Pod default/web-0`.
+    pub fn owner(&self, id: InterfaceId) -> Option<String> {
+        let snapshot = self.tables.snapshot();
+        snapshot.guard(id).map(|guard| snapshot.guard_name(&guard))
+    }
+
     /// The tables' generation that a worker uses; `None` while it sleeps.
     pub fn generation(&self, worker: usize) -> Option<u64> {
         self.epochs.generation(worker).filter(|generation| *generation != WAKING)

@@ -133,7 +133,7 @@ fn next_hop(hop: &Hop, world: &World) -> Result<NextHop, (&'static str, String)>
     }
 }
 
-fn no_interface(name: &str, world: &World) -> String {
+pub(super) fn no_interface(name: &str, world: &World) -> String {
     let known: Vec<&str> = world.interfaces.values().map(|spec| spec.name.as_str()).collect();
     format!("the engine has no interface {name:?}; it has {}", known.join(", "))
 }

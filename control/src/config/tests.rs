@@ -122,7 +122,7 @@ fn a_bad_entry_is_named_by_file_entry_and_field() {
             "control.toml: [[neighbor]] 1: address: 0.0.0.0 is not an address of a neighbor",
         ),
         ("[[neighbor]]\ninterface = 'a'", "control.toml: [[neighbor]] 1: missing field `address`"),
-        ("route = 3", "control.toml: route: must be written as [[route]] or [[neighbor]]"),
+        ("route = 3", "control.toml: route: must be written as [[route]], [[neighbor]] or [[pod]]"),
         ("node = 3", "control.toml: node: invalid type: integer `3`"),
         ("service_cidr = ['10.0.0.0/8', 'x']", "control.toml: service_cidr: [1]: "),
         (
@@ -131,7 +131,7 @@ fn a_bad_entry_is_named_by_file_entry_and_field() {
         ),
         (
             "manifest = '/m'",
-            "control.toml: manifest: is no option: engine, manifests, kubeconfig, node, nodeport_addresses, service_cidr, cluster_cidr, detect_local_mode, masquerade_all, [masquerade], policy_changes, unknown_pods, [[route]] or [[neighbor]]",
+            "control.toml: manifest: is no option: engine, manifests, kubeconfig, node, nodeport_addresses, service_cidr, cluster_cidr, detect_local_mode, masquerade_all, [masquerade], policy_changes, unknown_pods, [[route]], [[neighbor]] or [[pod]]",
         ),
     ] {
         let found = problem_of(text);
@@ -163,4 +163,47 @@ fn a_route_that_breaks_stays_as_it_was_and_so_does_a_broken_file() {
     assert!(problems[0].to_string().starts_with("c: line 2: "), "{}", problems[0]);
     let (next, problems) = Config::read(Path::new("/nowhere/c"), &good);
     assert!(next == good && problems[0].to_string().starts_with("/nowhere/c: can't be read: "));
+}
+
+#[test]
+fn the_interface_of_a_pod_that_cannot_be_read_is_nobodys() {
+    let text = |entry: &str| {
+        format!("[[pod]]\ninterface = 'a'\npod = 'default/web'\nmac = '02:00:00:00:00:0a'\n{entry}")
+    };
+    let (config, problems) = parse(&text("addresses = ['10.0.0.5', 'fd00::5']"));
+    assert_eq!(problems, [""; 0]);
+    let [PodInterface { interface, pod: Some(pod), addresses: Some(addresses), .. }] =
+        config.pods.as_slice()
+    else {
+        panic!("{:?}", config.pods)
+    };
+    assert_eq!((interface.as_str(), pod.to_string().as_str()), ("a", "Pod default/web"));
+    assert_eq!(addresses.len(), 2);
+    assert!(config.has_interface_of(pod));
+    for (entry, said) in [
+        ("addresses = ['10.0.0.0/8']", "control.toml: [[pod]] 1: addresses: [0]: "),
+        ("addresses = ['224.0.0.1']", "control.toml: [[pod]] 1: addresses: 224.0.0.1 is no pod's"),
+        ("ip = '10.0.0.5'", "control.toml: [[pod]] 1: ip: unknown field `ip`"),
+    ] {
+        let (config, problems) = parse(&text(entry));
+        assert!(problems.len() == 1 && problems[0].starts_with(said), "{problems:?}");
+        assert_eq!(config.pods.len(), 1, "its interface stays closed");
+        assert_eq!((config.pods[0].pod.as_ref(), config.pods[0].interface.as_str()), (None, "a"));
+    }
+    for (entry, said) in [
+        ("pod = 'web'\nmac = '02:00:00:00:00:0a'", "pod: \"web\" is no NAMESPACE/NAME"),
+        ("pod = 'a/b'\nmac = 'ff:ff:ff:ff:ff:ff'", "mac: ff:ff:ff:ff:ff:ff is not a station's"),
+        ("pod = 'a/b'", "missing field `mac`"),
+    ] {
+        let (config, problems) = parse(&format!("[[pod]]\ninterface = 'a'\n{entry}"));
+        assert_eq!(problems, [format!("control.toml: [[pod]] 1: {said}")]);
+        assert!(config.pods.len() == 1 && config.pods[0].pod.is_none());
+    }
+    let twice = text("") + &text("");
+    let (config, problems) = parse(&twice);
+    assert_eq!(
+        problems,
+        ["control.toml: [[pod]] 2: interface: \"a\" is of an earlier entry, which is in force"]
+    );
+    assert!(config.pods.len() == 1 && config.pods[0].pod.is_some());
 }

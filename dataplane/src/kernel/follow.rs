@@ -1,4 +1,4 @@
-//! A thread that keeps the kernel's routes to service addresses, and the set of node ports, as the tables want them.
+//! A thread that keeps the kernel's routes to service addresses, and the sets of node ports and isolated pods, as the tables want them.
 //!
 //! Housekeeping says what is wanted and goes on; system calls and `nft` cost it nothing. What others have taken away (the kernel removes routes whose
 //! source address goes; `nft flush ruleset` and network managers take more) is put back within [`LOOK`].
@@ -32,6 +32,10 @@ pub struct Wanted {
     pub sources: Vec<IpAddr>,
     /// Address of this node's own, protocol number and port.
     pub node_ports: BTreeSet<(IpAddr, u8, u16)>,
+    /// Isolated pods of this node: what they send to pods comes here too.
+    pub isolated: BTreeSet<IpAddr>,
+    /// Where all pods of the cluster have their addresses from.
+    pub pods: BTreeSet<IpNet>,
 }
 
 #[derive(Default)]
@@ -56,6 +60,7 @@ impl Follower {
             ways: trunk.ways().collect(),
             kept: trunk.settings.own().map(IpNet::from).collect(),
             node_ports: BTreeSet::new(),
+            pods: None,
             settings: trunk.settings.clone(),
             looked: Instant::now(),
         };
@@ -96,6 +101,8 @@ struct Work {
     kept: BTreeSet<IpNet>,
     /// As they were given to nft.
     node_ports: BTreeSet<(IpAddr, u8, u16)>,
+    /// Isolated pods and pods' ranges, as they were.
+    pods: Option<(BTreeSet<IpAddr>, BTreeSet<IpNet>)>,
     settings: Settings,
     /// When rules and the nftables table were last seen to be there.
     looked: Instant,
@@ -149,6 +156,7 @@ impl Work {
         if !nft::is_there() {
             // Its sets will be empty, and so to be filled.
             self.node_ports.clear();
+            self.pods = None;
             let made = nft::run(&nft::table(&self.settings, &HANDED_ON_MAC));
             if made.is_ok() {
                 warn!("somebody took the nftables table inet millrace away; it is there again");
@@ -203,6 +211,14 @@ impl Work {
             let set = nft::run(&nft::node_ports(wanted.node_ports.iter()));
             if set.is_ok() {
                 self.node_ports.clone_from(&wanted.node_ports);
+            }
+            result = result.and(set);
+        }
+        let pods = (wanted.isolated.clone(), wanted.pods.clone());
+        if self.pods.as_ref().unwrap_or(&Default::default()) != &pods {
+            let set = nft::run(&nft::pods(pods.0.iter(), pods.1.iter()));
+            if set.is_ok() {
+                self.pods = Some(pods);
             }
             result = result.and(set);
         }

@@ -1,11 +1,12 @@
 //! The nftables table `inet millrace`: what keeps a connection's two directions together where the kernel routes by destination alone.
 //!
-//! Static but for the sets of node ports. Written by one call of `nft`, whose transactions are atomic. What each chain is for:
+//! Static but for the sets of node ports, and of pods. Written by one call of `nft`, whose transactions are atomic. What each chain is for:
 //!
 //! * `guard`: nobody but the engine speaks from or to the trunk's addresses on other links.
 //! * `from-trunk`, `own-answers`: a connection that came out of the trunk is marked; its answers, from pods or from this node's own sockets, go
 //!   back into the trunk by the rule for marked packets. What the engine hands on unopened comes from a MAC of its own and
 //!   is treated as what came by the wire.
+//! * `from-pods`: what an isolated pod of this node sends to other pods goes into the trunk, where policies are; and so its answers find their flow.
 //! * `to-node-ports`, `own-to-node-ports`: who asks on this node for a port of one of its addresses is sent to the engine's own address, since
 //!   the kernel would deliver it here.
 //! * `leaving`: what goes into the trunk keeps its source whatever rules of others say, since it is the engine that decides on that; what comes
@@ -19,6 +20,7 @@ use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
 
+use ipnet::IpNet;
 use millrace_wire::Mac;
 
 use super::Settings;
@@ -44,6 +46,12 @@ pub(super) fn table(settings: &Settings, handed_on: &Mac) -> String {
             "    iifname != \"{name}\" {ip} daddr {addr} drop\n    iifname != \"{name}\" {ip} saddr {addr} drop\n"
         )
     });
+    let steer = each(&|ip, ports, _| {
+        let version = if ports == "node-ports4" { 4 } else { 6 };
+        format!(
+            "    iifname != \"{name}\" {ip} saddr @isolated{version} {ip} daddr @pods{version} fib daddr type != local meta mark set meta mark or {mark:#x}\n"
+        )
+    });
     let translate = |from: &str| {
         each(&|ip, ports, addr| {
             format!("    {from}{ip} daddr . meta l4proto . th dport @{ports} dnat {ip} to {addr}\n")
@@ -66,6 +74,22 @@ table {TABLE} {{
   set node-ports6 {{
     type ipv6_addr . inet_proto . inet_service
   }}
+  set isolated4 {{
+    type ipv4_addr
+  }}
+  set isolated6 {{
+    type ipv6_addr
+  }}
+  set pods4 {{
+    type ipv4_addr
+    flags interval
+    auto-merge
+  }}
+  set pods6 {{
+    type ipv6_addr
+    flags interval
+    auto-merge
+  }}
   chain guard {{
     type filter hook prerouting priority raw; policy accept;
 {guard}  }}
@@ -75,6 +99,9 @@ table {TABLE} {{
     iifname \"{name}\" ether saddr != {handed_on} accept
     ct direction reply ct mark and {mark:#x} != 0 meta mark set meta mark or {mark:#x}
   }}
+  chain from-pods {{
+    type filter hook prerouting priority mangle; policy accept;
+{steer}  }}
   chain own-answers {{
     type route hook output priority mangle; policy accept;
     ct direction reply ct mark and {mark:#x} != 0 meta mark set meta mark or {mark:#x}
@@ -107,6 +134,25 @@ pub(super) fn node_ports<'a>(ports: impl Iterator<Item = &'a (IpAddr, u8, u16)>)
     for (addr, protocol, port) in ports {
         let set = set_of(addr);
         let _ = writeln!(script, "add element {TABLE} {set} {{ {addr} . {protocol} . {port} }}");
+    }
+    script
+}
+
+/// Replaces the sets of isolated pods, and of the ranges that all pods are in.
+pub(super) fn pods<'a>(
+    isolated: impl Iterator<Item = &'a IpAddr>,
+    ranges: impl Iterator<Item = &'a IpNet>,
+) -> String {
+    let mut script = String::new();
+    for set in ["isolated4", "isolated6", "pods4", "pods6"] {
+        let _ = writeln!(script, "flush set {TABLE} {set}");
+    }
+    let version = |addr: IpAddr| if addr.is_ipv4() { 4 } else { 6 };
+    for addr in isolated {
+        let _ = writeln!(script, "add element {TABLE} isolated{} {{ {addr} }}", version(*addr));
+    }
+    for net in ranges {
+        let _ = writeln!(script, "add element {TABLE} pods{} {{ {net} }}", version(net.addr()));
     }
     script
 }
@@ -156,10 +202,26 @@ mod tests {
             "dnat ip6 to fd4d:696c:6c72::1",
             "ip saddr 169.254.77.1 masquerade",
             "ct mark or 0x1000",
+            "ip saddr @isolated4 ip daddr @pods4 fib daddr type != local meta mark set meta mark or 0x1000",
+            "ip6 saddr @isolated6 ip6 daddr @pods6",
             "ether saddr != 02:4d:52:00:00:03",
         ] {
             assert!(script.contains(needle), "{needle} in\n{script}");
         }
+    }
+
+    #[test]
+    fn pods_are_replaced_as_a_whole() {
+        let none = pods([].iter(), [].iter());
+        assert_eq!(none.matches("flush set inet millrace ").count(), 4);
+        let pod: IpAddr = "10.41.1.11".parse().unwrap();
+        let nets: Vec<IpNet> =
+            ["10.41.0.0/16", "fd41::/16"].map(|text| text.parse().unwrap()).into();
+        let added = "add element inet millrace isolated4 { 10.41.1.11 }
+add element inet millrace pods4 { 10.41.0.0/16 }
+add element inet millrace pods6 { fd41::/16 }
+";
+        assert_eq!(pods([pod].iter(), nets.iter()), format!("{none}{added}"));
     }
 
     #[test]

@@ -97,6 +97,16 @@ pub fn wanted(tables: &Snapshot<'_>, interfaces: &Interfaces, snat: &Ports) -> W
         }
         wanted.addresses.insert(IpNet::from(net.addr()));
     }
+    let pods = node.pods.iter().filter(|net| has_peer(net.addr().is_ipv4()));
+    wanted.trunk.pods = pods.copied().collect();
+    // Without ranges no pod is known by its address.
+    if !wanted.trunk.pods.is_empty() && tables.has_policies() {
+        let isolated = tables.policy_endpoints().filter(|(net, endpoint)| {
+            let is_host = net.prefix_len() == net.max_prefix_len();
+            is_host && endpoint.is_isolated() && has_peer(net.addr().is_ipv4())
+        });
+        wanted.trunk.isolated = isolated.map(|(net, _)| net.addr()).collect();
+    }
     wanted.trunk.sources = sources(&node.sources, trunk.id);
     if !wanted.addresses.is_empty() {
         for port in (0..snat.count()).map(|n| snat.nth(n)) {

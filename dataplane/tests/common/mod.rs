@@ -7,6 +7,7 @@
 
 pub mod netns;
 pub mod peers;
+pub mod pods;
 pub mod rig;
 pub mod updater;
 

@@ -2,6 +2,7 @@
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::fs::File;
+use std::io::Write as _;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -52,6 +53,15 @@ impl Namespace {
         let mut words = vec!["-n", &self.name];
         words.extend(command.split_whitespace());
         ip(&words).unwrap()
+    }
+
+    /// Runs many `ip` commands in it, one a line.
+    pub fn ip_batch(&self, commands: &str) {
+        let mut command = Command::new("ip");
+        command.args(["-n", &self.name, "-batch", "-"]).stdin(Stdio::piped());
+        let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(commands.as_bytes()).unwrap();
+        assert!(child.wait().unwrap().success(), "ip -n {} -batch of\n{commands}", self.name);
     }
 
     /// Gives `device` an address, usable at once (IPv6 without duplicate address detection).

@@ -1,5 +1,6 @@
 //! Clients and servers in namespaces, on their kernels' own stacks.
 
+pub mod probe;
 pub mod tcp;
 pub mod udp;
 

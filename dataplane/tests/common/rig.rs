@@ -31,7 +31,7 @@ pub const BACKENDS: usize = 3;
 const WORKERS: u32 = 2;
 static COUNT: AtomicU32 = AtomicU32::new(0);
 /// One engine at a time: two would share the CPUs that each test counts on.
-static ALONE: Mutex<()> = Mutex::new(());
+pub(super) static ALONE: Mutex<()> = Mutex::new(());
 
 /// Namespaces, files and processes of one engine; all removed on drop.
 pub struct Rig {
@@ -65,7 +65,7 @@ pub fn missing_binaries() -> Option<String> {
 }
 
 /// A released binary: in `MILLRACE_BIN`, or in the target folder that this test was built in.
-fn binary(name: &str) -> PathBuf {
+pub fn binary(name: &str) -> PathBuf {
     if let Some(folder) = std::env::var_os("MILLRACE_BIN") {
         return Path::new(&folder).join(name);
     }
@@ -235,7 +235,8 @@ fn wire(router: &Namespace, device: &str, host: &Namespace, net4: &str, net6: &s
     host.ip(&format!("-6 route add default via {net6}::1"));
 }
 
-fn start(namespace: &Namespace, program: &str, arguments: &[&str], folder: &Path) -> Process {
+/// Starts a released binary in a namespace and in `folder`, where its log is.
+pub fn start(namespace: &Namespace, program: &str, arguments: &[&str], folder: &Path) -> Process {
     let log = File::options()
         .create(true)
         .append(true)

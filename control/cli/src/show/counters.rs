@@ -36,9 +36,18 @@ pub(super) fn view(engine: &Engine) -> View {
         let name = engine.interface_name(id);
         let ledger =
             readings.iter().map(|reading| reading.ledger(id)).fold(Ledger::default(), Ledger::and);
-        by_interface.push(cells(name.clone(), &ledger));
+        let owner = engine.owner(id);
         let mut value = Map::new();
         value.insert("interface".to_owned(), json!(name));
+        let name = match owner {
+            None => name,
+            Some(owner) => {
+                let shown = format!("{name} ({owner})");
+                value.insert("pod".to_owned(), json!(owner));
+                shown
+            }
+        };
+        by_interface.push(cells(name.clone(), &ledger));
         value.insert("imbalance".to_owned(), json!(ledger.imbalance()));
         let mut groups = [("replies", Map::new()), ("punts", Map::new()), ("drops", Map::new())];
         for place in 0..COUNTERS {
@@ -214,6 +223,22 @@ mod tests {
         );
         assert_eq!(json["interfaces"][1]["drops"], json!({"no_route": 2, "ttl_exceeded": 3}));
         assert_eq!(json["drops"], json!({"no_route": 5, "ttl_exceeded": 3}));
+    }
+
+    #[test]
+    fn what_a_pods_interface_dropped_names_the_pod() {
+        let mut fixture = Fixture::new();
+        let counters = fixture.segment.counters(0).unwrap();
+        for counter in [Counter::Rx.place(), DropReason::Spoofed.place()] {
+            counters.interface(InterfaceId(1)).add(counter, 3);
+        }
+        fixture.guard(1, "Pod default/web-0");
+        let view = view(&fixture.engine);
+        assert_eq!(view.json["interfaces"][1]["pod"], "Pod default/web-0");
+        assert_eq!(view.json["interfaces"][1]["drops"], json!({"spoofed": 3}));
+        assert!(view.json["interfaces"][0].get("pod").is_none());
+        let text = view.text();
+        assert!(text.contains("eth1 (Pod default/web-0)  drop"), "{text}");
     }
 
     #[test]

@@ -7,8 +7,9 @@ use ipnet::IpNet;
 use millrace_dataplane::state::segment::{Segment, Settings, Sizes};
 use millrace_tables::session::{Interface, Session};
 use millrace_tables::{
-    BackendSpec, FrontendKind, FrontendSpec, InterfaceId, InterfaceKind, InterfaceSpec, NextHop,
-    PolicyId, PolicySpec, RouteSpec, SegmentConfig, ServiceSpec, SetChoice, WhenEmpty, Writer,
+    BackendSpec, FrontendKind, FrontendSpec, GuardSpec, InterfaceId, InterfaceKind, InterfaceSpec,
+    NextHop, PolicyId, PolicySpec, RouteSpec, SegmentConfig, ServiceSpec, SetChoice, WhenEmpty,
+    Writer,
 };
 use millrace_wire::{Addr, Mac, Protocol};
 
@@ -19,7 +20,7 @@ pub(super) struct Fixture {
     pub segment: Segment,
     pub settings: Settings,
     pub engine: Engine,
-    _writer: Writer,
+    writer: Writer,
     _peer: UnixStream,
 }
 
@@ -70,7 +71,14 @@ impl Fixture {
         let session = Session::from_fd(socket.into());
         let state = segment.fd().try_clone_to_owned().unwrap();
         let engine = Engine::new(writer.tables(), state, interfaces, session).unwrap();
-        Self { segment, settings: Settings::of(&sizes), engine, _writer: writer, _peer: peer }
+        Self { segment, settings: Settings::of(&sizes), engine, writer, _peer: peer }
+    }
+
+    /// Gives an interface to one pod alone.
+    pub fn guard(&mut self, id: u16, name: &str) {
+        let spec = GuardSpec { name: name.into(), mac: mac(7), addresses: vec![addr("10.0.0.7")] };
+        self.writer.set_guard(InterfaceId(id), &spec).unwrap();
+        self.writer.publish().unwrap();
     }
 }
 

@@ -27,14 +27,19 @@ pub(super) fn view(engine: &Engine) -> View {
             addresses = row.map(|row| row.addresses).unwrap_or_default();
         }
         let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-        values.push(json!({
+        let mut value = json!({
             "name": interface.name, "id": interface.id, "index": interface.index, "kind": interface.kind,
             "mac": interface.mac.to_string(), "mtu": interface.mtu, "addresses": addresses,
             "rx_packets": rx, "rx_bytes": rx_bytes, "tx_packets": tx, "tx_bytes": tx_bytes,
-        }));
+        });
+        let owner = engine.owner(InterfaceId(interface.id));
+        if let Some(owner) = &owner {
+            value["pod"] = json!(owner);
+        }
+        values.push(value);
         rows.push(vec![
             interface.name.clone(),
-            interface.kind.clone(),
+            owner.unwrap_or_else(|| interface.kind.clone()),
             interface.mac.to_string(),
             interface.mtu.to_string(),
             rx.to_string(),
@@ -58,6 +63,16 @@ mod tests {
         let mut fixture = Fixture::new();
         fixture.engine.interfaces[1].addresses.clear();
         assert_eq!(view(&fixture.engine).json[1]["addresses"], json!(["198.51.100.7/24"]));
+    }
+
+    #[test]
+    fn a_pods_own_interface_names_the_pod() {
+        let mut fixture = Fixture::new();
+        fixture.guard(1, "Pod default/web-0");
+        let view = view(&fixture.engine);
+        assert_eq!(view.json[1]["pod"], "Pod default/web-0");
+        assert!(view.json[0].get("pod").is_none());
+        assert!(view.text().contains("eth1  Pod default/web-0"), "{}", view.text());
     }
 
     #[test]

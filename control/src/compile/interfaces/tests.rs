@@ -120,3 +120,84 @@ fn node_ports_answer_where_the_configuration_says() {
         ["192.0.2.1", "2001:db8::1", "198.51.100.1"]
     );
 }
+
+fn world_of(config: &str, objects: &[serde_json::Value]) -> (World, Vec<String>) {
+    let (config, problems) = Config::parse(Path::new("c"), config, &Config::default());
+    assert!(problems.is_empty(), "{}", problems[0]);
+    let mut store = Store::new();
+    for object in objects {
+        assert!(store.apply_json(object.clone()).is_empty());
+    }
+    let interfaces = vec![
+        interface(0, "eth0", &["192.0.2.1/24"]),
+        interface(1, "pod0", &["10.255.0.1/30"]),
+        interface(2, "pod1", &["10.255.1.1/30"]),
+    ];
+    let (world, problems) = world(interfaces, &config, &store);
+    (world, problems.iter().map(ToString::to_string).collect())
+}
+
+fn pod(node: &str, addresses: &[&str]) -> serde_json::Value {
+    let ips: Vec<_> = addresses.iter().map(|ip| serde_json::json!({"ip": ip})).collect();
+    serde_json::json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "default", "name": "web"},
+        "spec": {"nodeName": node, "containers": [{"name": "c"}]}, "status": {"podIPs": ips}})
+}
+
+const ENTRY: &str = "[[pod]]\ninterface = 'pod0'\npod = 'default/web'\nmac = '02:00:00:00:00:0a'\n";
+
+fn guard(world: &World, id: u16) -> (&str, String, Vec<String>) {
+    let guard = &world.guards[&InterfaceId(id)];
+    let addresses = guard.addresses.iter().map(ToString::to_string).collect();
+    (&guard.name, guard.mac.to_string(), addresses)
+}
+
+#[test]
+fn a_pods_interface_has_its_pods_addresses_and_nobody_elses() {
+    let (world, problems) = world_of(ENTRY, &[pod("node-a", &["10.1.0.5", "fd00::5"])]);
+    assert_eq!(problems, [""; 0]);
+    let mac = "02:00:00:00:00:0a";
+    let addresses = vec!["10.1.0.5".to_owned(), "fd00::5".to_owned()];
+    assert_eq!(guard(&world, 1), ("Pod default/web", mac.to_owned(), addresses));
+    assert_eq!(world.guards.len(), 1, "the others carry anything");
+    assert_eq!(hops(&world, "10.1.0.5/32"), [(1, None, 1)]);
+    assert_eq!(hops(&world, "fd00::5/128"), [(1, None, 1)]);
+    let neighbors: Vec<String> =
+        world.neighbors.iter().map(|((id, addr), mac)| format!("{} {addr} {mac}", id.0)).collect();
+    assert_eq!(neighbors, [format!("1 10.1.0.5 {mac}"), format!("1 fd00::5 {mac}")]);
+    let node_ports: Vec<String> =
+        world.node.node_port_addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(node_ports, ["192.0.2.1", "10.255.1.1"], "its gateway is no address of the node's");
+}
+
+#[test]
+fn before_its_pod_is_known_nothing_passes_a_pods_interface() {
+    let closed = ("Pod default/web", "02:00:00:00:00:0a".to_owned(), Vec::new());
+    assert_eq!(guard(&world_of(ENTRY, &[]).0, 1), closed);
+    assert_eq!(guard(&world_of(ENTRY, &[pod("node-a", &[])]).0, 1), closed);
+    // A pod of that name elsewhere is behind none of our interfaces.
+    let named = format!("node = 'node-b'\n{ENTRY}");
+    let (world, _) = world_of(&named, &[pod("node-a", &["10.1.0.5"])]);
+    assert_eq!(guard(&world, 1), closed);
+    assert!(!world.routes.contains_key(&"10.1.0.5/32".parse().unwrap()));
+    // Whoever connects it may know its addresses before its object says them.
+    let (world, _) = world_of(&format!("{ENTRY}addresses = ['10.1.0.6']"), &[]);
+    assert_eq!(guard(&world, 1).2, ["10.1.0.6"]);
+    assert_eq!(hops(&world, "10.1.0.6/32"), [(1, None, 1)]);
+}
+
+#[test]
+fn a_pod_is_refused_our_addresses_and_interfaces_that_are_none() {
+    let (world, problems) = world_of(
+        &format!("{ENTRY}[[pod]]\ninterface = 'pod9'\npod = 'a/b'\nmac = '02:00:00:00:00:0b'"),
+        &[pod("node-a", &["192.0.2.1", "10.1.0.5"])],
+    );
+    assert_eq!(
+        problems,
+        [
+            "c: [[pod]] 1: addresses: 192.0.2.1 is an address of ours: the pod is refused it",
+            "c: [[pod]] 2: interface: the engine has no interface \"pod9\"; it has eth0, pod0, pod1",
+        ]
+    );
+    assert_eq!(guard(&world, 1).2, ["10.1.0.5"]);
+    assert_eq!(world.routes.get(&"192.0.2.1/32".parse().unwrap()), Some(&RouteSpec::Local));
+}

@@ -1,0 +1,82 @@
+//! Policies by packets: kernels' own connections between namespaces, each a pod behind an interface of the released engine, with released
+//! control on manifests. What is seen has to be what the model says (`control/tests/whole/policy/model.rs`, which reads raw objects and shares no code with what
+//! it judges), or what is written out, and what `explain` says of the live tables.
+//!
+//! Needs root and `target/release` (`make build`), or the folder that `MILLRACE_BIN` names. `cargo test --test netns_policy -- --ignored`
+//! (`make policy`) runs the long forms.
+
+mod common;
+
+#[path = "../../control/tests/whole/policy/model.rs"]
+#[allow(dead_code, reason = "names are compared where the tables are read")]
+mod model;
+#[path = "../../control/tests/whole/policy/random.rs"]
+#[allow(dead_code, reason = "pods have their places here")]
+mod random;
+#[path = "policy/cases.rs"]
+mod cases;
+#[path = "policy/life.rs"]
+mod life;
+#[path = "policy/spoof.rs"]
+mod spoof;
+#[path = "policy/starts.rs"]
+mod starts;
+#[path = "policy/worlds.rs"]
+mod worlds;
+
+use common::rig;
+
+/// Leaves the test, saying why, where the binaries aren't built.
+macro_rules! require_binaries {
+    () => {
+        require_root!();
+        if let Some(why) = rig::missing_binaries() {
+            eprintln!("SKIP {}: {why}", std::thread::current().name().unwrap_or("test"));
+            return;
+        }
+    };
+}
+
+#[test]
+fn the_end_to_end_cases_of_kubernetes_hold() {
+    require_binaries!();
+    cases::run();
+}
+
+#[test]
+fn random_worlds_are_as_the_model_says() {
+    require_binaries!();
+    worlds::run(1..4);
+}
+
+#[test]
+fn flows_live_and_die_as_policies_change() {
+    require_binaries!();
+    life::run();
+}
+
+#[test]
+fn a_pod_that_poses_as_another_is_dropped_and_named() {
+    require_binaries!();
+    spoof::run();
+}
+
+#[test]
+fn pods_start_closed_and_open_for_what_is_allowed() {
+    require_binaries!();
+    starts::run(40);
+}
+
+#[test]
+#[ignore = "a minute: make policy"]
+fn sixty_random_worlds_are_as_the_model_says() {
+    require_binaries!();
+    worlds::run(100..160);
+}
+
+#[test]
+#[ignore = "minutes: make policy"]
+fn a_thousand_pods_start_closed_and_open_for_what_is_allowed() {
+    require_binaries!();
+    starts::run(1000);
+}
