@@ -18,7 +18,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 bin=${MILLRACE_BIN:-$here/../../target/release}
 export PATH=$PATH:/usr/sbin:/sbin
 export LC_ALL=C PYTHONDONTWRITEBYTECODE=1
-for part in check nodes manifests proxy kinds policies hosts refusals sizes sctp icmp health conntrack router crash changes handover; do
+for part in check nodes manifests proxy kinds policies netpol hosts refusals sizes sctp icmp health conntrack router crash changes handover; do
     . "$here/$part.sh"
 done
 
@@ -117,6 +117,7 @@ meet
 # Here time counts, or the engine ends.
 act rolling
 act conntrack udp_flows
+act netpol
 act crash
 if [[ $short == no ]]; then
     act changes
