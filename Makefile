@@ -3,16 +3,18 @@
 CARGO ?= cargo
 BINARIES = -p millrace-dataplane -p millrace-control -p millrace -p millrace-pktgen -p millrace-doctor
 
-PERF = $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)/release/millrace-perf
+BIN = $(abspath $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)/release)
+PERF = $(BIN)/millrace-perf
 
 # The demo and the privileged tests make network namespaces; nothing else runs as root.
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PATH,KUBECONFIG)
 
-.PHONY: help build test demo cluster e2e bench bench-core bench-publish bench-policies bench-cluster bench-peers clean
+.PHONY: help build test demo cluster policy e2e bench bench-core bench-publish bench-policies bench-cluster bench-peers clean
 
 help:
 	@echo "make demo           curl, UDP, ping, traceroute, live changes and a killed control, on real packets"
 	@echo "make cluster        three nodes in service-proxy mode, pods and a client: every kind of Service from everywhere"
+	@echo "make policy         NetworkPolicies by packets, at length: random worlds, a thousand pod starts"
 	@echo "make test           everything that CI runs"
 	@echo "make e2e            Services of the cluster that KUBECONFIG names, or of an API server of ours, as they are served"
 	@echo "make bench          the engine beside a bare AF_XDP forwarder, in one run"
@@ -38,6 +40,11 @@ demo: build
 cluster: build
 	@deploy/install-deps.sh run
 	@$(SUDO) deploy/cluster/run.sh
+
+policy: build
+	@deploy/install-deps.sh run
+	@$(CARGO) test --locked -p millrace-dataplane --test netns_policy --no-run
+	@$(SUDO) env MILLRACE_PRIVILEGED=1 MILLRACE_BIN=$(BIN) $(CARGO) test --locked -p millrace-dataplane --test netns_policy -- --include-ignored --nocapture --test-threads 1
 
 e2e: build
 	@deploy/install-deps.sh run

@@ -1,8 +1,8 @@
 # Sourced by run.sh: NetworkPolicies of the nodes' pods, enforced where their packets come by: at the uplink, and at the trunk, through which
 # an isolated pod speaks to other nodes' pods.
 
-# pods: an object for each pod; its name is its label too.
-pods() {
+# pod_objects: an object for each pod; its name is its label too.
+pod_objects() {
     local node letter host
     for node in "${nodes[@]}"; do
         for letter in a b; do
@@ -66,19 +66,19 @@ cut() {
 lost() { at "$1" ping -c 2 -i 0.2 -W 1 "$2" | grep -o '[0-9]*% packet loss'; }
 
 netpol() {
-    pods >"$work/pods.new"
+    pod_objects >"$work/pods.new"
     mv "$work/pods.new" "$work/manifests/pods.yaml"
-    ingress
-    egress
-    answers
+    netpol_in
+    netpol_out
+    netpol_answers
     rm -f "$work/manifests/netpol.yaml" "$work/manifests/pods.yaml"
-    within 10 open || bad "without policies everything is open" "$(tcp pod-1-a 10.41.2.11 8080)"
+    within 10 is_open || bad "without policies everything is open" "$(tcp pod-1-a 10.41.2.11 8080)"
 }
 
-open() { [[ $(patience=0.5 tcp pod-1-a 10.41.2.11 8080) == 2a* && $(patience=0.5 tcp pod-1-b 10.41.3.11 8080) == 3a* ]]; }
+is_open() { [[ $(patience=0.5 tcp pod-1-a 10.41.2.11 8080) == 2a* && $(patience=0.5 tcp pod-1-b 10.41.3.11 8080) == 3a* ]]; }
 
 # What comes to a pod is judged on its node: by the pod that sends, or by the client's own address.
-ingress() {
+netpol_in() {
     step "a policy for what comes to a pod"
     policy to-2a 2a 'ingress: [{from: [{podSelector: {matchLabels: {pod: "1b"}}}, {ipBlock: {cidr: 10.40.0.9/32}}]}]' | enforce to-2a
     check "an allowed pod of another node" "2a 10.41.1.12" tcp pod-1-b 10.41.2.11 8080
@@ -100,15 +100,10 @@ ingress() {
     check "its neighbor on the bridge is not seen" "2a 10.41.2.12" tcp pod-2-b 10.41.2.11 8080
     check "others are open" "2b 10.41.1.11" tcp pod-1-a 10.41.2.12 8080
     gather
-    aside check "an established connection that is forbidden from now on ends" "1?[0-9]{1,6}" \
-        at client curl -s --max-time 5 --limit-rate 512K -o /dev/null -w '%{size_download}' http://10.40.0.2:30081/big
-    sleep 1
-    policy to-2a 2a 'ingress: [{from: [{podSelector: {matchLabels: {pod: "1b"}}}]}]' | enforce to-2a
-    gather
 }
 
 # What a pod sends to other pods goes by the trunk, once it is isolated.
-egress() {
+netpol_out() {
     step "a policy for what a pod sends"
     policy from-1b 1b 'policyTypes: [Egress], egress: [{to: [{podSelector: {matchLabels: {pod: "2a"}}}], ports: [{port: 8080}]}]' | enforce from-1b
     check "to an allowed pod of another node" "2a 10.41.1.12" tcp pod-1-b 10.41.2.11 8080
@@ -117,7 +112,7 @@ egress() {
     cut "to another port" pod-1-b 10.41.2.11 8081
     cut "to a pod that is not" pod-1-b 10.41.3.11 8080
     cut "IPv6" pod-1-b fd41:3::11 8080
-    aside check "another protocol" "timed out|silence.*" patiently 0.8 udp pod-1-b 10.41.2.11 8080
+    aside check "another protocol" silence patiently 0.8 udp pod-1-b 10.41.2.11 8080
     aside check "echo requests" "100% packet loss" lost pod-1-b 10.41.2.11
     check "its own node" "node-1 10.41.1.12" tcp pod-1-b 10.40.0.1 9090
     check "others send what they like" "3a 10.41.1.11" tcp pod-1-a 10.41.3.11 8080
@@ -128,7 +123,7 @@ egress() {
 }
 
 # F3: answers to an isolated pod, and from one, are no flows of their own.
-answers() {
+netpol_answers() {
     step "answers"
     { policy deaf-1b 1b 'policyTypes: [Ingress]'; policy mute-2a 2a 'policyTypes: [Egress]'; } | enforce "deaf-1b mute-2a"
     check "of a pod that may send nothing, to one that hears nobody" "2a 10.41.1.12" tcp pod-1-b 10.41.2.11 8080

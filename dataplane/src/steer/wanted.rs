@@ -165,8 +165,8 @@ mod tests {
     use super::*;
     use crate::interface::Interface;
     use millrace_tables::{
-        BackendSpec, FrontendSpec, InterfaceKind, NextHop, NodeSpec, RouteSpec, SegmentConfig,
-        ServiceSpec, SetChoice, Writer,
+        BackendSpec, Endpoint, EndpointSpec, FrontendSpec, InterfaceKind, NextHop, NodeSpec,
+        RouteSpec, SegmentConfig, ServiceSpec, SetChoice, SubjectId, Writer,
     };
     use millrace_wire::Mac;
 
@@ -250,6 +250,39 @@ mod tests {
         writer.set_node(&NodeSpec { sources, ..NodeSpec::default() }).unwrap();
         writer.publish().unwrap();
         writer
+    }
+
+    #[test]
+    fn isolated_pods_are_led_here_once_pods_are_known_by_their_ranges() {
+        let mut writer = writer();
+        let isolated = |subject| EndpointSpec { ingress: subject, ..EndpointSpec::default() };
+        for (pod, subject) in [
+            ("10.41.1.11/32", Some(SubjectId(0))),
+            ("10.41.1.12/32", None),
+            ("2001:db8:41::11/128", Some(SubjectId(0))),
+        ] {
+            writer.set_policy_endpoint(net(pod), &isolated(subject)).unwrap();
+        }
+        // A range of pods that are not known yet is no pod.
+        let closed = EndpointSpec { flags: Endpoint::CLOSED, ..EndpointSpec::default() };
+        writer.set_policy_endpoint(net("10.41.1.0/24"), &closed).unwrap();
+        let mut led = |pods: &[&str], trunk: &[&str]| {
+            let pods = pods.iter().map(|text| net(text)).collect();
+            writer.set_node(&NodeSpec { pods, ..NodeSpec::default() }).unwrap();
+            writer.publish().unwrap();
+            let tables = writer.tables();
+            let ports = Ports::new(&[61_000..=61_001], &[]).unwrap();
+            let wanted = wanted(&tables.snapshot(), &interfaces(trunk), &ports).trunk;
+            let isolated: Vec<String> = wanted.isolated.iter().map(ToString::to_string).collect();
+            (isolated, wanted.pods.len())
+        };
+        let (v4, both) = (["169.254.77.1/30"], ["169.254.77.1/30", "fd4d:696c:6c72::1/126"]);
+        assert_eq!(led(&[], &both), (vec![], 0));
+        assert_eq!(
+            led(&["10.41.0.0/16", "2001:db8:41::/48"], &both),
+            (vec!["10.41.1.11".into(), "2001:db8:41::11".into()], 2)
+        );
+        assert_eq!(led(&["10.41.0.0/16", "2001:db8:41::/48"], &v4), (vec!["10.41.1.11".into()], 1));
     }
 
     #[test]

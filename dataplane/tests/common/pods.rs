@@ -8,10 +8,9 @@ use super::eventually;
 use super::netns::{End, Namespace, Process, veth};
 use super::peers::{Server, probe};
 use super::rig::{ALONE, binary, start};
-use millrace_dataplane::state::segment::View;
 use millrace_tables::session::{Role, Session};
 use millrace_tables::shm::Segment;
-use millrace_tables::{Epochs, Tables};
+use millrace_tables::{Epochs, Snapshot, Tables};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::fs;
@@ -21,7 +20,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Pods that there can be.
 pub const PODS: usize = 9;
@@ -87,14 +86,14 @@ impl Pods {
 addr add {v4}/32 dev eth0
 addr add {v6}/128 dev eth0 nodad
 route add default via 10.255.{n}.1 dev eth0 onlink
--6 route add default via fd00:ff:{n}::1 dev eth0 onlink
+route add default via fd00:ff:{n}::1 dev eth0 onlink
 "
             ));
         }
         connect(&router, "uplink", &outside);
         let mut lines = String::from(
             "addr add 192.168.0.2/24 dev eth0\naddr add fd00:fe::2/64 dev eth0 nodad\n\
-             route add default via 192.168.0.1\n-6 route add default via fd00:fe::1\n",
+             route add default via 192.168.0.1\nroute add default via fd00:fe::1\n",
         );
         for addr in
             Self::outside_addresses().iter().filter(|addr| addr.to_string() != "192.168.0.2")
@@ -200,20 +199,37 @@ route add default via 10.255.{n}.1 dev eth0 onlink
 
     /// Waits until every worker uses what was written last.
     pub fn wait(&mut self) {
-        let version = self.version;
-        if self.watch.is_none() {
-            eventually("tables", Duration::from_secs(10), || {
+        let port = 1 + (self.version % 60_000) as u16;
+        let vip = IpAddr::from([10, 96, 255, 254]).into();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut looked = Instant::now();
+        loop {
+            // A control that has just begun brings tables of its own.
+            if self.watch.is_none() || looked.elapsed() > Duration::from_millis(200) {
                 self.watch = watch(&self.folder.join("engine.sock"));
-                self.watch.is_some()
-            });
+                looked = Instant::now();
+            }
+            let is_there = |it: &Watch| it.tables.snapshot().frontend(&vip, port, 6).is_some();
+            if self.watch.as_ref().is_some_and(is_there) {
+                break;
+            }
+            assert!(Instant::now() < deadline, "version {port} is not in the tables");
+            std::thread::sleep(Duration::from_millis(2));
         }
-        let Some(Watch { tables, epochs, .. }) = &self.watch else { unreachable!() };
+        self.wait_until("its objects in the tables", |tables| {
+            tables.frontend(&vip, port, 6).is_some()
+        });
+    }
+
+    /// Waits until the tables say so, and every worker uses them.
+    pub fn wait_until(&self, what: &str, says: impl Fn(&Snapshot<'_>) -> bool) {
+        let Some(Watch { tables, epochs, .. }) = &self.watch else {
+            panic!("nobody waited for control")
+        };
         let mut generation = None;
-        eventually("the objects in the tables", Duration::from_secs(10), || {
+        eventually(what, Duration::from_secs(10), || {
             let snapshot = tables.snapshot();
-            let port = 1 + (version % 60_000) as u16;
-            let vip = IpAddr::from([10, 96, 255, 254]).into();
-            if generation.is_none() && snapshot.frontend(&vip, port, 6).is_some() {
+            if generation.is_none() && says(&snapshot) {
                 generation = Some(snapshot.generation());
             }
             let uses = |worker: usize| {
@@ -226,20 +242,9 @@ route add default via 10.255.{n}.1 dev eth0 onlink
 
     /// Waits until every worker knows this address as a pod's, or as nobody's.
     pub fn wait_until_known(&self, addr: IpAddr, known: bool) {
-        let Some(Watch { tables, epochs, .. }) = &self.watch else {
-            panic!("control was not waited for")
-        };
-        let mut generation = None;
-        eventually("a pod in the tables", Duration::from_secs(10), || {
-            let snapshot = tables.snapshot();
-            if snapshot.policy_endpoint(&addr.into()).is_closed() != known {
-                generation.get_or_insert(snapshot.generation());
-            }
-            let uses = |worker: usize| {
-                let used = epochs.generation(worker);
-                used.is_none_or(|used| generation.is_some_and(|wanted| used >= wanted))
-            };
-            generation.is_some() && (0..WORKERS).all(uses)
+        let addr = addr.into();
+        self.wait_until("a pod in the tables, or its end", |tables| {
+            tables.policy_endpoint(&addr).is_closed() != known
         });
     }
 

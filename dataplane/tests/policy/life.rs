@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use millrace_tables::PolicyChanges;
 use serde_json::{Value, json};
 
 use super::worlds;
@@ -142,18 +143,19 @@ fn is_refused(src: IpAddr, dst: IpAddr) -> bool {
 /// F7: a rule of one protocol opens no other.
 fn protocols_are_apart(pods: &mut Pods) {
     for (protocol, open) in [("SCTP", Kind::Sctp), ("UDP", Kind::Udp), ("TCP", Kind::Tcp)] {
+        let name = format!("x/{}-alone", protocol.to_lowercase());
         let ingress = json!([{"ports": [{"protocol": protocol, "port": 80}]}]);
         let spec = json!({"podSelector": {}, "policyTypes": ["Ingress"], "ingress": ingress});
-        pods.set(&world(&[policy("x/one", spec)]));
+        pods.set(&world(&[policy(&name, spec)]));
         let mut probes = Vec::new();
         for flow in ALL {
             probes.extend(between(Y, A, &[flow], flow.0 == open));
         }
         holds(pods, protocol, &probes);
+        // Counted by policy: three kinds were denied, one allowed, in two families.
+        let [allowed, denied, _] = pods.counts(&format!("NetworkPolicy {name}"));
+        assert!(allowed == 2 && (6..=12).contains(&denied), "{allowed} allowed, {denied} denied");
     }
-    // Counted by policy: three kinds were denied, one allowed, in two families.
-    let [allowed, denied, _] = pods.counts("NetworkPolicy x/one");
-    assert!(allowed == 2 && (6..=12).contains(&denied), "{allowed} allowed, {denied} denied");
 }
 
 fn service(name: &str, number: u8, backend: usize, more: Value) -> [Value; 3] {
@@ -319,6 +321,7 @@ fn strict_and_keep(pods: &mut Pods) {
     // `keep`, while control runs.
     std::fs::write(&file, format!("policy_changes = \"keep\"\n{strict}")).unwrap();
     pods.set(&from("a"));
+    pods.wait_until("keep", |tables| tables.policy_changes() == PolicyChanges::Keep);
     let talk =
         Talk::start(pods.hosts()[A], addresses(A)[0], SocketAddr::new(addresses(B)[0], 7000));
     pods.set(&from("c"));
