@@ -24,7 +24,7 @@ mod starts;
 #[path = "policy/worlds.rs"]
 mod worlds;
 
-use common::rig;
+use common::{pods::Pods, rig};
 
 /// Leaves the test, saying why, where the binaries aren't built.
 macro_rules! require_binaries {
@@ -38,27 +38,19 @@ macro_rules! require_binaries {
 }
 
 #[test]
-fn the_end_to_end_cases_of_kubernetes_hold() {
+fn verdicts_are_as_written_and_as_the_model_says() {
     require_binaries!();
-    cases::run();
+    let mut pods = Pods::new(&Pods::entries(cases::name, true));
+    cases::run(&mut pods);
+    worlds::run(&mut pods, 1..3);
 }
 
 #[test]
-fn random_worlds_are_as_the_model_says() {
+fn flows_live_and_die_as_policies_change_and_nobody_poses_as_another() {
     require_binaries!();
-    worlds::run(1..4);
-}
-
-#[test]
-fn flows_live_and_die_as_policies_change() {
-    require_binaries!();
-    life::run();
-}
-
-#[test]
-fn a_pod_that_poses_as_another_is_dropped_and_named() {
-    require_binaries!();
-    spoof::run();
+    let mut pods = Pods::new(&Pods::entries(cases::name, true));
+    spoof::run(&mut pods);
+    life::run(&mut pods);
 }
 
 #[test]
@@ -71,7 +63,8 @@ fn pods_start_closed_and_open_for_what_is_allowed() {
 #[ignore = "a minute: make policy"]
 fn sixty_random_worlds_are_as_the_model_says() {
     require_binaries!();
-    worlds::run(100..160);
+    let mut pods = Pods::new(&Pods::entries(cases::name, true));
+    worlds::run(&mut pods, 100..160);
 }
 
 #[test]

@@ -378,7 +378,7 @@ fn engine_config(folder: &std::path::Path) -> String {
     let socket = folder.join("engine.sock");
     let mut text = format!(
         "mode = \"router\"\nsocket = \"{}\"\n[workers]\ncpus = {cpus:?}\nmode = \"adaptive\"\n\
-         [umem]\nframes = 32768\n[conntrack]\nentries = 262144\n[limits]\nicmp_errors_per_second = 100000\n\
+         [umem]\nframes = 16384\nchunk = 2048\n[conntrack]\nentries = 65536\n[limits]\nicmp_errors_per_second = 100000\n\
          [[interface]]\nname = \"uplink\"\naddresses = [\"{NODE}/24\", \"fd00:fe::1/64\"]\n",
         socket.display()
     );

@@ -77,6 +77,7 @@ pub fn everyone() -> Vec<Value> {
 #[derive(Default)]
 struct Case {
     title: String,
+    has_asked: bool,
     policies: BTreeMap<String, Value>,
     labels: BTreeMap<String, Vec<(String, String)>>,
 }
@@ -97,6 +98,7 @@ struct Expectation {
     kind: Kind,
     port: u16,
     exceptions: Vec<(bool, String, String)>,
+    is_first: bool,
 }
 
 fn is(pattern: &str, name: &str) -> bool {
@@ -140,14 +142,22 @@ impl Expectation {
             wrong.len(),
             probes.len()
         );
-        let sample: Vec<Probe> = probes.iter().step_by(13).copied().collect();
-        worlds::explain(pods, &sample, &place);
+        self.explain(pods, &probes, &place);
         probes.len()
     }
 }
 
-pub fn run() {
-    let mut pods = Pods::new(&Pods::entries(name, true));
+impl Expectation {
+    /// Of the first of each case's expectations a few are explained too.
+    fn explain(&self, pods: &Pods, probes: &[Probe], place: &str) {
+        if self.is_first {
+            let sample: Vec<Probe> = probes.iter().step_by(13).copied().collect();
+            worlds::explain(pods, &sample, place);
+        }
+    }
+}
+
+pub fn run(pods: &mut Pods) {
     let began = Instant::now();
     let (mut case, mut expectation) = (Case::default(), None::<Expectation>);
     let (mut cases, mut asked) = (0, 0);
@@ -168,7 +178,7 @@ pub fn run() {
                 pods.set(&case.objects());
                 is_set = true;
             }
-            asked += expectation.check(&case, &pods);
+            asked += expectation.check(&case, pods);
         }
         is_set &= word == "expect";
         match word {
@@ -198,7 +208,8 @@ pub fn run() {
                     _ => panic!("{line}"),
                 };
                 let port = port.parse().unwrap();
-                expectation = Some(Expectation { kind, port, exceptions: Vec::new() });
+                let is_first = !std::mem::replace(&mut case.has_asked, true);
+                expectation = Some(Expectation { kind, port, exceptions: Vec::new(), is_first });
             }
             "end" => {}
             _ => panic!("{line}"),

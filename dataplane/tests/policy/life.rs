@@ -12,7 +12,7 @@ use millrace_tables::PolicyChanges;
 use serde_json::{Value, json};
 
 use super::worlds;
-use crate::cases::{everyone, name, policy};
+use crate::cases::{everyone, policy};
 use crate::common::eventually;
 use crate::common::netns::Namespace;
 use crate::common::peers::probe::{self, Kind, Probe};
@@ -63,16 +63,15 @@ fn as_the_model_says(pods: &Pods, what: &str, objects: &[Value]) {
     holds(pods, what, &worlds::questions(&Model::new(&all, "node-0"), &flows));
 }
 
-pub fn run() {
+pub fn run(pods: &mut Pods) {
     let began = Instant::now();
-    let mut pods = Pods::new(&Pods::entries(name, true));
-    shadow(&mut pods);
-    answers_pass(&mut pods);
-    protocols_are_apart(&mut pods);
-    services(&mut pods);
-    strict_and_keep(&mut pods);
-    without_control(&mut pods);
-    malformed(&mut pods);
+    shadow(pods);
+    answers_pass(pods);
+    protocols_are_apart(pods);
+    services(pods);
+    strict_and_keep(pods);
+    without_control(pods);
+    malformed(pods);
     // The engine writes it every ten seconds.
     eventually("a line about shadow mode", Duration::from_secs(15), || {
         let log = pods.log("millrace-dataplane");

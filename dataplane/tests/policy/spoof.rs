@@ -10,11 +10,11 @@ use crate::common::pods::{Pods, addresses, mac};
 const FORGER: usize = 3;
 const VICTIM: usize = 4;
 
-struct Scene {
-    pods: Pods,
+struct Scene<'a> {
+    pods: &'a Pods,
 }
 
-impl Scene {
+impl Scene<'_> {
     /// Asks from the forger's interface, with the addresses of `owner`; answers how many packets were called forged.
     #[track_caller]
     fn ask(&self, owner: usize, expected: bool) -> u64 {
@@ -56,9 +56,8 @@ fn colons(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-pub fn run() {
+pub fn run(pods: &mut Pods) {
     // No policy: guards are a thing of their own.
-    let mut pods = Pods::new(&Pods::entries(name, true));
     pods.set(&everyone());
     let gateway = pods.router.ip("-o link show pod3");
     let gateway =
@@ -113,7 +112,7 @@ pub fn run() {
 }
 
 /// A changed MAC takes neighbors away, and IPv6 routes with them.
-fn restore_routes(scene: &Scene) {
+fn restore_routes(scene: &Scene<'_>) {
     let gateway = scene.pods.router.ip("-o link show pod3");
     let gateway =
         gateway.split("link/ether ").nth(1).unwrap().split(' ').next().unwrap().to_owned();

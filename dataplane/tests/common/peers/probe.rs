@@ -37,7 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(7);
 /// What was not answered is sent again so often.
 const AGAIN: Duration = Duration::from_millis(250);
 /// What is to be seen of what should not be answered comes within this.
-const MOMENT: Duration = Duration::from_millis(120);
+const MOMENT: Duration = Duration::from_millis(80);
 
 /// What a probe is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
