@@ -310,7 +310,7 @@ pub fn raw(addr: IpAddr, protocol: u8) -> OwnedFd {
 }
 
 /// Who sent, and what is behind the IP header.
-fn receive<'a>(fd: impl AsFd, own: IpAddr, buffer: &'a mut [u8]) -> Option<(IpAddr, &'a [u8])> {
+fn receive(fd: impl AsFd, own: IpAddr, buffer: &mut [u8]) -> Option<(IpAddr, &[u8])> {
     let (length, from) = loop {
         match recvfrom(&fd, &mut *buffer, RecvFlags::empty()) {
             Ok((length, _, from)) => break (length, from?),
