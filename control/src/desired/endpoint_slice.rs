@@ -1,8 +1,8 @@
 //! EndpointSlice → endpoints and ports, ready to be joined with the Service's ports by name.
 //!
 //! Read as kube-proxy does (`pkg/proxy/endpointslicecache.go`): only the first address of an endpoint counts, an unset
-//! `ready` is true, a port without number has no effect. Unlike there, every part left out is said, and an unset `serving` is true
-//! only for an endpoint that is ready or terminating: of one that just isn't ready nobody says that it serves.
+//! `ready` is true, so is an unset `serving` (the API says so of both, whatever the other says), a port without number has no
+//! effect. Unlike there, every part left out is said.
 
 use std::sync::Arc;
 
@@ -186,7 +186,7 @@ fn judge_endpoint(
     Some(Endpoint {
         addr,
         ready,
-        serving: condition(|conditions| conditions.serving).unwrap_or(ready || terminating),
+        serving: condition(|conditions| conditions.serving).unwrap_or(true),
         terminating,
         node: endpoint.node_name.as_deref().unwrap_or_default().into(),
         pod: pod.as_deref().unwrap_or_default().into(),
