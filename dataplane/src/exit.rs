@@ -8,6 +8,7 @@
 //! bits 0–15   the place of the counter that it is booked under, which tells the kind and the reason
 //! 16–31       interface (transmit, hold; of a punt that is handed on, one more)
 //! 32–63       transmit, punt: start and offset of the checksum to complete, or 0   hold: the neighbor's id
+//!             transmit in pieces: where the IP header begins, and `PIECES`
 //! ```
 
 use millrace_tables::InterfaceId;
@@ -23,6 +24,8 @@ use crate::verdict::{DropReason, PuntReason, ReplyKind, Verdict};
 pub struct Exit(u64);
 
 const TRANSMIT: u64 = Counter::Tx as u64;
+/// In place of a checksum's offset: the packet leaves in fragments.
+const PIECES: u16 = u16::MAX;
 const HOLD: u64 = Counter::Held as u64;
 const _: () = assert!(COUNTERS <= 1 << 16);
 
@@ -35,6 +38,18 @@ impl Exit {
             TxOffload::Checksum { start, offset } => u64::from(start) | u64::from(offset) << 16,
         };
         Exit(TRANSMIT | u64::from(interface.0) << 16 | todo << 32)
+    }
+
+    /// Out of `interface` in fragments: rewritten, its checksum complete, and longer than the interface takes. `l3` is where its IP header begins.
+    pub(crate) fn transmit_in_pieces(interface: InterfaceId, l3: u16) -> Exit {
+        let todo = u64::from(l3) | u64::from(PIECES) << 16;
+        Exit(TRANSMIT | u64::from(interface.0) << 16 | todo << 32)
+    }
+
+    /// Where the packet leaves in fragments, and where its IP header begins.
+    pub(crate) fn in_pieces(self) -> Option<(InterfaceId, u16)> {
+        let is = self.0 & 0xffff == TRANSMIT && (self.0 >> 48) as u16 == PIECES;
+        is.then(|| (self.interface(), (self.0 >> 32) as u16))
     }
 
     /// To the node's stack, by the trunk `interface`.
@@ -81,7 +96,7 @@ impl Exit {
     fn offload(self) -> TxOffload {
         // No header has its checksum at its beginning.
         match ((self.0 >> 32) as u16, (self.0 >> 48) as u16) {
-            (_, 0) => TxOffload::None,
+            (_, 0 | PIECES) => TxOffload::None,
             (start, offset) => TxOffload::Checksum { start, offset },
         }
     }

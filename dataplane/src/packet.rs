@@ -298,6 +298,19 @@ impl<'a, 'h> Packet<'a, Parsed<'h>> {
     }
 }
 
+impl<'a> Packet<'a, Parsed<'_>> {
+    /// The same packet with its headers written, for a way out that it does not fit as a whole.
+    pub(crate) fn rewritten_in_pieces(self, interface: InterfaceId) -> Packet<'a, Rewritten> {
+        let exit = Exit::transmit_in_pieces(interface, self.known.l3);
+        Packet { umem: self.umem, frame: self.frame, known: Rewritten(exit) }
+    }
+
+    /// The memory and the frame themselves.
+    pub(crate) fn parts(&mut self) -> (&Umem, &mut Frame) {
+        (self.umem, &mut *self.frame)
+    }
+}
+
 impl Packet<'_, Rewritten> {
     /// The end of the line.
     #[inline]

@@ -21,6 +21,7 @@ pub mod local;
 pub mod policy;
 mod leave;
 pub mod rewrite;
+mod pieces;
 pub mod tx;
 mod trunk;
 

@@ -136,7 +136,7 @@ list! {
         DirectedBroadcast = "directed_broadcast": "The broadcast address of a network of ours (RFC 2644).";
         BeyondScope = "beyond_scope": "An IPv6 link-local address would leave its link.";
         TtlExceeded = "ttl_exceeded": "The TTL or hop limit ran out here, and no answer was due or allowed.";
-        FragmentNeeded = "fragment_needed": "Bigger than the MTU of the way out.";
+        FragmentNeeded = "fragment_needed": "Bigger than the MTU of the way out, not to be cut up, and no answer was due or allowed.";
         RoutingHeader = "routing_header": "A routing header that asks us to forward on (RFC 5095).";
         NotListening = "not_listening": "Addressed to us, where nothing listens, and no answer was due or allowed.";
         // policy
@@ -146,7 +146,7 @@ list! {
         NeighborTableFull = "neighbor_table_full": "No room in the neighbor table for the next hop.";
         // tx
         NoInterface = "no_interface": "The route names an interface that this worker does not drive.";
-        NoRoom = "no_room": "The answer is longer than a chunk of the UMEM.";
+        NoRoom = "no_room": "The answer is longer than a chunk of the UMEM, or no frame was left for a packet's fragments.";
         TxFull = "tx_full": "The transmit ring was full.";
         Inconsistent = "inconsistent": "The tables contradict themselves: a reference to a row that is not there.";
     }

@@ -31,6 +31,8 @@ mod snat;
 mod follow;
 #[path = "path/fragments.rs"]
 mod fragments;
+#[path = "path/pieces.rs"]
+mod pieces;
 #[path = "path/quotes.rs"]
 mod quotes;
 #[path = "path/checksums.rs"]

@@ -98,7 +98,7 @@ fn is_translated<O: Observer>(
     flow.translation(context.state).is_some_and(|leaving| leaving != packet.headers().tuple)
 }
 
-/// Whether the packet may travel one hop on, and fits.
+/// Whether the packet may travel one hop on, and fits, or may be cut up: `rewrite` sees to that.
 #[inline]
 pub fn check_transit<O: Observer>(
     packet: &mut Packet<'_, Parsed<'_>>,
@@ -109,16 +109,13 @@ pub fn check_transit<O: Observer>(
     if headers.ttl <= 1 {
         return Err(reply::error(packet, Problem::TimeExceeded, DropReason::TtlExceeded, context));
     }
-    if headers.ip_len() > mtu {
-        if headers.dont_fragment {
-            return Err(reply::error(
-                packet,
-                Problem::TooBig { mtu },
-                DropReason::FragmentNeeded,
-                context,
-            ));
-        }
-        return Err(DropReason::FragmentNeeded.into());
+    if headers.ip_len() > mtu && headers.dont_fragment {
+        return Err(reply::error(
+            packet,
+            Problem::TooBig { mtu },
+            DropReason::FragmentNeeded,
+            context,
+        ));
     }
     Ok(())
 }

@@ -24,6 +24,20 @@ use crate::packet::{Network, Packet, Parsed, Rewritten, view_mut};
 use crate::trace::{Observer, Step};
 use crate::verdict::DropReason;
 
+/// For a way out that is too narrow: what is left to do to the checksum is done now, over the whole packet.
+#[cold]
+fn in_pieces<'a>(
+    mut packet: Packet<'a, Parsed<'a>>,
+    adjacency: &Adjacency,
+    offload: millrace_xsk::TxOffload,
+) -> Result<Packet<'a, Rewritten>, Exit> {
+    if let millrace_xsk::TxOffload::Checksum { start, offset } = offload {
+        let (umem, frame) = packet.parts();
+        partial::finish(umem, frame, start, offset)?;
+    }
+    Ok(packet.rewritten_in_pieces(adjacency.interface))
+}
+
 /// Makes the packet what the next hop shall receive. `fib::check_transit` has seen that it may travel on.
 #[inline(always)]
 pub fn apply<'a, O: Observer>(
@@ -61,5 +75,8 @@ pub fn apply<'a, O: Observer>(
         translated: translation.unwrap_or(headers.tuple),
         interface: adjacency.interface,
     });
+    if headers.ip_len() > adjacency.mtu {
+        return in_pieces(packet, adjacency, offload);
+    }
     Ok(packet.rewritten(adjacency.interface, offload))
 }

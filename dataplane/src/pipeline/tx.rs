@@ -7,6 +7,7 @@ use std::sync::Arc;
 use millrace_tables::InterfaceId;
 use millrace_xsk::{Frame, TxOffload};
 
+use super::pieces;
 use super::rewrite::partial;
 use crate::clock::Nanos;
 use crate::counters::{Counter, Place};
@@ -53,6 +54,9 @@ fn end<Q: Queue>(
     state: &mut State,
     now: Nanos,
 ) -> Result<(), (Frame, Exit)> {
+    if let Some((interface, l3)) = exit.in_pieces() {
+        return send_pieces(interface, l3, queues, frame, state);
+    }
     if let Some((trunk, offload)) = exit.handed_on() {
         return send(trunk, queues, frame, offload, state);
     }
@@ -67,6 +71,41 @@ fn end<Q: Queue>(
             state.local.pool.put(frame);
             Ok(())
         }
+    }
+}
+
+/// Stages the fragments of a frame that is too big for the interface. Where not all can be sent, what is booked is the drop.
+#[cold]
+fn send_pieces<Q: Queue>(
+    interface: InterfaceId,
+    l3: u16,
+    queues: &mut [Q],
+    frame: Frame,
+    state: &mut State,
+) -> Result<(), (Frame, Exit)> {
+    let mtu = state.local.interfaces.get(interface).map_or(0, |it| it.mtu);
+    let pieces = match pieces::cut(&frame, l3, mtu, &mut state.local.pool) {
+        Ok(pieces) => pieces,
+        Err(exit) => return Err((frame, exit)),
+    };
+    let mut refused = None;
+    for piece in pieces {
+        let sent = match refused {
+            None => send(interface, queues, piece, TxOffload::None, state),
+            // Without one of them the rest is of no use.
+            Some(exit) => Err((piece, exit)),
+        };
+        if let Err((piece, exit)) = sent {
+            state.local.pool.put(piece);
+            refused = Some(exit);
+        }
+    }
+    match refused {
+        None => {
+            state.local.pool.put(frame);
+            Ok(())
+        }
+        Some(exit) => Err((frame, exit)),
     }
 }
 

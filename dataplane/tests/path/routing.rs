@@ -158,16 +158,6 @@ fn what_does_not_fit_and_may_not_be_cut_is_answered_with_the_mtu() {
             &moved,
         );
     }
-    let mut may_be_cut = between("10.0.1.2", "10.0.2.10");
-    may_be_cut.dont_fragment = false;
-    let packet = on(&client_link(), may_be_cut.udp(1, 2, &[0; 1400]));
-    world.expect(
-        UP,
-        &packet,
-        DropReason::FragmentNeeded.into(),
-        &[],
-        &["up0 rx_packets", "up0 fragment_needed"],
-    );
 }
 
 #[test]
