@@ -3,6 +3,7 @@
 
     peer.py serve NAME PORT...                HTTP on TCP, one datagram each on UDP ("who and port?": with the ports)
     peer.py ask HOST PORT [SIZE [PATIENCE]]   a datagram; prints the answer, `refused` or `silence`
+    peer.py loose HOST PORT SIZE              the same without DF, so that routers may cut it up; prints how much came, too
     peer.py many HOST PORT COUNT [PATIENCE [QUESTION]]   a datagram on each of so many sockets; prints who answers, each once, in order
 """
 import selectors
@@ -71,9 +72,12 @@ def serve(name, ports):
             threading.Thread(target=work, daemon=True).start()
 
 
-def ask(host, port, size, patience):
+def ask(host, port, size, patience, loose=False):
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as it:
         it.settimeout(patience)
+        if loose:
+            # IP_MTU_DISCOVER, IP_PMTUDISC_DONT
+            it.setsockopt(socket.IPPROTO_IP, 10, 0)
         it.connect((host, port))
         try:
             it.send(b"?" * size)
@@ -107,6 +111,8 @@ def many(host, port, count, patience, question):
 if __name__ == "__main__":
     if sys.argv[1] == "serve":
         serve(sys.argv[2], [int(port) for port in sys.argv[3:]])
+    elif sys.argv[1] == "loose":
+        print(ask(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), 2.0, loose=True))
     elif sys.argv[1] == "many":
         host, port, count, patience, question = sys.argv[2:] + ["2", "?"][len(sys.argv) - 5:]
         print(many(host, int(port), int(count), float(patience), question))

@@ -1,31 +1,31 @@
 # Sourced by run.sh: an engine that is its network's router, and masquerades pods that leave the cluster; no kernel's NAT anywhere.
 #
-#   r-pod1 10.61.1.2 ── pod1 ─┐
+#   r-pod1 10.61.1.2 ── pod1 ─┐   (4000 bytes)
 #                             ├─ r-engine ── uplink 10.62.0.1 ── r-gate 10.62.0.2, 10.63.0.1 ── (route of 1300 bytes) ── r-out 10.63.0.2
 #   r-pod2 10.61.2.2 ── pod2 ─┘
 #
 # IPv6 is the same with fd61:1::2, fd62::1, fd63::2.
 
-# router_wire DEVICE NAMESPACE NET4 NET6: the far end has .2, the engine .1.
+# router_wire DEVICE NAMESPACE NET4 NET6 MTU: the far end has .2, the engine .1.
 router_wire() {
     ip netns add "$(ns "$2")"
     at r-engine ip link add "$1" type veth peer name eth0 netns "$(ns "$2")"
     at r-engine sysctl -qw "net.ipv6.conf.$1.disable_ipv6=1"
-    at r-engine ip link set "$1" up
+    at r-engine ip link set "$1" mtu "$5" up
     at "$2" ip link set lo up
     at "$2" sysctl -qw net.ipv6.conf.eth0.accept_dad=0 net.ipv6.conf.default.accept_dad=0
     at "$2" ip addr add "$3.2/24" dev eth0
     at "$2" ip addr add "$4::2/64" dev eth0 nodad
-    at "$2" ip link set eth0 up
+    at "$2" ip link set eth0 mtu "$5" up
     at "$2" ip route add default via "$3.1"
     at "$2" ip route add default via "$4::1"
 }
 
 router_build() {
     ip netns add "$(ns r-engine)"
-    router_wire pod1 r-pod1 10.61.1 fd61:1
-    router_wire pod2 r-pod2 10.61.2 fd61:2
-    router_wire uplink r-gate 10.62.0 fd62
+    router_wire pod1 r-pod1 10.61.1 fd61:1 4000
+    router_wire pod2 r-pod2 10.61.2 fd61:2 4000
+    router_wire uplink r-gate 10.62.0 fd62 1500
     ip netns add "$(ns r-out)"
     at r-out ip link set lo up
     at r-out sysctl -qw net.ipv6.conf.default.accept_dad=0
@@ -119,11 +119,15 @@ router() {
         check "$out: traceroute with echoes" "$hop $gate $out" hops r-pod1 "$out" -I
         check "$out: traceroute with TCP" "$hop $gate $out" hops r-pod1 "$out" -T -p 8080
     done
+    # Bigger than the uplink, and no DF: cut up by the engine, and once more by the gate.
+    forget r-pod1
+    check "a big datagram that may be cut arrives whole" "out 10.62.0.1 3900" loose r-pod1 10.63.0.2 8080 3900
     check "pods see each other as they are" "two 10.61.1.2" tcp r-pod1 10.61.2.2 8080
     check "in IPv6" "two fd61:1::2" udp r-pod1 fd61:2::2 8080
     check "the engine's books balance" "true" balanced
 }
 
+loose() { at "$1" python3 -IS "$here/peer.py" loose "$2" "$3" "$4"; }
 reaches_out() { at r-pod1 ping -c 1 -W 1 10.63.0.2 && at r-pod1 ping -c 1 -W 1 fd63::2 && [[ $(tcp r-pod2 10.63.0.2 8080) == out* && $(tcp r-pod2 fd63::2 8080) == out* ]]; }
 too_big() { at "$1" ping -M do -s 1400 -c 3 -i 0.2 -W 1 "$2" | tr '\n' ' '; }
 hops() {

@@ -83,12 +83,14 @@ act() {
 }
 seconds=
 
-# beside NAME: the same, while others go on: those that wait more than they work, and touch nothing that others look at.
+# beside NAME [COMMAND…]: the same, while others go on: those that wait more than they work, and touch nothing that others look at.
 beside() {
-    local log
-    wanted "$1" || return 0
+    local name=$1 log
+    wanted "$name" || return 0
+    shift
+    (($#)) || set -- "$name"
     log=$(mktemp "$work/beside.XXXXXX")
-    (asides=() && "$1" && gather) >"$log" 2>&1 &
+    (asides=() && "$@" && gather) >"$log" 2>&1 &
     behind+=("$!:$log")
 }
 
@@ -102,7 +104,9 @@ meet() {
 raise
 beside router
 beside fragments
-if [[ $short == no ]]; then
+if [[ $short == yes ]]; then
+    beside sctp sctp_services
+else
     beside affinity
     beside narrow
 fi
@@ -111,11 +115,11 @@ act policies
 act hosts
 act refusals
 act sizes
-act sctp sctp_services
+[[ $short == yes ]] || act sctp sctp_services
 act health
 meet
 # Here time counts, or the engine ends.
-act rolling
+[[ $short == yes ]] || act rolling
 act conntrack udp_flows
 act netpol
 act crash

@@ -27,7 +27,7 @@ sctp_services() {
     for from in client pod-1-b node-1; do
         [[ $short == yes && $from != client ]] && continue
         check "$from: the load balancer's address" "$one .* 64" sctp "$from" 10.42.0.10 90
-        check "$from: the external address" "$one .* 64" sctp "$from" 10.42.1.10 90
+        [[ $short == yes ]] || check "$from: the external address" "$one .* 64" sctp "$from" 10.42.1.10 90
     done
     check "client: the load balancer's IPv6 address" "$one .* 64" sctp client fd42::10 90
     check "client: a backend on node 2's own address" "node-2 10.40.0.1 moved 64" sctp client 10.40.0.1 30086
@@ -36,6 +36,7 @@ sctp_services() {
     check "pod-1-b: 20 kB in chunks over many packets" "2a 10.41.1.12 kept 20000" sctp pod-1-b 10.43.0.15 90 20000
     check "client: 20 kB in chunks over many packets" "2a 10.40.0.1 moved 20000" sctp client 10.40.0.1 30085 20000
     for from in pod-1-b node-1; do
+        [[ $short == yes && $from == node-1 ]] && continue
         check "$from: a Service without endpoints refuses" refused sctp $from 10.43.0.17 90
         check "$from: a port that is none refuses" refused sctp $from 10.43.0.10 91
     done
