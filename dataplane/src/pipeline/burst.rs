@@ -135,12 +135,12 @@ fn run<Q: Queue, O: Observer>(
             }
             (Some(exit), Some(headers)) if exit == Exit::from(fragment::MARK) => {
                 refused.pop();
-                let (next, ports) = fragment::admit(packet.parsed(headers), &mut context);
+                let (next, name) = fragment::admit(packet.parsed(headers), &mut context);
                 match next {
                     fragment::Next::End(exit) => exit,
                     fragment::Next::Line => {
-                        if let (Some(ports), Some(headers)) = (ports, parsed.get_mut(at)) {
-                            fragment::of_flow(headers, ports, &context.state.seed);
+                        if let (Some(name), Some(headers)) = (name, parsed.get_mut(at)) {
+                            fragment::of_flow(headers, name, &context.state.seed);
                         }
                         whole_line(umem, &mut frame, &parsed, at, &mut context)
                     }

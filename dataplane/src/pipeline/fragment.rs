@@ -43,7 +43,8 @@ const LONGEST: u32 = 65_535;
 /// What parse says of a fragment: the burst brings it here.
 pub(super) const MARK: DropReason = DropReason::FragmentUnsupported;
 
-/// Names a packet (RFC 791 section 3.2, RFC 8200 section 4.5).
+/// Names a packet (RFC 791 section 3.2). In IPv6 the protocol is none of it (RFC 8200 section 4.5): with extension headers behind the
+/// fragment header only the first fragment tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Key {
     src: Addr,
@@ -60,13 +61,23 @@ struct Piece {
     from: u32,
     to: u32,
     more: bool,
+    /// Where in the frame its bytes begin.
+    data: u32,
+}
+
+/// What the first fragment tells of all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Name {
+    ports: (u16, u16),
+    /// Absent: what the fragment itself says.
+    protocol: Option<Protocol>,
 }
 
 /// What is known of a packet.
 #[derive(Clone, Copy, Debug)]
 struct Known {
     key: Key,
-    ports: (u16, u16),
+    name: Name,
     /// Where the first fragment ends; later ones begin there at the earliest.
     end: u32,
     since: Nanos,
@@ -77,11 +88,11 @@ struct Known {
 impl Known {
     /// Of a packet whose first fragment was waited for in vain.
     fn unknown(key: Key, since: Nanos) -> Known {
-        Known { key, ports: (0, 0), end: 0, since, bad: false }
+        Known { key, name: Name { ports: (0, 0), protocol: None }, end: 0, since, bad: false }
     }
 
     fn is_unknown(&self) -> bool {
-        self.ports == (0, 0) && self.end == 0
+        self.name.ports == (0, 0) && self.end == 0
     }
 }
 
@@ -201,30 +212,44 @@ impl Fragments {
 /// Reads a fragment's headers again. `None`: it is none.
 fn piece(packet: &Packet<'_, Parsed<'_>>) -> Option<Piece> {
     let headers = packet.headers();
-    let (id, from, more) = match headers.network {
+    let Headers { l3, l4, end, protocol, .. } = *headers;
+    let (id, from, more, data, protocol) = match headers.network {
         Network::Ipv4 => {
             let ip = packet.ipv4().ok()?;
-            (u32::from(ip.id.get()), ip.fragment_offset() as u32, ip.more_fragments())
+            let from = ip.fragment_offset() as u32;
+            (u32::from(ip.id.get()), from, ip.more_fragments(), u32::from(l4), protocol)
         }
         Network::Ipv6 => {
-            let (ip, rest) =
-                ipv6::Header::view(packet.bytes().get(usize::from(headers.l3)..)?).ok()?;
+            let (ip, rest) = ipv6::Header::view(packet.bytes().get(usize::from(l3)..)?).ok()?;
             let fragment = ipv6_ext::walk(ip.next_header, rest).ok()?.fragment?;
-            (fragment.id, u32::from(fragment.offset), fragment.more)
+            let data = usize::from(l3) + ipv6::Header::LEN + fragment.data;
+            let from = u32::from(fragment.offset);
+            (fragment.id, from, fragment.more, data as u32, Protocol::FRAGMENT)
         }
         Network::Arp => return None,
     };
     let Tuple { src, dst, .. } = headers.tuple;
-    let key = Key { src, dst, id, protocol: headers.protocol };
-    Some(Piece { key, from, to: from + headers.l4_len(), more })
+    let key = Key { src, dst, id, protocol };
+    Some(Piece { key, from, to: from + end.saturating_sub(data), more, data })
 }
 
-/// Decides about a fragment; with the ports that its headers get, where they are known.
+/// Whether extension headers stand between the fragment header and what the packet is about, so that later fragments do not say that.
+fn hides(headers: &Headers, piece: &Piece) -> bool {
+    let is_extension = [Protocol::HOP_BY_HOP, Protocol::ROUTING, Protocol::DEST_OPTS, Protocol::AH]
+        .contains(&headers.protocol);
+    headers.network == Network::Ipv6
+        && match headers.part {
+            Part::Later => is_extension,
+            _ => piece.data < u32::from(headers.l4),
+        }
+}
+
+/// Decides about a fragment; with the name that its headers get, where it is known.
 #[cold]
 pub(super) fn admit<O: Observer>(
     packet: Packet<'_, Parsed<'_>>,
     context: &mut Context<'_, O>,
-) -> (Next, Option<(u16, u16)>) {
+) -> (Next, Option<Name>) {
     let headers = packet.headers();
     let carried = (Next::Line, None);
     let tables = &context.tables;
@@ -234,10 +259,14 @@ pub(super) fn admit<O: Observer>(
         Protocol::ICMP | Protocol::ICMPV6 => judged,
         protocol => protocol.has_ports() && (judged || translates),
     };
-    if headers.quote.is_some() || !has_name {
+    if headers.quote.is_some() || !(has_name || judged || translates) {
         return carried;
     }
     let Some(piece) = piece(&packet) else { return carried };
+    let hides = hides(headers, &piece);
+    if !has_name && !hides {
+        return carried;
+    }
     let ours = judged || is_ours(&piece.key.dst, context);
     let refused = || {
         let end = Next::End(DropReason::FragmentInvalid.into());
@@ -246,24 +275,25 @@ pub(super) fn admit<O: Observer>(
     let (seed, now) = (context.state.seed, context.now);
     let fragments = &mut context.state.local.fragments;
     // All but the last are multiples of 8 bytes.
-    let Piece { key, from, to, more } = piece;
+    let Piece { key, from, to, more, .. } = piece;
     if to > LONGEST || to <= from || (more && !(to - from).is_multiple_of(8)) {
         return refused();
     }
     let known = fragments.find(&key, &seed, now);
     if headers.part == Part::First {
-        let ports = (headers.tuple.sport, headers.tuple.dport);
-        let new = Known { key, ports, end: to, since: now, bad: headers.fault.is_some() };
+        let ports = if has_name { (headers.tuple.sport, headers.tuple.dport) } else { (0, 0) };
+        let name = Name { ports, protocol: hides.then_some(headers.protocol) };
+        let new = Known { key, name, end: to, since: now, bad: headers.fault.is_some() };
         match known {
             Some(known) if known.is_unknown() => *known = new,
-            Some(known) if known.ports == ports && known.end == to => {}
+            Some(known) if known.name == name && known.end == to => {}
             Some(known) => {
                 known.bad = true;
                 return refused();
             }
             None => fragments.note(new, &seed),
         }
-        return (Next::Line, Some(ports));
+        return if has_name { (Next::Line, Some(name)) } else { carried };
     }
     match known {
         Some(known) if known.bad => refused(),
@@ -271,7 +301,7 @@ pub(super) fn admit<O: Observer>(
             known.bad = true;
             refused()
         }
-        Some(known) => (Next::Line, Some(known.ports)),
+        Some(known) => (Next::Line, Some(known.name)),
         None => (Next::Wait { ours }, None),
     }
 }
@@ -284,8 +314,13 @@ fn is_ours<O: Observer>(dst: &Addr, context: &Context<'_, O>) -> bool {
         || context.interfaces.owns(dst)
 }
 
-/// Makes `headers` those of a fragment whose ports are known.
-pub(super) fn of_flow(headers: &mut Headers, ports: (u16, u16), seed: &Seed) {
+/// Makes `headers` those of a fragment whose name is known.
+pub(super) fn of_flow(headers: &mut Headers, name: Name, seed: &Seed) {
+    let Name { ports, protocol } = name;
+    if let Some(protocol) = protocol {
+        headers.protocol = protocol;
+        headers.tuple.protocol = protocol;
+    }
     (headers.tuple.sport, headers.tuple.dport) = ports;
     headers.hash = seed.hash(&headers.tuple);
     headers.hint = Hint::UNKNOWN;

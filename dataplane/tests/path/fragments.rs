@@ -79,6 +79,36 @@ fn three_fragments_in_any_order_are_translated_alike_there_and_back() {
     }
 }
 
+/// [`cut`] with destination options between the fragment header and UDP.
+fn cut_behind_options(ip: &Ip, sport: u16, dport: u16) -> [Vec<u8>; 3] {
+    let payload: Vec<u8> = (0..200u8).collect();
+    let options = [17, 0, 1, 4, 0, 0, 0, 0];
+    let whole = [&options[..], &l4(&ip.udp(sport, dport, &payload))].concat();
+    [(0, 64), (64, 136), (136, 999)].map(|(from, to)| {
+        let mut packet = piece(ip, &whole, from, to);
+        // The fragment header's next header.
+        packet[40] = 60;
+        packet
+    })
+}
+
+#[test]
+fn extension_headers_behind_the_fragment_header_are_in_the_first_alone() {
+    let (client, vip, backend) = FAMILIES[1];
+    for order in ORDERS {
+        let mut world = World::new();
+        let there = cut_behind_options(&between(client, vip), 4000, 53);
+        let frames = order.map(|at| on(&client_link(), there[at].clone()));
+        let out = cut_behind_options(&between(client, backend).ttl(63), 4000, 8080);
+        assert_eq!(send(&mut world, UP, &frames), sorted(&to_backend(), out), "{order:?}");
+        let back = cut_behind_options(&between(backend, client), 8080, 4000);
+        let frames = order.map(|at| on(&backend_link(), back[at].clone()));
+        let out = cut_behind_options(&between(vip, client).ttl(63), 53, 4000);
+        assert_eq!(send(&mut world, DOWN, &frames), sorted(&to_client(), out), "{order:?}");
+        assert_eq!(world.workers[0].state.local.held(), 0);
+    }
+}
+
 #[test]
 fn fragments_of_a_masqueraded_flow_all_get_its_address() {
     for order in ORDERS {

@@ -65,6 +65,8 @@ pub struct Fragment {
     pub more: bool,
     /// Identifies the packet together with its addresses.
     pub id: u32,
+    /// Bytes from the start of the payload to what is behind the fragment header: the fragment's data.
+    pub data: usize,
 }
 
 impl Fragment {
@@ -119,6 +121,7 @@ pub fn walk(next_header: Protocol, payload: &[u8]) -> Result<Chain, ExtError> {
                     offset: offset_more & !7,
                     more: offset_more & 1 != 0,
                     id: header.id.get(),
+                    data: chain.offset + size_of::<FragmentHeader>(),
                 };
                 chain.fragment = Some(fragment);
                 chain.protocol = header.next_header;
@@ -172,7 +175,7 @@ mod tests {
         let chain = Chain {
             protocol: Protocol::UDP,
             offset: 80,
-            fragment: Some(Fragment { offset: 0, more: false, id: 0x0102_0304 }),
+            fragment: Some(Fragment { offset: 0, more: false, id: 0x0102_0304, data: 56 }),
             routing_segments_left: Some(0),
         };
         assert_eq!(walk(Protocol::HOP_BY_HOP, &PACKET), Ok(chain));
@@ -216,7 +219,7 @@ mod tests {
         let bytes = [60, 0, 0x05, 0xa9, 0, 0, 0, 7, 0xff, 0xff];
         let chain = walk(Protocol::FRAGMENT, &bytes).unwrap();
         assert_eq!((chain.protocol, chain.offset), (Protocol::DEST_OPTS, 8));
-        assert_eq!(chain.fragment, Some(Fragment { offset: 1448, more: true, id: 7 }));
+        assert_eq!(chain.fragment, Some(Fragment { offset: 1448, more: true, id: 7, data: 8 }));
         assert!(!chain.fragment.unwrap().is_atomic());
     }
 
@@ -225,7 +228,7 @@ mod tests {
         let bytes = [60, 0, 0, 1, 0, 0, 0, 7, 6, 0, 0, 0, 0, 0, 0, 0];
         let chain = walk(Protocol::FRAGMENT, &bytes).unwrap();
         assert_eq!((chain.protocol, chain.offset), (Protocol::TCP, 16));
-        assert_eq!(chain.fragment, Some(Fragment { offset: 0, more: true, id: 7 }));
+        assert_eq!(chain.fragment, Some(Fragment { offset: 0, more: true, id: 7, data: 8 }));
         assert_eq!(walk(Protocol::FRAGMENT, &bytes[..15]), Err(ExtError::Truncated));
     }
 
@@ -233,7 +236,7 @@ mod tests {
     fn the_reserved_bits_of_a_fragment_are_ignored() {
         let bytes = [6, 0xff, 0x00, 0x0e, 0, 0, 0, 0];
         let fragment = walk(Protocol::FRAGMENT, &bytes).unwrap().fragment;
-        assert_eq!(fragment, Some(Fragment { offset: 8, more: false, id: 0 }));
+        assert_eq!(fragment, Some(Fragment { offset: 8, more: false, id: 0, data: 8 }));
     }
 
     #[test]
@@ -283,6 +286,14 @@ mod tests {
                 offset: u16::from_be_bytes([b[2], b[3]]) / 8 * 8,
                 more: b[3] % 2 == 1,
                 id: u32::from_be_bytes([b[4], b[5], b[6], b[7]]),
+                data: 8 + seen
+                    .iter()
+                    .take_while(|(kind, _)| *kind != 44)
+                    .map(|(kind, b)| match kind {
+                        51 => (usize::from(b[1]) + 2) * 4,
+                        _ => (usize::from(b[1]) + 1) * 8,
+                    })
+                    .sum::<usize>(),
             }),
             routing_segments_left: seen
                 .iter()
