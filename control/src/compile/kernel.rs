@@ -14,6 +14,7 @@
 //! | a route over the trunk | none: it is the engine's |
 //! | blackhole, unreachable, prohibit, throw | blackhole, unreachable |
 //! | a neighbor on an engine interface | neighbor |
+//! | a rule for a source (`from PREFIX`) | what leaves from there goes by way of the kernel |
 //!
 //! Cost: a walk over all of it for each change that bears on packets.
 
@@ -21,8 +22,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use millrace_tables::{
-    InterfaceId, InterfaceKind, InterfaceSpec, NextHop, RouteSpec, route::MAX_MEMBERS,
-    spec::MAX_ADDRESSES, trunk,
+    InterfaceId, InterfaceKind, InterfaceSpec, NextHop, RouteSpec, node::MAX_SOURCES,
+    route::MAX_MEMBERS, spec::MAX_ADDRESSES, trunk,
 };
 use millrace_wire::Addr;
 
@@ -53,7 +54,11 @@ pub fn world(
 ) -> (World, Vec<Problem>) {
     let node = config.node.as_deref().and_then(|name| store.node(name));
     let (around, mut problems) = Around::new(attached, kernel);
-    problems.extend(kernel.rules.iter().take(MOST_NAMED).map(not_followed));
+    let by_source = sources_with_routes(kernel);
+    let followed =
+        |rule: &Rule| rule.from.is_some_and(|from| by_source.iter().any(|it| it.contains(&from)));
+    let others = kernel.rules.iter().filter(|rule| leads_elsewhere(rule) && !followed(rule));
+    problems.extend(others.take(MOST_NAMED).map(not_followed));
     let mut world = World::default();
     for it in attached {
         let mut spec = it.spec.clone();
@@ -76,6 +81,7 @@ pub fn world(
     world.routes.extend(around.trunk_own().map(|addr| (configured::host(addr), RouteSpec::Vip)));
     let main: Vec<Addr> = node.into_iter().flat_map(Node::primary).collect();
     configured::view(&mut world, config, node, &around.answering(), &around.elsewhere(&main));
+    world.row.by_source = by_source;
     // Whoever connects the pods (a CNI's portmap plugin) answers for their host ports.
     world.node.host_port_addresses.clear();
     // What this node's own processes and pods send to its node ports the kernel sends there.
@@ -86,7 +92,23 @@ pub fn world(
 /// Rules that are named as not followed; some nodes have one for each pod.
 const MOST_NAMED: usize = 8;
 
-/// What the engine sends goes by the table main, whatever its source.
+/// Whether it comes before the rule for the table main, whose default route leaves nothing over, and is for something else.
+fn leads_elsewhere(rule: &Rule) -> bool {
+    const MAIN: (u32, u32) = (32_766, 254);
+    rule.priority < MAIN.0 && rule.table != MAIN.1
+}
+
+/// Sources for which the kernel has rules of their own. What the engine sends from there goes by way of the kernel, which so follows all rules;
+/// everything else goes by the table main.
+fn sources_with_routes(kernel: &Kernel) -> Vec<IpNet> {
+    let with_routes = kernel.rules.iter().filter(|rule| leads_elsewhere(rule));
+    let sources: Vec<IpNet> = with_routes.filter_map(|rule| rule.from).collect();
+    let mut sources = IpNet::aggregate(&sources);
+    sources.truncate(MAX_SOURCES);
+    sources
+}
+
+/// Rules that ask for something else than the source are named.
 fn not_followed(rule: &Rule) -> Problem {
     let family = if rule.v4 { "" } else { "-6 " };
     let from = rule.from.map_or("all".to_owned(), |from| from.to_string());
@@ -203,22 +225,20 @@ impl<'a> Around<'a> {
     }
 
     fn routes(&self) -> BTreeMap<IpNet, RouteSpec> {
-        let mut rows = BTreeMap::new();
         // The table local is asked first, whatever stands in the other.
         let wide: Vec<IpNet> = self
             .local()
             .into_iter()
             .filter(|net| net.prefix_len() < net.max_prefix_len())
             .collect();
-        let mut ways: BTreeMap<IpNet, Vec<&Route>> = BTreeMap::new();
-        for route in self.table(Table::Main) {
-            if !wide.iter().any(|net| net.contains(&route.prefix)) {
-                ways.entry(route.prefix).or_default().push(route);
-            }
-        }
-        for (prefix, mut routes) in ways {
-            // Stable: among equals the kernel's order.
-            routes.sort_by_key(|route| (route.metric, -route.preference));
+        let mut ways: Vec<&Route> = self
+            .table(Table::Main)
+            .filter(|route| !wide.iter().any(|net| net.contains(&route.prefix)))
+            .collect();
+        // Stable: among equals the kernel's order, which is nearly this one, so that sorting costs little and a map of the sorted less.
+        ways.sort_by_key(|route| (route.prefix, route.metric, -route.preference));
+        let mut rows = Vec::with_capacity(ways.len());
+        for routes in ways.chunk_by(|a, b| a.prefix == b.prefix) {
             let mut spec = None;
             for route in routes {
                 match self.spec(route) {
@@ -231,12 +251,12 @@ impl<'a> Around<'a> {
                     Way::Engine => {}
                 }
             }
-            rows.extend(spec.map(|spec| (prefix, spec)));
+            rows.extend(routes.first().map(|route| route.prefix).zip(spec));
         }
-        for route in self.table(Table::Local).filter(|route| route.action == Action::Broadcast) {
-            rows.insert(route.prefix, RouteSpec::Blackhole);
-        }
-        rows
+        let broadcast = self.table(Table::Local).filter(|route| route.action == Action::Broadcast);
+        // The last of a prefix stands.
+        rows.extend(broadcast.map(|route| (route.prefix, RouteSpec::Blackhole)));
+        rows.into_iter().collect()
     }
 
     fn spec(&self, route: &Route) -> Way {

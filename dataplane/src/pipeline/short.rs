@@ -77,11 +77,12 @@ fn routed<O: Observer>(
     rewrite::plain::routed(packet, &adjacency, context)
 }
 
-/// Whether a policy or a masquerade may have something to say about a packet of no flow.
+/// Whether a policy, a masquerade or its source's own routes may have something to say about a packet of no flow.
 fn is_asked_about<O: Observer>(headers: &Headers, context: &Context<'_, O>) -> bool {
     let tables = &context.tables;
     (tables.has_policies() && policy::concerns(tables, &headers.tuple))
         || leave::concerns(tables, &headers.tuple)
+        || tables.routes_by_source()
 }
 
 /// The adjacency of a neighbor that this worker knows. The next packet finds it at once, if it is the same for all addresses of the

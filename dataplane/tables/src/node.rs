@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! 0  ranges | sources << 16 | words << 32
-//! 1  leaving | staying << 16
+//! 1  leaving | staying << 16 | by source << 32
 //! 2… for each range two words of address and one with the prefix length; for each source the same, and its
-//!    interface in bits 8–23 of the third; those of leaving and of staying as ranges
+//!    interface in bits 8–23 of the third; those of leaving, of staying and by source as ranges
 //! ```
 //! Cost: a scan of the ranges (one per family and cluster, mostly), of the sources for a flow that is masqueraded. Read by flows that
-//! begin, by no others; where there are ranges of [`NodeSpec::leaving`], these by packets that are only routed too. Memory: 16 bytes and 24
+//! begin, by no others; where there are ranges of [`NodeSpec::leaving`] or [`NodeSpec::by_source`], these by packets that are only routed too. Memory: 16 bytes and 24
 //! for each range and source.
 
 use crate::{
@@ -37,10 +37,14 @@ pub struct NodeSpec {
     pub leaving: Vec<IpNet>,
     /// But not to these destinations.
     pub staying: Vec<IpNet>,
+    /// Whose packets the kernel routes by tables of their own (`ip rule from …`): they are the kernel's to send on.
+    pub by_source: Vec<IpNet>,
 }
 
 /// In the root's word, beside the row's place: there are ranges of [`NodeSpec::leaving`].
 pub(crate) const MASQUERADES: u32 = 1;
+/// There too: there are ranges of [`NodeSpec::by_source`].
+pub(crate) const BY_SOURCE: u32 = 2;
 
 const HEAD: usize = 2;
 const ITEM: usize = 3;
@@ -53,6 +57,7 @@ impl NodeSpec {
             ("source addresses", self.sources.len(), MAX_SOURCES),
             ("ranges of masqueraded sources", self.leaving.len(), MAX_RANGES),
             ("ranges of destinations that are not masqueraded to", self.staying.len(), MAX_RANGES),
+            ("ranges of sources with routes of their own", self.by_source.len(), MAX_SOURCES),
         ] {
             if count > most {
                 let why = format!("{count} {what}; at most {most}");
@@ -64,7 +69,8 @@ impl NodeSpec {
 
     /// Words of its row.
     pub(crate) fn words(&self) -> usize {
-        let ranges = self.pods.len() + self.leaving.len() + self.staying.len();
+        let ways = self.leaving.len() + self.staying.len() + self.by_source.len();
+        let ranges = self.pods.len() + ways;
         HEAD + ITEM * (ranges + self.sources.len())
     }
 }
@@ -81,10 +87,12 @@ pub(crate) fn write(arena: &mut Arena, spec: &NodeSpec) -> Result<Ref, Error> {
     // Within bounds: see `check`.
     let counts = spec.pods.len() as u32 | (spec.sources.len() as u32) << 16;
     arena.store(at, 0, pack(Ref::from_raw(counts), words as u32));
-    arena.store(at, 1, spec.leaving.len() as u64 | (spec.staying.len() as u64) << 16);
+    let ways = [&spec.leaving, &spec.staying, &spec.by_source];
+    let counts = ways.iter().rev().fold(0, |word, nets| word << 16 | nets.len() as u64);
+    arena.store(at, 1, counts);
     let range = |net: &IpNet| (*net, 0);
     let sources = spec.sources.iter().map(|(id, net)| (*net, u64::from(id.0) << 8));
-    let ways = spec.leaving.iter().chain(&spec.staying).map(range);
+    let ways = ways.into_iter().flatten().map(range);
     for (index, (net, more)) in spec.pods.iter().map(range).chain(sources).chain(ways).enumerate() {
         let [upper, lower] = Addr::from(net.addr()).to_words();
         let item = [upper, lower, u64::from(net.prefix_len()) | more];
@@ -141,14 +149,15 @@ impl<'a> Node<'a> {
         (ranges.min(MAX_RANGES), sources.min(MAX_SOURCES))
     }
 
-    /// How many of leaving and of staying.
-    fn ways(&self) -> (usize, usize) {
+    /// How many of leaving, of staying and by source.
+    fn ways(&self) -> (usize, usize, usize) {
         if self.at.is_null() {
-            return (0, 0);
+            return (0, 0, 0);
         }
         let word = self.words.at(self.at, 1);
-        let (leaving, staying) = (usize::from(word as u16), usize::from((word >> 16) as u16));
-        (leaving.min(MAX_RANGES), staying.min(MAX_RANGES))
+        let [leaving, staying, by_source] =
+            [0, 16, 32].map(|shift| usize::from((word >> shift) as u16));
+        (leaving.min(MAX_RANGES), staying.min(MAX_RANGES), by_source.min(MAX_SOURCES))
     }
 
     fn items(&self, from: usize, count: usize) -> impl Iterator<Item = Item> + use<'a> {
@@ -168,15 +177,25 @@ impl<'a> Node<'a> {
     /// Whether a flow of no service from `src` to `dst` that leaves by an uplink is masqueraded.
     pub fn leaves(&self, src: &Addr, dst: &Addr) -> bool {
         let (ranges, sources) = self.counts();
-        let (leaving, staying) = self.ways();
+        let (leaving, staying, _) = self.ways();
         let from = ranges + sources;
         self.items(from, leaving).any(|range| range.contains(src))
             && !self.items(from + leaving, staying).any(|range| range.contains(dst))
     }
 
-    /// [`MASQUERADES`] and the place, for the root's word.
+    /// Whether the kernel has routes of their own for packets from `src`.
+    pub fn routes_by_source(&self, src: &Addr) -> bool {
+        let (ranges, sources) = self.counts();
+        let (leaving, staying, by_source) = self.ways();
+        let from = ranges + sources + leaving + staying;
+        self.items(from, by_source).any(|range| range.contains(src))
+    }
+
+    /// [`MASQUERADES`], [`BY_SOURCE`] and the place, for the root's word.
     pub(crate) fn word(&self) -> u64 {
-        pack(self.at, if self.ways().0 > 0 { MASQUERADES } else { 0 })
+        let (leaving, _, by_source) = self.ways();
+        let masquerades = if leaving > 0 { MASQUERADES } else { 0 };
+        pack(self.at, masquerades | if by_source > 0 { BY_SOURCE } else { 0 })
     }
 
     fn sources(&self, peer: &Addr) -> impl Iterator<Item = Item> + use<'a> {
@@ -200,7 +219,7 @@ impl<'a> Node<'a> {
     /// All of it (cold).
     pub fn spec(&self) -> NodeSpec {
         let (ranges, count) = self.counts();
-        let (leaving, staying) = self.ways();
+        let (leaving, staying, by_source) = self.ways();
         let net = |item: &Item| IpNet::new(item.addr.to_ip(), item.word as u8).ok();
         let nets = |from, count| self.items(from, count).filter_map(|item| net(&item)).collect();
         let ways = ranges + count;
@@ -208,6 +227,7 @@ impl<'a> Node<'a> {
             pods: nets(0, ranges),
             leaving: nets(ways, leaving),
             staying: nets(ways + leaving, staying),
+            by_source: nets(ways + leaving + staying, by_source),
             sources: self
                 .items(ranges, count)
                 .filter_map(|item| Some((item.interface(), net(&item)?)))
@@ -305,6 +325,24 @@ mod tests {
         assert!(leaves("10.0.1.5", "203.0.113.1") && leaves("fd00:10::5", "2001:db8::1"));
         assert!(!leaves("10.0.1.5", "10.9.0.1"), "stays");
         assert!(!leaves("192.168.0.9", "203.0.113.1"), "is none of them");
+    }
+
+    #[test]
+    fn who_has_routes_of_its_own_is_told_from_others() {
+        let mut writer = writer();
+        let mut wanted = spec(&["10.0.0.0/16"], &[(0, "192.168.0.2/24")]);
+        wanted.staying = vec!["10.0.0.0/8".parse().unwrap()];
+        wanted.by_source = vec!["192.168.9.2/32".parse().unwrap(), "fd00::/64".parse().unwrap()];
+        writer.set_node(&wanted).unwrap();
+        writer.publish().unwrap();
+        let tables = writer.tables();
+        let snapshot = tables.snapshot();
+        assert!(snapshot.routes_by_source() && snapshot.asks_of_routed());
+        assert!(!snapshot.has_leaving());
+        assert_eq!(snapshot.node().spec(), wanted);
+        let has = |src| snapshot.node().routes_by_source(&addr(src));
+        assert!(has("192.168.9.2") && has("fd00::5"));
+        assert!(!has("192.168.9.3") && !has("192.168.0.2") && !has("10.0.0.1"));
     }
 
     #[test]

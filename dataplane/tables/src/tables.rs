@@ -379,7 +379,13 @@ impl<'a> Snapshot<'a> {
         high(self.node) & crate::node::MASQUERADES != 0
     }
 
-    /// Whether anything may have to be asked about a packet that is only routed: policies, or a masquerade.
+    /// Whether some sources have routes of their own: [`NodeSpec::by_source`](crate::NodeSpec::by_source).
+    #[inline]
+    pub fn routes_by_source(&self) -> bool {
+        high(self.node) & crate::node::BY_SOURCE != 0
+    }
+
+    /// Whether anything may have to be asked about a packet that is only routed: policies, a masquerade, or its source's own routes.
     #[inline]
     pub fn asks_of_routed(&self) -> bool {
         (self.policy | self.node) >> 32 != 0

@@ -399,7 +399,7 @@ fn an_interface_that_the_kernel_does_not_have_is_named() {
 }
 
 #[test]
-fn rules_for_sources_are_named() {
+fn rules_for_sources_are_the_kernel_s_and_others_are_named() {
     let rule = |priority, from: Option<&str>, conditional| Rule {
         priority,
         from: from.map(|from| from.parse().unwrap()),
@@ -407,16 +407,21 @@ fn rules_for_sources_are_named() {
         conditional,
         v4: true,
     };
-    let rules = Arc::new(vec![rule(100, Some("198.51.100.2/32"), false), rule(200, None, true)]);
+    let mut of_main = rule(90, Some("198.51.100.9/32"), false);
+    of_main.table = 254;
+    let rules = Arc::new(vec![
+        of_main,
+        rule(100, Some("198.51.100.2/32"), false),
+        rule(110, Some("198.51.100.3/32"), true),
+        rule(120, Some("2001:db8:7::/64"), false),
+        rule(200, None, true),
+        rule(32_770, Some("198.51.100.77/32"), false),
+    ]);
     let kernel = Kernel { rules, ..kernel("") };
-    let (_, problems) = world(&engine(), &kernel, &Config::default(), &Store::new());
+    let (world, problems) = world(&engine(), &kernel, &Config::default(), &Store::new());
+    let sources: Vec<String> = world.row.by_source.iter().map(ToString::to_string).collect();
+    assert_eq!(sources, ["198.51.100.2/31", "2001:db8:7::/64"]);
     let text: Vec<String> = problems.iter().map(ToString::to_string).collect();
     let why = "is not followed: packets that leave by an interface of the engine take the routes of table main";
-    assert_eq!(
-        text,
-        [
-            format!("ip rule 100: from 198.51.100.2/32 lookup 7: {why}"),
-            format!("ip rule 200: from all … lookup 7: {why}"),
-        ]
-    );
+    assert_eq!(text, [format!("ip rule 200: from all … lookup 7: {why}"),]);
 }

@@ -243,6 +243,10 @@ pub(super) fn rule(body: &[u8]) -> Option<Rule> {
     if action != TO_TABLE {
         rule.table = 0;
     }
+    if u32_at(body, 8)? & INVERT != 0 {
+        // All but those.
+        rule.from = None;
+    }
     let usual = [(0, 255), (32_766, 254), (32_767, 253)].contains(&(rule.priority, rule.table));
     (!usual || rule.conditional || rule.from.is_some()).then_some(rule)
 }

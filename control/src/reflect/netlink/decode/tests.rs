@@ -232,6 +232,10 @@ fn rules() {
         v4: true,
     };
     assert_eq!(from, wanted);
+    let inverted =
+        Body::new(&[2, 0, 24, 0, 7, 0, 0, 1, 2, 0, 0, 0]).number(6, 100).with(2, &[10, 0, 0, 0]);
+    let inverted = rule(&inverted.0).unwrap();
+    assert_eq!((inverted.from, inverted.conditional), (None, true));
     assert!(rule(&body(0, 7, 1).number(6, 100).number(10, 0x40).0).unwrap().conditional);
     assert_eq!(rule(&body(0, 0, 6).number(6, 100).0).unwrap().table, 0);
     assert_eq!(rule(&body(0, 7, 1).number(6, 100).with(21, &[trunk::PROTOCOL]).0), None);
