@@ -237,6 +237,10 @@ pub struct Config {
     pub icmp_errors_per_second: u32,
     /// Source ports of masqueraded flows.
     pub snat_ports: Ports,
+    /// Those with an address of the trunk as source.
+    pub trunk_ports: Ports,
+    /// Those of them for flows that find none of `snat_ports`.
+    pub overflow_ports: Option<Ports>,
     /// The interfaces, in the order of their ids.
     pub interfaces: Vec<Interface>,
 }
@@ -321,6 +325,7 @@ impl Config {
                 format!("{neighbor_entries} is not between 16 and 65535"),
             );
         }
+        let snat = snat::ports(&file.snat, usual_ports)?;
         let icmp_errors_per_second = file.limits.icmp_errors_per_second.unwrap_or(1000);
         Ok(Self {
             names_socket: file.socket.is_some(),
@@ -337,7 +342,9 @@ impl Config {
             conntrack_timeouts: file.conntrack.timeouts,
             neighbor_entries,
             icmp_errors_per_second,
-            snat_ports: snat::ports(&file.snat, usual_ports)?,
+            snat_ports: snat.ports,
+            trunk_ports: snat.trunk,
+            overflow_ports: snat.overflow,
             trunk: trunk::settings(file.trunk)?,
             interfaces: interfaces(file.interfaces, mode)?,
             mode,

@@ -20,7 +20,7 @@ use crate::config::{Checksums, Config, Driver, Pages};
 use crate::housekeeping::Housekeeping;
 use crate::interface::{Interface, Interfaces};
 use crate::kernel::follow::Follower;
-use crate::kernel::{self, Trunk};
+use crate::kernel::{self, Surroundings, Trunk};
 use crate::live::Live;
 use crate::netdev::Netdev;
 use crate::pipeline::{Local, Settings};
@@ -159,7 +159,8 @@ pub fn run(config: &Config, stop: &Arc<AtomicBool>) -> Result<(), EngineError> {
 
     let mut threads = Vec::new();
     for (index, (queues, pool)) in queues.into_iter().zip(pools).enumerate() {
-        let local = Local::new(pool, Arc::clone(&interfaces), settings(config));
+        let mut local = Local::new(pool, Arc::clone(&interfaces), settings(config));
+        local.host_ports = trunk.as_ref().map_or_else(Arc::default, Trunk::host_ports);
         let worker = Worker {
             index,
             cpu: config.cpus.get(index).copied(),
@@ -200,7 +201,11 @@ fn make_trunk(config: &Config, uplinks: &[Port]) -> Result<Trunk, EngineError> {
     kernel::ports::check(&config.snat_ports)?;
     let mtu = uplinks.iter().map(|port| port.netdev.mtu).max().unwrap_or(1500);
     let queues = u32::try_from(config.cpus.len()).unwrap_or(u32::MAX);
-    Ok(Trunk::make(&config.trunk, queues, mtu)?)
+    let surroundings = Surroundings {
+        uplinks: config.interfaces.iter().map(|interface| interface.name.clone()).collect(),
+        overflow: config.overflow_ports,
+    };
+    Ok(Trunk::make(&config.trunk, surroundings, queues, mtu)?)
 }
 
 /// The interfaces with the trunk as the last one.
@@ -315,6 +320,8 @@ pub fn settings(config: &Config) -> Settings {
     Settings {
         errors_per_second: config.icmp_errors_per_second,
         snat_ports: config.snat_ports,
+        trunk_ports: config.trunk_ports,
+        overflow_ports: config.overflow_ports,
         ..Settings::default()
     }
 }

@@ -54,7 +54,7 @@ pub struct Housekeeping {
     server: Server,
     steering: Vec<Steering>,
     follow: follow::Follow,
-    /// The one station at the other end of the trunk, which needs no asking.
+    /// The kernel at the other end of the trunk, which needs no asking.
     peers: Vec<(InterfaceId, Addr, Mac)>,
     conntrack: Conntrack,
     neighbors: Neighbors,
@@ -75,6 +75,8 @@ pub struct Housekeeping {
     /// Source ports in use, as far as they are counted; how many there are of each set; sets that were spoken of.
     snat: (u32, SnatUse),
     snat_ports: u32,
+    /// How many there are of a set whose source is the engine's own on the trunk.
+    trunk_ports: u32,
     snat_full: Vec<SnatSet>,
     /// Of these, how many have no row.
     missed: usize,
@@ -118,7 +120,7 @@ impl Housekeeping {
             server: Server::listen(&config.socket, facts, Arc::clone(live), slots.collect())?,
             steering: Vec::new(),
             follow: follow::Follow::new(interfaces, config.snat_ports),
-            peers: peers(interfaces),
+            peers: interfaces.kernel_neighbors(),
             conntrack,
             neighbors: shared.neighbors(&settings)?,
             policies: Keeper::new(shared.view().policies()?),
@@ -129,6 +131,7 @@ impl Housekeeping {
             synced: None,
             snat: (0, SnatUse::new()),
             snat_ports: config.snat_ports.count(),
+            trunk_ports: config.trunk_ports.count(),
             snat_full: Vec::new(),
             reviewed: None,
             review_at: 0,
@@ -242,13 +245,19 @@ impl Housekeeping {
             *from = next;
             return;
         }
-        let full = |ports: u32| u64::from(ports) * 100 >= u64::from(self.snat_ports) * SNAT_ALARM;
+        let of = |set: &SnatSet| match self.peers.iter().any(|(_, addr, _)| *addr == set.source) {
+            true => self.trunk_ports,
+            false => self.snat_ports,
+        };
+        let full =
+            |set: &SnatSet, ports: u32| u64::from(ports) * 100 >= u64::from(of(set)) * SNAT_ALARM;
         let all = std::mem::take(&mut self.snat).1;
-        let now: Vec<(SnatSet, u32)> = all.into_iter().filter(|(_, ports)| full(*ports)).collect();
+        let now: Vec<(SnatSet, u32)> =
+            all.into_iter().filter(|(set, ports)| full(set, *ports)).collect();
         for (set, ports) in now.iter().filter(|(set, _)| !self.snat_full.contains(set)) {
             warn!(
                 source = %set.source, backend = %set.backend, port = set.port, protocol = set.protocol, used = ports,
-                of = self.snat_ports,
+                of = of(set),
                 "source ports for masqueraded flows run out: another address, more backends, or externalTrafficPolicy: Local"
             );
         }
@@ -273,13 +282,6 @@ impl Housekeeping {
             }
         }
     }
-}
-
-/// The kernel's addresses on the trunk, by neighbor.
-fn peers(interfaces: &Interfaces) -> Vec<(InterfaceId, Addr, Mac)> {
-    let Some(trunk) = interfaces.trunk() else { return Vec::new() };
-    let peers = [trunk.peer4, trunk.peer6].into_iter().flatten();
-    peers.filter_map(|addr| Some((trunk.id, addr, trunk.mac?))).collect()
 }
 
 impl Drop for Housekeeping {

@@ -7,6 +7,8 @@ use ipnet::IpNet;
 use millrace_tables::{InterfaceId, InterfaceKind};
 use millrace_wire::{Addr, Mac};
 
+use crate::kernel::ONWARD_MAC;
+
 /// One interface.
 #[derive(Clone, Debug)]
 pub struct Interface {
@@ -46,12 +48,22 @@ pub struct Trunk {
     pub peer6: Option<Addr>,
     /// The kernel's MAC there, if it is known.
     pub mac: Option<Mac>,
+    /// The engine's own addresses there. As neighbors they stand for the kernel too: see [`Trunk::onward`].
+    pub own4: Option<Addr>,
+    /// IPv6.
+    pub own6: Option<Addr>,
 }
 
 impl Trunk {
     /// Whom to send packets to: all of a family to one.
     pub fn peer(&self, v4: bool) -> Option<Addr> {
         if v4 { self.peer4 } else { self.peer6 }
+    }
+
+    /// Whom to send packets to that the kernel is only to send on, past its conntrack: they come from
+    /// [`ONWARD_MAC`](crate::kernel::ONWARD_MAC).
+    pub fn onward(&self, v4: bool) -> Option<Addr> {
+        if v4 { self.own4 } else { self.own6 }
     }
 }
 
@@ -94,13 +106,20 @@ impl Interface {
         if self.kind != InterfaceKind::HOST {
             return None;
         }
-        let peer = |v4: bool| {
+        let ends = |v4: bool| {
             let mut own = self.addresses.iter().filter(move |net| net.addr().is_ipv4() == v4);
-            own.find_map(millrace_tables::trunk::peer)
+            own.find_map(|net| Some((millrace_tables::trunk::peer(net)?, Addr::from(net.addr()))))
         };
-        let (peer4, peer6) = (peer(true), peer(false));
-        let is_one = peer4.is_some() || peer6.is_some();
-        is_one.then_some(Trunk { id: self.id, peer4, peer6, mac: self.peer_mac })
+        let (ends4, ends6) = (ends(true), ends(false));
+        let is_one = ends4.is_some() || ends6.is_some();
+        is_one.then_some(Trunk {
+            id: self.id,
+            peer4: ends4.map(|ends| ends.0),
+            peer6: ends6.map(|ends| ends.0),
+            mac: self.peer_mac,
+            own4: ends4.map(|ends| ends.1),
+            own6: ends6.map(|ends| ends.1),
+        })
     }
 
     /// Our MAC on it, as a number ([`Mac::to_u64`]).
@@ -221,6 +240,17 @@ impl Interfaces {
         self.get(received)
             .and_then(|interface| interface.source_for(peer))
             .or_else(|| self.0.iter().find_map(|interface| interface.source_for(peer)))
+    }
+
+    /// The kernel as neighbor on the trunk: by its addresses, and for what it is only to send on.
+    pub fn kernel_neighbors(&self) -> Vec<(InterfaceId, Addr, Mac)> {
+        let Some(trunk) = self.trunk() else { return Vec::new() };
+        let each = |addrs: [Option<Addr>; 2], mac: Option<Mac>| {
+            addrs.into_iter().flatten().filter_map(move |addr| Some((trunk.id, addr, mac?)))
+        };
+        each([trunk.peer4, trunk.peer6], trunk.mac)
+            .chain(each([trunk.own4, trunk.own6], Some(ONWARD_MAC)))
+            .collect()
     }
 
     /// The first interface of that kind.

@@ -20,11 +20,13 @@ mod netlink;
 mod nft;
 pub mod ports;
 mod route;
+mod sockets;
 
 use std::io;
 use std::net::IpAddr;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
@@ -33,6 +35,7 @@ use millrace_wire::{Addr, Mac};
 use tracing::{info, warn};
 
 use crate::netdev::Netdev;
+use crate::snat::{HostPorts, Ports};
 pub use link::Namespace;
 use link::Pair;
 use netlink::{Netlink, explain};
@@ -45,6 +48,8 @@ const KERNEL_MAC: Mac = Mac([0x02, 0x4d, 0x52, 0, 0, 2]);
 const ENGINE_MAC: Mac = Mac([0x02, 0x4d, 0x52, 0, 0, 1]);
 /// See [`KERNEL_MAC`].
 pub const HANDED_ON_MAC: Mac = Mac([0x02, 0x4d, 0x52, 0, 0, 3]);
+/// The MAC from which it gives what the kernel is only to send on.
+pub const ONWARD_MAC: Mac = Mac([0x02, 0x4d, 0x52, 0, 0, 4]);
 /// The abstract socket that says of a network namespace that an engine leads its traffic: such names are one space a namespace, and go with
 /// whoever has them open.
 const LOCK: &str = "millrace-trunk";
@@ -80,6 +85,15 @@ impl Settings {
     }
 }
 
+/// What the rules beside the trunk depend on.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    /// The engine's other interfaces.
+    pub uplinks: Vec<String>,
+    /// Source ports of flows that the kernel masquerades for the engine.
+    pub overflow: Option<Ports>,
+}
+
 /// The trunk could not be made or led into.
 #[derive(Debug, thiserror::Error)]
 #[error("the trunk {name}: {source}")]
@@ -91,6 +105,9 @@ pub struct TrunkError {
 /// The trunk, and what leads into it.
 pub struct Trunk {
     settings: Settings,
+    surroundings: Surroundings,
+    /// Ports that processes have.
+    host_ports: Arc<HostPorts>,
     netlink: Netlink,
     inside: Namespace,
     index: u32,
@@ -104,12 +121,23 @@ pub struct Trunk {
 
 impl Trunk {
     /// Makes the trunk, and nothing that leads into it. What an engine that was killed has left is taken away before.
-    pub fn make(settings: &Settings, queues: u32, mtu: u32) -> Result<Trunk, TrunkError> {
+    pub fn make(
+        settings: &Settings,
+        surroundings: Surroundings,
+        queues: u32,
+        mtu: u32,
+    ) -> Result<Trunk, TrunkError> {
         let name = settings.name.clone();
-        Trunk::try_make(settings, queues, mtu).map_err(|source| TrunkError { name, source })
+        let made = Trunk::try_make(settings, surroundings, queues, mtu);
+        made.map_err(|source| TrunkError { name, source })
     }
 
-    fn try_make(settings: &Settings, queues: u32, mtu: u32) -> io::Result<Trunk> {
+    fn try_make(
+        settings: &Settings,
+        surroundings: Surroundings,
+        queues: u32,
+        mtu: u32,
+    ) -> io::Result<Trunk> {
         let lock = lock(PREDECESSOR)?;
         let netlink = Netlink::open()?;
         let name = settings.name.as_str();
@@ -153,6 +181,8 @@ impl Trunk {
         link::set_up(&netlink, index)?;
         let trunk = Trunk {
             settings: settings.clone(),
+            surroundings,
+            host_ports: Arc::default(),
             netlink,
             inside,
             index,
@@ -174,6 +204,9 @@ impl Trunk {
                 link::add_address(&trunk.netlink, index, &own)?;
             }
         }
+        if let Err(error) = sockets::read(&trunk.host_ports) {
+            warn!(%error, "ports of this node's processes are not known: none of [snat] ports should be theirs");
+        }
         for way in trunk.ways() {
             link::add_neighbor(&trunk.netlink, index, &way.gateway, &ENGINE_MAC)?;
         }
@@ -188,7 +221,7 @@ impl Trunk {
     }
 
     fn try_lead(&self) -> io::Result<()> {
-        nft::run(&nft::table(&self.settings, &HANDED_ON_MAC))?;
+        nft::run(&nft::table(&self.settings, &self.surroundings))?;
         for way in self.ways() {
             lead_in(&self.netlink, &self.settings, &way)?;
         }
@@ -240,6 +273,11 @@ impl Trunk {
     /// The kernel's end: index and MAC.
     pub fn kernel_end(&self) -> (u32, Mac) {
         (self.index, KERNEL_MAC)
+    }
+
+    /// Ports that processes of this node have, as the trunk's follower learns them.
+    pub fn host_ports(&self) -> Arc<HostPorts> {
+        Arc::clone(&self.host_ports)
     }
 
     /// Its settings.
@@ -294,12 +332,29 @@ fn lock(patience: Duration) -> io::Result<UnixDatagram> {
             other => return other.map_err(explain(format_args!("binding the socket @{LOCK}"))),
         }
         if began.elapsed() > patience {
+            let who = holder().map_or_else(String::new, |pid| format!("process {pid}, "));
             return Err(io::Error::other(format!(
-                "another engine runs in this network namespace (it has the socket @{LOCK}: `ss -xap | grep {LOCK}` names it); stop it first"
+                "another engine runs in this network namespace ({who}which has the socket @{LOCK}); stop it first"
             )));
         }
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// The process that has the socket [`LOCK`] of this network namespace, if it can be seen from here.
+fn holder() -> Option<u32> {
+    let all = std::fs::read_to_string("/proc/thread-self/net/unix").ok()?;
+    let name = format!("@{LOCK}");
+    let row = all.lines().find(|row| row.split_whitespace().nth(7) == Some(&name))?;
+    let wanted = format!("socket:[{}]", row.split_whitespace().nth(6)?);
+    let mut pids = std::fs::read_dir("/proc")
+        .ok()?
+        .filter_map(|it| it.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    pids.find(|pid| {
+        let open = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        let mut links = open.filter_map(|it| std::fs::read_link(it.path()).ok());
+        links.any(|link| link.as_os_str() == wanted.as_str())
+    })
 }
 
 /// Takes away routes, rules and the nftables table. How many routes and rules there were.
@@ -323,9 +378,11 @@ fn wait_for_predecessor(name: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes away all that an engine with these settings has left. Says what there was.
+/// Takes away all that an engine with these settings has left. Says what there was. Refused while an engine runs.
 pub fn clean_up(settings: &Settings) -> Result<(), TrunkError> {
     let failed = |source| TrunkError { name: settings.name.clone(), source };
+    // One that was killed a moment ago has its last thread end first.
+    let _lock = lock(PREDECESSOR / 5).map_err(failed)?;
     let netlink = Netlink::open().map_err(failed)?;
     let table = nft::is_there();
     let rules = withdraw(&netlink).map_err(failed)?;
@@ -349,6 +406,7 @@ mod tests {
         let first = lock(Duration::from_secs(5)).unwrap();
         let refused = lock(Duration::ZERO).unwrap_err().to_string();
         assert!(refused.contains("another engine runs"), "{refused}");
+        assert!(refused.contains(&format!("process {}, ", std::process::id())), "{refused}");
         drop(first);
         drop(lock(Duration::from_secs(5)).unwrap());
     }

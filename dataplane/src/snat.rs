@@ -1,6 +1,10 @@
-//! Which source ports a masqueraded flow may get: [`Ports`], and how hard they are looked for: [`Budget`], [`Exhausted`].
+//! Which source ports a masqueraded flow may get: [`Ports`] without [`HostPorts`], and how hard they are looked for: [`Budget`], [`Exhausted`].
 //!
 //! Decides nothing about flows; `pipeline::conntrack` picks. Cost: finding the `n`th port walks at most eight ranges.
+
+mod host;
+
+pub use host::HostPorts;
 
 use std::ops::RangeInclusive;
 

@@ -37,6 +37,11 @@ fn beside_a_kernel_the_trunk_and_the_source_ports_have_usual_values() {
     let config = Config::parse(PROXY).unwrap();
     assert_eq!((config.mode, &config.trunk), (Mode::ServiceProxy, &kernel::Settings::default()));
     assert_eq!((config.snat_ports.nth(0), config.snat_ports.count()), (61_000, 4536));
+    let overflow: Vec<_> = config.overflow_ports.unwrap().ranges().collect();
+    assert_eq!(overflow, [(1024, 29_999), (32_768, 60_999)]);
+    assert_eq!(config.trunk_ports.count(), 61_744);
+    let all = format!("{PROXY}\n[snat]\nports = [\"1024-65535\"]");
+    assert_eq!(Config::parse(&all).unwrap().overflow_ports, None);
     let trunk = |lines: &str| Config::parse(&format!("{PROXY}\n[trunk]\n{lines}"));
     let other = trunk("name = \"mr0\"\naddresses = [\"10.7.7.1/30\"]\nmark = 0x80").unwrap().trunk;
     assert_eq!((other.name.as_str(), other.addresses.len(), other.mark), ("mr0", 1, 0x80));

@@ -16,7 +16,9 @@ use tracing::{debug, warn};
 
 use super::netlink::Netlink;
 use super::route::Way;
-use super::{HANDED_ON_MAC, Settings, Trunk, everything, lead_in, nft, route};
+use super::{Settings, Surroundings, Trunk, everything, lead_in, nft, route, sockets};
+
+use crate::snat::HostPorts;
 
 /// How often the kernel's routes are compared with what they should be.
 const LOOK: Duration = Duration::from_secs(2);
@@ -62,6 +64,8 @@ impl Follower {
             node_ports: BTreeSet::new(),
             pods: None,
             settings: trunk.settings.clone(),
+            surroundings: trunk.surroundings.clone(),
+            host_ports: trunk.host_ports(),
             looked: Instant::now(),
         };
         let thread = std::thread::Builder::new().name("kernel".into());
@@ -104,6 +108,8 @@ struct Work {
     /// Isolated pods and pods' ranges, as they were.
     pods: Option<(BTreeSet<IpAddr>, BTreeSet<IpNet>)>,
     settings: Settings,
+    surroundings: Surroundings,
+    host_ports: Arc<HostPorts>,
     /// When rules and the nftables table were last seen to be there.
     looked: Instant,
 }
@@ -157,7 +163,7 @@ impl Work {
             // Its sets will be empty, and so to be filled.
             self.node_ports.clear();
             self.pods = None;
-            let made = nft::run(&nft::table(&self.settings, &HANDED_ON_MAC));
+            let made = nft::run(&nft::table(&self.settings, &self.surroundings));
             if made.is_ok() {
                 warn!("somebody took the nftables table inet millrace away; it is there again");
             }
@@ -169,6 +175,8 @@ impl Work {
     fn apply(&mut self, wanted: &Wanted) -> io::Result<()> {
         let mut result = Ok(());
         if self.looked.elapsed() >= LOOK {
+            // Where they can't be listed that was said at the start.
+            let _ = sockets::read(&self.host_ports);
             result = self.repair();
             if result.is_ok() {
                 self.looked = Instant::now();

@@ -164,8 +164,7 @@ pub(super) fn remove(netlink: &Netlink, name: &str) -> io::Result<bool> {
 
 /// Whether there is a veth of that name.
 pub(super) fn is_veth(netlink: &Netlink, name: &str) -> io::Result<bool> {
-    let mut found = false;
-    netlink.dump(Request::new(RTM_GETLINK, 0, &ifinfomsg(0, 0, 0)), |answer| {
+    netlink.dump(Request::new(RTM_GETLINK, 0, &ifinfomsg(0, 0, 0)), |found: &mut bool, answer| {
         let all = || attributes(answer.body.get(16..).unwrap_or_default());
         let of = |wanted: u16| all().find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
         let is_kind = |value| {
@@ -174,9 +173,8 @@ pub(super) fn is_veth(netlink: &Netlink, name: &str) -> io::Result<bool> {
         };
         let is_named =
             of(IFLA_IFNAME).is_some_and(|it| it.strip_suffix(&[0]) == Some(name.as_bytes()));
-        found |= is_named && of(IFLA_LINKINFO).is_some_and(is_kind);
-    })?;
-    Ok(found)
+        *found |= is_named && of(IFLA_LINKINFO).is_some_and(is_kind);
+    })
 }
 
 /// Gives a device an address of the link's scope, which is no source for packets that go further.

@@ -2,10 +2,14 @@
 //!
 //! Static but for the sets of node ports, and of pods. Written by one call of `nft`, whose transactions are atomic. What each chain is for:
 //!
-//! * `guard`: nobody but the engine speaks from or to the trunk's addresses on other links.
+//! * `guard`: nobody but the engine speaks from or to the trunk's addresses on other links, and nobody on another link from an IPv6 address of
+//!   this node (from an IPv4 one the kernel refuses by itself). What the kernel is only to send on it does not track: seen now and then
+//!   from the middle of a flow, it would be given another source by a CNI's masquerade, or be out of window.
 //! * `from-trunk`, `own-answers`: a connection that came out of the trunk is marked; its answers, from pods or from this node's own sockets, go
 //!   back into the trunk by the rule for marked packets. What the engine hands on unopened comes from a MAC of its own and
-//!   is treated as what came by the wire.
+//!   is treated as what came by the wire. What the kernel's conntrack takes for invalid (late, out of window, errors about what it has not tracked)
+//!   goes into the trunk as well: the engine translates it if it knows the flow, and sends it on as it is if not. A reset of this node's own
+//!   stack to a segment that was meant for a translated connection would end that, and is dropped.
 //! * `from-pods`: what an isolated pod of this node sends to other pods goes into the trunk, where policies are; and so its answers find their flow.
 //! * `to-node-ports`, `own-to-node-ports`: who asks on this node for a port of one of its addresses is sent to the engine's own address, since
 //!   the kernel would deliver it here.
@@ -13,7 +17,8 @@
 //!   from the engine's own address gets one that answers find, and so passes for a connection of this node.
 //!
 //! Priorities lie ten before those of others' NAT, so that these rules decide first; a connection that others have translated
-//! before keeps that, so that what began with kube-proxy ends with it.
+//! before keeps that, so that what began with kube-proxy ends with it. Marks are given ten after others' (`CONNMARK --restore-mark` without a mask gives
+//! packets of a marked connection the mark in both directions: what comes out of the trunk would be led into it again).
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -21,16 +26,23 @@ use std::net::IpAddr;
 use std::process::{Command, Stdio};
 
 use ipnet::IpNet;
-use millrace_wire::Mac;
 
-use super::Settings;
 use super::netlink::explain;
+use super::{HANDED_ON_MAC, ONWARD_MAC, Settings, Surroundings};
+use crate::snat::Ports;
 
 const TABLE: &str = "inet millrace";
 
 /// The table as a script. It replaces one that is there.
-pub(super) fn table(settings: &Settings, handed_on: &Mac) -> String {
+pub(super) fn table(settings: &Settings, surroundings: &Surroundings) -> String {
+    let Surroundings { uplinks, overflow } = surroundings;
     let Settings { name, mark, .. } = settings;
+    let (handed_on, onward, others) = (HANDED_ON_MAC, ONWARD_MAC, !mark);
+    let quoted = |names: &mut dyn Iterator<Item = &String>| -> String {
+        names.map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ")
+    };
+    // What is not beyond an uplink is on this node.
+    let beyond = quoted(&mut uplinks.iter().chain([&"lo".to_owned()]));
     let engine: Vec<(&str, &str, String)> = settings
         .own()
         .map(|addr| {
@@ -59,10 +71,20 @@ pub(super) fn table(settings: &Settings, handed_on: &Mac) -> String {
     };
     let (node_ports, own_node_ports) =
         (translate(&format!("iifname != \"{name}\" ")), translate(""));
+    let out = quoted(&mut uplinks.iter());
     let leave = each(&|ip, _, addr| {
-        format!(
-            "    {ip} saddr {addr} masquerade\n    oifname \"{name}\" snat {ip} to {ip} saddr\n"
-        )
+        let mut rules = String::new();
+        // Each stays in its range, so that none becomes a node port or one that uplinks give to the engine.
+        for (first, last) in overflow.iter().flat_map(Ports::ranges) {
+            let _ = writeln!(
+                rules,
+                "    oifname {{ {out} }} {ip} saddr {addr} meta l4proto {{ tcp, udp, sctp }} th sport {first}-{last} masquerade to :{first}-{last}"
+            );
+        }
+        rules
+            + &format!(
+                "    {ip} saddr {addr} masquerade\n    oifname \"{name}\" snat {ip} to {ip} saddr\n"
+            )
     });
     format!(
         "table {TABLE}
@@ -92,19 +114,29 @@ table {TABLE} {{
   }}
   chain guard {{
     type filter hook prerouting priority raw; policy accept;
-{guard}  }}
+{guard}    iifname \"{name}\" ether saddr {onward} notrack
+    iifname != {{ \"lo\", \"{name}\" }} meta nfproto ipv6 ip6 daddr != ff00::/8 fib saddr type local drop
+  }}
   chain from-trunk {{
-    type filter hook prerouting priority mangle; policy accept;
+    type filter hook prerouting priority mangle + 10; policy accept;
+    iifname \"{name}\" meta mark and {mark:#x} != 0 meta mark set meta mark and {others:#x}
     iifname \"{name}\" ether saddr != {handed_on} ct state new ct mark set ct mark or {mark:#x}
     iifname \"{name}\" ether saddr != {handed_on} accept
     ct direction reply ct mark and {mark:#x} != 0 meta mark set meta mark or {mark:#x}
+    ct state invalid iifname != {{ {beyond} }} goto stray
   }}
   chain from-pods {{
-    type filter hook prerouting priority mangle; policy accept;
+    type filter hook prerouting priority mangle + 10; policy accept;
 {steer}  }}
   chain own-answers {{
-    type route hook output priority mangle; policy accept;
+    type route hook output priority mangle + 10; policy accept;
     ct direction reply ct mark and {mark:#x} != 0 meta mark set meta mark or {mark:#x}
+    ct state invalid oifname != {{ {beyond} }} tcp flags & rst == rst drop
+    ct state invalid goto stray
+  }}
+  chain stray {{
+    ip6 daddr fe80::/10 accept
+    fib daddr type unicast meta mark set meta mark or {mark:#x}
   }}
   chain to-node-ports {{
     type nat hook prerouting priority dstnat - 10; policy accept;
@@ -196,15 +228,20 @@ mod tests {
 
     #[test]
     fn the_table_names_the_trunk_its_addresses_and_the_mark() {
-        let script = table(&Settings::default(), &Mac([2, 0x4d, 0x52, 0, 0, 3]));
+        let overflow = Ports::new(&[1024..=29_999, 32_768..=60_999], &[]);
+        let surroundings = Surroundings { uplinks: vec!["eth0".into(), "eth1".into()], overflow };
+        let script = table(&Settings::default(), &surroundings);
         for needle in [
             "iifname != \"millrace0\" ip daddr 169.254.77.1 drop",
             "dnat ip6 to fd4d:696c:6c72::1",
             "ip saddr 169.254.77.1 masquerade",
+            "oifname { \"eth0\", \"eth1\" } ip6 saddr fd4d:696c:6c72::1 meta l4proto { tcp, udp, sctp } th sport 1024-29999 masquerade to :1024-29999",
             "ct mark or 0x1000",
             "ip saddr @isolated4 ip daddr @pods4 fib daddr type != local meta mark set meta mark or 0x1000",
             "ip6 saddr @isolated6 ip6 daddr @pods6",
             "ether saddr != 02:4d:52:00:00:03",
+            "iifname \"millrace0\" ether saddr 02:4d:52:00:00:04 notrack",
+            "ct state invalid iifname != { \"eth0\", \"eth1\", \"lo\" } goto stray",
         ] {
             assert!(script.contains(needle), "{needle} in\n{script}");
         }

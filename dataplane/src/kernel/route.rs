@@ -171,13 +171,12 @@ pub(super) fn list(netlink: &Netlink, table: u32) -> io::Result<BTreeMap<IpNet, 
     let mut found = BTreeMap::new();
     for family in [INET, INET6] {
         let request = Request::new(RTM_GETROUTE, 0, &rtmsg(family, 0, 0));
-        netlink.dump(request, |answer| {
-            if answer.kind == RTM_NEWROUTE
-                && let Some((prefix, source)) = read(answer.body, family, table)
-            {
-                found.insert(prefix, source);
+        let of_family = netlink.dump(request, |found: &mut BTreeMap<_, _>, answer| {
+            if answer.kind == RTM_NEWROUTE {
+                found.extend(read(answer.body, family, table));
             }
         })?;
+        found.extend(of_family);
     }
     Ok(found)
 }

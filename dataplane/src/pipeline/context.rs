@@ -19,7 +19,7 @@ use crate::exit::Exit;
 use crate::interface::{Interface, Interfaces};
 use crate::packet::{Headers, Packet, Parsed};
 use crate::reply::{self, Limiter};
-use crate::snat::{Budget, Exhausted, Ports};
+use crate::snat::{Budget, Exhausted, HostPorts, Ports};
 use crate::state::State;
 use crate::trace::{Observer, Step};
 use crate::verdict::DropReason;
@@ -40,6 +40,10 @@ pub struct Settings {
     pub hold_timeout: Nanos,
     /// Source ports of masqueraded flows.
     pub snat_ports: Ports,
+    /// Beside a kernel, those with an address of the trunk, which is ours alone.
+    pub trunk_ports: Ports,
+    /// Those of them for flows that find none of `snat_ports`, and then go by way of the kernel.
+    pub overflow_ports: Option<Ports>,
     /// Lookups a second for the last of them that are free.
     pub snat_searches: u64,
 }
@@ -53,6 +57,8 @@ impl Default for Settings {
             hold_total: 1024,
             hold_timeout: 3 * SECOND,
             snat_ports: Ports::default(),
+            trunk_ports: Ports::default(),
+            overflow_ports: None,
             snat_searches: 1 << 20,
         }
     }
@@ -80,6 +86,8 @@ pub struct Local {
     pub(crate) recent: Recent,
     /// How many errors may still be sent.
     pub(crate) limiter: Limiter,
+    /// Ports that are no source ports, because a process of this node has them.
+    pub host_ports: Arc<HostPorts>,
     /// How hard free source ports may still be looked for.
     pub(crate) snat_budget: Budget,
     /// Sets of them that are full.
@@ -133,6 +141,7 @@ impl Local {
             ways: Ways::new(),
             recent: Recent::new(),
             limiter: Limiter::new(settings.errors_per_second),
+            host_ports: Arc::default(),
             snat_budget: Budget::new(settings.snat_searches),
             snat_exhausted: Exhausted::default(),
             requests: Requests::new(),

@@ -79,13 +79,10 @@ impl Adjacency {
     ) -> Option<Adjacency> {
         let used = context.state.neighbors.use_at(hop.neighbor, context.now)?;
         let out = context.interfaces.get(hop.interface)?;
-        let adjacency = Adjacency {
-            interface: hop.interface,
-            src: out.mac_bits(),
-            dst: used.mac.to_u64(),
-            mtu: out.mtu,
-            neighbor: hop.neighbor,
-        };
+        let (src, dst) = trunk::onward(hop, used.mac, context)
+            .unwrap_or_else(|| (out.mac_bits(), used.mac.to_u64()));
+        let adjacency =
+            Adjacency { interface: hop.interface, src, dst, mtu: out.mtu, neighbor: hop.neighbor };
         if used.probe {
             Adjacency::probe(hop, used.mac, context, packet);
         }

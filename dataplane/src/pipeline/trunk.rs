@@ -4,22 +4,25 @@
 //! ([`Interfaces::trunk`](crate::interface::Interfaces::trunk)) each question has the answer that it has in a router.
 //!
 //! 1. [`bend`]: all that leaves by the trunk is for the kernel's MAC there. A flow of a pod to what is no pod goes by the trunk too, since
-//!    only the node's own rules know whether pods' addresses mean anything there; so does one whose source is the trunk's address.
+//!    only the node's own rules know whether pods' addresses mean anything there; so does one whose source is the trunk's address. What leaves
+//!    with a source for which the kernel has routes of its own (`ip rule from …`) is the kernel's to send on.
 //! 2. [`instead`]: a neighbor that control has not told of is the kernel's to find: it gets the packet, and control will hear of the answer.
+//!    The engine is through with such a packet, so the kernel is only to send it on: it comes from a MAC of its own ([`onward`]), and
+//!    the kernel's conntrack, which has not seen the rest of the flow and would have rules of others change its source, passes it by.
 //! 3. [`must_masquerade`]: whose answers the kernel would deliver or switch past us.
 //! 4. [`hand_on`]: what is the kernel's goes to it as it came, from a MAC that tells it so.
 
 use millrace_tables::Route as Row;
-use millrace_wire::{Addr, ethernet};
+use millrace_wire::{Addr, Mac, ethernet};
 
 use super::Context;
-use super::conntrack::Flow;
+use super::conntrack::{Flow, Known};
 use super::fib::Route;
 use super::neighbor::Adjacency;
 use super::rewrite::partial;
 use crate::exit::Exit;
-use crate::flow::Tuple;
-use crate::kernel::HANDED_ON_MAC;
+use crate::flow::{Direction, Tuple};
+use crate::kernel::{HANDED_ON_MAC, ONWARD_MAC};
 use crate::packet::{Packet, Parsed, view_mut};
 use crate::state::conntrack::CachedHop;
 use crate::trace::Observer;
@@ -43,10 +46,43 @@ pub(super) fn bend<O: Observer>(
             && packet.headers().quote.is_none();
         leaves_pods || context.interfaces.get(trunk.id).is_some_and(|own| own.owns(&leaves.src))
     };
-    match trunk.peer(leaves.dst.is_v4()) {
-        Some(neighbor) if by_trunk => Route { interface: trunk.id, neighbor },
+    let v4 = leaves.dst.is_v4();
+    match trunk.peer(v4) {
+        Some(neighbor) if by_trunk => return Route { interface: trunk.id, neighbor },
+        _ => {}
+    }
+    if !context.tables.routes_by_source() {
+        return route;
+    }
+    match trunk.onward(v4) {
+        Some(neighbor) if has_own_routes(flow, &leaves.src, packet, context) => {
+            Route { interface: trunk.id, neighbor }
+        }
         _ => route,
     }
+}
+
+/// Whether the kernel has routes of their own for what leaves with this source. Not so for what is masqueraded: its source is of
+/// the way that it takes.
+#[inline(never)]
+fn has_own_routes<O: Observer>(
+    flow: &Flow,
+    source: &Addr,
+    packet: &Packet<'_, Parsed<'_>>,
+    context: &Context<'_, O>,
+) -> bool {
+    let masqueraded = match flow.known {
+        Known::New { service, masquerade, .. } => {
+            masquerade || service.is_some() && is_from_kernel(context) && is_own(source, context)
+        }
+        Known::Found(hit) => {
+            hit.direction() == Direction::Original
+                && packet.headers().quote.is_none()
+                && context.state.conntrack.table().entry(hit).is_some_and(|it| it.masqueraded)
+        }
+        Known::Untracked => false,
+    };
+    !masqueraded && context.tables.node().routes_by_source(source)
 }
 
 /// The way by the trunk, in place of one to a neighbor that is not known.
@@ -59,9 +95,21 @@ pub(super) fn instead<O: Observer>(
     if route.interface == trunk.id {
         return None;
     }
-    let peer = trunk.peer(route.neighbor.is_v4())?;
-    let neighbor = context.state.neighbors.find(trunk.id, &peer)?;
+    let v4 = route.neighbor.is_v4();
+    let find = |addr: Option<Addr>| context.state.neighbors.find(trunk.id, &addr?);
+    let neighbor = find(trunk.onward(v4)).or_else(|| find(trunk.peer(v4)))?;
     Adjacency::again(CachedHop { interface: trunk.id, neighbor }, context, packet)
+}
+
+/// The MACs, source and destination, of what the kernel is only to send on: its neighbor on the trunk has the source's.
+pub(super) fn onward<O: Observer>(
+    hop: CachedHop,
+    mac: Mac,
+    context: &Context<'_, O>,
+) -> Option<(u64, u64)> {
+    let trunk = context.interfaces.trunk()?;
+    let kernel = trunk.mac.filter(|_| trunk.id == hop.interface && mac == ONWARD_MAC)?;
+    Some((ONWARD_MAC.to_u64(), kernel.to_u64()))
 }
 
 /// Whether a new flow needs an address of ours, whatever its service says: one of this node's own, whose answers the kernel would deliver,
@@ -92,6 +140,11 @@ pub(super) fn must_masquerade<O: Observer>(
 /// Whether it is an address of this node.
 pub(super) fn is_own<O: Observer>(addr: &Addr, context: &Context<'_, O>) -> bool {
     context.tables.route(addr) == Some(Row::Local) || context.interfaces.owns(addr)
+}
+
+/// Whether it is an address of the engine's on the trunk.
+pub(super) fn is_its_own<O: Observer>(addr: &Addr, context: &Context<'_, O>) -> bool {
+    context.interfaces.trunk().is_some_and(|trunk| trunk.onward(addr.is_v4()) == Some(*addr))
 }
 
 /// Whether the packet came from the kernel.

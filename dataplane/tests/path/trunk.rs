@@ -1,9 +1,11 @@
 //! Beside a kernel: `down0` is the trunk, pods are behind it, and the node's address is on `up0` (features D18, B6, E3, E8).
 
-use millrace_dataplane::kernel::HANDED_ON_MAC;
+use millrace_dataplane::kernel::{HANDED_ON_MAC, ONWARD_MAC};
+use millrace_dataplane::pipeline::Settings;
+use millrace_dataplane::snat::Ports;
 use millrace_dataplane::verdict::{DropReason, PuntReason, Verdict};
-use millrace_tables::{InterfaceId, NextHop, NodeSpec, RouteSpec};
-use millrace_wire::Mac;
+use millrace_tables::{Frontend, InterfaceId, NextHop, NodeSpec, RouteSpec};
+use millrace_wire::{Mac, Protocol};
 
 use crate::packets::{Ip, Link, between, on};
 use crate::world::*;
@@ -31,11 +33,19 @@ fn to_kernel() -> Link {
     Link::new(DOWN_MAC, KERNEL_MAC)
 }
 
+fn onward() -> Link {
+    Link::new(ONWARD_MAC.0, KERNEL_MAC)
+}
+
 /// With a service at [`WEB`] of one backend.
 fn world(backend: &str, partial: bool) -> World {
-    let mut world = World::beside_a_kernel(KERNEL_MAC, partial);
+    furnished(World::beside_a_kernel(KERNEL_MAC, partial), backend)
+}
+
+fn furnished(mut world: World, backend: &str) -> World {
     let peer = [
         (InterfaceId(DOWN), addr(PEER), Mac(KERNEL_MAC)),
+        (InterfaceId(DOWN), addr(TRUNK), ONWARD_MAC),
         (InterfaceId(UP), addr(OUTSIDE), Mac(CLIENT_MAC)),
     ];
     for worker in world.workers.iter_mut().chain(&mut world.twins) {
@@ -130,10 +140,13 @@ fn a_pod_s_flow_out_of_the_cluster_is_the_kernel_s_to_masquerade() {
 fn a_neighbor_that_is_not_known_is_the_kernel_s_to_find() {
     let mut world = world(UNKNOWN, false);
     // From outside, so that nothing else sends it by the trunk.
-    let asked = world.send(UP, &on(&client_link(), ask(&between(OUTSIDE, WEB), 4000, 53)));
-    let leaves = on(&to_kernel(), ask(&between(OUTSIDE, UNKNOWN).ttl(63), 4000, 5353));
-    assert_eq!(asked.len(), 1, "nobody is asked: {:#?}", world.steps);
-    assert_eq!((asked[0].interface, &asked[0].bytes), (DOWN, &leaves));
+    // It is only to send on what the engine has translated: the first packet and the next, whose way is remembered.
+    let leaves = on(&onward(), ask(&between(OUTSIDE, UNKNOWN).ttl(63), 4000, 5353));
+    for _ in 0..2 {
+        let asked = world.send(UP, &on(&client_link(), ask(&between(OUTSIDE, WEB), 4000, 53)));
+        assert_eq!(asked.len(), 1, "nobody is asked: {:#?}", world.steps);
+        assert_eq!((asked[0].interface, &asked[0].bytes), (DOWN, &leaves));
+    }
 }
 
 #[test]
@@ -185,4 +198,125 @@ fn answers_of_flows_to_node_ports_go_by_the_trunk_whatever_their_destination() {
     let back = world.send(DOWN, &answer);
     let expected = on(&to_kernel(), ask(&between(TRUNK, OUTSIDE).ttl(63), 30_053, 4000));
     assert_eq!((back[0].interface, &back[0].bytes), (DOWN, &expected));
+}
+
+/// As [`world`], with these sources that have routes of their own, and node ports: 30,053 with what [`WEB`] has, 30,054 masqueraded to
+/// [`REMOTE`].
+fn with_rules(by_source: &[&str]) -> World {
+    with_node_ports(world(ROUTED, false), by_source)
+}
+
+fn with_node_ports(mut world: World, by_source: &[&str]) -> World {
+    let mut node = world.writer.tables().snapshot().node().spec();
+    node.by_source = by_source.iter().map(|it| it.parse().unwrap()).collect();
+    world.writer.set_node(&node).unwrap();
+    let kept = service("kept", &[frontend(NODE, 30_053, 17)], &[(ROUTED, 5353)]);
+    world.writer.set_service("kept", &kept).unwrap();
+    let mut hidden = frontend(NODE, 30_054, 17);
+    hidden.flags = Frontend::MASQUERADE;
+    let hidden = service("hidden", &[hidden], &[(REMOTE, 5353)]);
+    world.writer.set_service("hidden", &hidden).unwrap();
+    world.writer.publish().unwrap();
+    world
+}
+
+#[test]
+fn an_answer_goes_the_way_that_the_kernel_has_for_its_source() {
+    for (by_source, interface, link) in
+        [(&[][..], UP, to_client()), (&["10.0.1.1/32"], DOWN, onward())]
+    {
+        let mut world = with_rules(by_source);
+        let asked = world.send(UP, &on(&client_link(), ask(&between(OUTSIDE, NODE), 4000, 30_053)));
+        let leaves = on(&to_kernel(), ask(&between(OUTSIDE, ROUTED).ttl(63), 4000, 5353));
+        assert_eq!((asked[0].interface, &asked[0].bytes), (DOWN, &leaves));
+        let answer = on(&from_kernel(), ask(&between(ROUTED, OUTSIDE), 5353, 4000));
+        let expected = on(&link, ask(&between(NODE, OUTSIDE).ttl(63), 30_053, 4000));
+        for _ in 0..2 {
+            let back = world.send(DOWN, &answer);
+            assert_eq!((back[0].interface, &back[0].bytes), (interface, &expected));
+        }
+    }
+}
+
+#[test]
+fn what_is_masqueraded_goes_the_way_that_its_source_is_of() {
+    let mut world = with_rules(&["10.0.1.0/24"]);
+    let ask_hidden = on(&client_link(), ask(&between(OUTSIDE, NODE), 4000, 30_054));
+    for generation in 0..2 {
+        let asked = world.send(UP, &ask_hidden);
+        let leaves =
+            on(&to_client(), ask(&between(NODE, REMOTE).ttl(63), sport(&asked[0].bytes), 5353));
+        assert_eq!((asked[0].interface, &asked[0].bytes), (UP, &leaves), "{generation}");
+        // Decided anew after a change.
+        let web = service("trunk", &[frontend(WEB, 53, 17)], &[(REMOTE, 5353)]);
+        world.writer.set_service("trunk", &web).unwrap();
+        world.writer.publish().unwrap();
+    }
+    // Its answer leaves with the node's address again.
+    let chosen = sport(&world.send(UP, &ask_hidden)[0].bytes);
+    let answer = on(&client_link(), ask(&between(REMOTE, NODE), 5353, chosen));
+    let back = world.send(UP, &answer);
+    let expected = on(&onward(), ask(&between(NODE, OUTSIDE).ttl(63), 30_054, 4000));
+    assert_eq!((back[0].interface, &back[0].bytes), (DOWN, &expected));
+}
+
+#[test]
+fn so_does_what_is_only_routed() {
+    for (by_source, interface, link) in
+        [(&["10.0.9.0/24"][..], UP, to_client()), (&["10.0.1.2/32"], DOWN, onward())]
+    {
+        let mut world = with_rules(by_source);
+        let packet = on(&client_link(), ask(&between(OUTSIDE, REMOTE), 4000, 53));
+        let expected = on(&link, ask(&between(OUTSIDE, REMOTE).ttl(63), 4000, 53));
+        for _ in 0..3 {
+            let sent = world.send(UP, &packet);
+            assert_eq!((sent[0].interface, &sent[0].bytes), (interface, &expected));
+        }
+    }
+}
+
+#[test]
+fn what_finds_no_port_on_the_node_s_address_goes_by_way_of_the_kernel() {
+    let ports = |range| Ports::new(&[range], &[]);
+    let settings = Settings {
+        snat_ports: ports(61_000..=61_003).unwrap(),
+        overflow_ports: ports(40_000..=40_009),
+        ..Settings::default()
+    };
+    let world = World::beside_a_kernel_with(KERNEL_MAC, false, settings);
+    let mut world = with_node_ports(furnished(world, ROUTED), &[]);
+    // One of the four is a process's.
+    for worker in world.workers.iter_mut().chain(&mut world.twins) {
+        worker.state.local.host_ports.set(Protocol::UDP, [61_002]);
+        worker.state.local.host_ports.set(Protocol::TCP, [61_000, 61_001]);
+    }
+    let mut chosen = Vec::new();
+    for client in 4000..4013 {
+        let request = on(&client_link(), ask(&between(OUTSIDE, NODE), client, 30_054));
+        for _ in 0..2 {
+            let sent = world.send(UP, &request);
+            assert_eq!(sent.len(), 1, "{client}: {:#?}", world.steps);
+            let port = sport(&sent[0].bytes);
+            let by_uplink = client < 4003;
+            let (interface, link, source, back) = match by_uplink {
+                true => (UP, to_client(), NODE, client_link()),
+                false => (DOWN, to_kernel(), TRUNK, from_kernel()),
+            };
+            let leaves = on(&link, ask(&between(source, REMOTE).ttl(63), port, 5353));
+            assert_eq!((sent[0].interface, &sent[0].bytes), (interface, &leaves), "{client}");
+            chosen.push(port);
+            let answer = on(&back, ask(&between(REMOTE, source), 5353, port));
+            let answered = world.send(interface, &answer);
+            let expected = on(&to_client(), ask(&between(NODE, OUTSIDE).ttl(63), 30_054, client));
+            assert_eq!((answered[0].interface, &answered[0].bytes), (UP, &expected), "{client}");
+        }
+    }
+    chosen.sort_unstable();
+    chosen.dedup();
+    let wanted: Vec<u16> = (40_000..=40_009).chain([61_000, 61_001, 61_003]).collect();
+    assert_eq!(chosen, wanted);
+    // Then there is none at all.
+    let one_more = on(&client_link(), ask(&between(OUTSIDE, NODE), 4013, 30_054));
+    assert!(world.send(UP, &one_more).is_empty());
+    assert_eq!(world.verdicts(), [Verdict::Drop(DropReason::SnatExhausted)]);
 }

@@ -243,12 +243,20 @@ impl World {
 
     /// `down0` is the trunk to a kernel with this MAC, and `up0` the kernel's uplink, on which the client is known.
     pub fn beside_a_kernel(kernel: [u8; 6], partial_checksums: bool) -> World {
+        World::beside_a_kernel_with(kernel, partial_checksums, Settings::default())
+    }
+
+    pub fn beside_a_kernel_with(
+        kernel: [u8; 6],
+        partial_checksums: bool,
+        settings: Settings,
+    ) -> World {
         let up = interface(UP, "up0", UP_MAC, 1500, &[], partial_checksums);
         let own = ["169.254.77.1/30", "fd4d:696c:6c72::1/126"].map(|it| it.parse().unwrap());
         let (id, mac, kind) = (InterfaceId(DOWN), Mac(DOWN_MAC), InterfaceKind::HOST);
         let down = Interface::new(id, "down0", mac, 1500, kind, own.into(), partial_checksums);
         let interfaces = Interfaces::new(vec![up, down.with_peer(Mac(kernel))]).unwrap();
-        World::of(1, interfaces, Settings::default())
+        World::of(1, interfaces, settings)
     }
 
     fn of(workers: usize, interfaces: Interfaces, settings: Settings) -> World {

@@ -92,7 +92,8 @@ impl Sandbox {
             self.segment.neighbors(&StateSettings::of(&self.sizes)).map_err(|e| e.to_string())?;
         let snapshot = tables.snapshot();
         let wanted = snapshot.static_neighbors().map(|row| (row.interface, row.addr, row.mac));
-        neighbors.sync_static(wanted, self.now);
+        let kernel = self.state.local.interfaces.kernel_neighbors();
+        neighbors.sync_static(wanted.chain(kernel), self.now);
         self.state.conntrack.review(0..u32::MAX, (self.now, 0), |service, original, translated| {
             is_stale(&snapshot, service, original, translated)
         });

@@ -18,6 +18,7 @@ use crate::flow::Tuple;
 use crate::packet::Headers;
 use crate::pipeline::fib::Route;
 use crate::pipeline::trunk;
+use crate::snat::Ports;
 use crate::state::State;
 use crate::state::conntrack::{CreateError, Hit, NewFlow};
 use crate::trace::{Observer, Step};
@@ -61,8 +62,16 @@ pub(super) fn create<O: Observer>(
         flow.masqueraded = true;
         flow.reply.dst = source;
     }
+    let mut again = false;
     let created = if flow.masqueraded {
-        masquerade(&mut flow, headers.hash, context.state, context.now)
+        let ports = ports(&flow.reply.dst, context);
+        match masquerade(&mut flow, &ports, headers.hash, context.state, context.now) {
+            Err(exit) if exit == DropReason::SnatExhausted.into() => {
+                again = true;
+                overflow(&mut flow, exit, headers.hash, context)
+            }
+            created => created,
+        }
     } else {
         keep_source(&mut flow, headers.hash, context.state, context.now)
     }?;
@@ -72,7 +81,53 @@ pub(super) fn create<O: Observer>(
             masqueraded: flow.masqueraded,
         });
     }
-    Ok(created)
+    Ok(created.filter(|_| !again))
+}
+
+/// The ports that a flow may get that is masqueraded to this address.
+fn ports<O: Observer>(source: &Addr, context: &Context<'_, O>) -> Set {
+    let settings = &context.state.local.settings;
+    if trunk::is_its_own(source, context) {
+        Set { ports: settings.trunk_ports, shared: false }
+    } else {
+        Set { ports: settings.snat_ports, shared: true }
+    }
+}
+
+/// Gives a flow that finds no port of ours on the node's address one of the trunk's, for which the kernel gives it one on the node's: of those
+/// that it gives out itself, and knows whose they are. The packet then takes the line once more, by the trunk. Where the engine
+/// is alone, `exhausted` stands.
+#[cold]
+fn overflow<O: Observer>(
+    flow: &mut NewFlow,
+    exhausted: Exit,
+    hash: u64,
+    context: &mut Context<'_, O>,
+) -> Result<Option<Hit>, Exit> {
+    let own = context.interfaces.trunk().and_then(|trunk| trunk.onward(flow.reply.dst.is_v4()));
+    let ports = context.state.local.settings.overflow_ports;
+    match (own, ports) {
+        (Some(own), Some(ports)) if own != flow.reply.dst => {
+            flow.reply.dst = own;
+            let ports = Set { ports, shared: false };
+            masquerade(flow, &ports, hash, context.state, context.now)
+        }
+        _ => Err(exhausted),
+    }
+}
+
+/// A set of source ports.
+struct Set {
+    ports: Ports,
+    /// Processes of this node have the same address.
+    shared: bool,
+}
+
+impl Set {
+    /// Whether a process of this node has the port of the flow's reply.
+    fn is_taken(&self, flow: &NewFlow, state: &State) -> bool {
+        self.shared && state.local.host_ports.contains(flow.reply.protocol, flow.reply.dport)
+    }
 }
 
 /// The address that a masqueraded flow leaves with. `None`: its own, for what this node's own stack serves.
@@ -147,17 +202,18 @@ fn keep_source(
 /// Inserts the flow, whose source is ours already, with a port by chance (nftables' `masquerade fully-random`).
 fn masquerade(
     flow: &mut NewFlow,
+    set: &Set,
     hash: u64,
     state: &mut State,
     now: Nanos,
 ) -> Result<Option<Hit>, Exit> {
-    let ports = state.local.settings.snat_ports;
+    let ports = &set.ports;
     // Who opens a connection again from the same port gets another one here: what the other end remembers is not met.
     let mut random = Random(hash ^ now);
     let mut over = Over::default();
     for chance in 0..CHANCES {
         flow.reply.dport = ports.nth(random.next());
-        if chance > 0 && over.is_taken(flow, state, now) {
+        if set.is_taken(flow, state) || chance > 0 && over.is_taken(flow, state, now) {
             continue;
         }
         match try_this(flow, hash, state, now) {
@@ -172,7 +228,7 @@ fn masquerade(
         None if state.local.snat_exhausted.knows(&flow.reply, now) => {
             Err(DropReason::SnatExhausted.into())
         }
-        None => go_through(flow, hash, random.next(), state, now),
+        None => go_through(flow, set, hash, random.next(), state, now),
     }
 }
 
@@ -180,18 +236,19 @@ fn masquerade(
 #[cold]
 fn go_through(
     flow: &mut NewFlow,
+    set: &Set,
     hash: u64,
     start: u32,
     state: &mut State,
     now: Nanos,
 ) -> Result<Option<Hit>, Exit> {
-    let ports = state.local.settings.snat_ports;
+    let ports = &set.ports;
     let count = ports.count();
     let budget = state.local.snat_budget.take(count.into(), now);
     let mut over = Over::default();
     for step in 0..budget as u32 {
         flow.reply.dport = ports.nth((start % count).wrapping_add(step));
-        if over.is_taken(flow, state, now) {
+        if set.is_taken(flow, state) || over.is_taken(flow, state, now) {
             continue;
         }
         match try_this(flow, hash, state, now) {
