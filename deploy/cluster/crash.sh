@@ -30,6 +30,8 @@ disturb() {
     sed 's/engine-1.sock/second.sock/; $a[trunk]\nname = "second0"' "$work/engine-1.toml" >"$work/second.toml"
     said=$(timeout 20 ip netns exec "$(ns node-1)" "$bin/millrace-dataplane" --config "$work/second.toml" 2>&1) && bad "a second engine is refused" "$said"
     if [[ $said == *"another engine runs"* ]] && is_whole; then good "a second engine is refused, and takes nothing away"; else bad "a second engine is refused, and takes nothing away" "$said"; fi
+    said=$(at node-1 "$bin/millrace-dataplane" --config "$work/second.toml" --cleanup 2>&1) && bad "--cleanup beside an engine is refused" "$said"
+    if [[ $said == *"process ${engine[1]},"* ]] && is_whole; then good "--cleanup beside an engine is refused, names it and takes nothing away"; else bad "--cleanup beside an engine is refused, names it and takes nothing away" "$said"; fi
     at node-1 nft delete table inet millrace
     at node-1 ip rule del pref 76
     at node-1 ip -6 rule del pref 77

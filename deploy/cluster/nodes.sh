@@ -114,6 +114,7 @@ frames = 2048
 entries = 4096
 [[interface]]
 name = "eth0"
+${more:-}
 END
     # Not by `at`: the process is to be our own child.
     ip netns exec "$(ns "node-$node")" "$bin/millrace-dataplane" --config "$work/engine-$node.toml" 2>>"$work/engine-$node.log" &
