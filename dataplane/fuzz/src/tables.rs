@@ -4,7 +4,8 @@
 //! is the form of a real segment without its holes, so the corpus are real segments, and mutations move, lose and change lines.
 
 use millrace_tables::{
-    ClassId, InterfaceId, PolicyId, Route, ServiceId, Snapshot, SubjectId, Tables,
+    ClassId, Endpoint, InterfaceId, Judgements, PolicyId, Route, ServiceId, Snapshot, SubjectId,
+    Tables,
     layout::{ABI, HASH, MAGIC, header},
     shm::{Seals, Segment},
 };
@@ -136,6 +137,22 @@ fn ask_policies(snapshot: Snapshot<'_>, addr: &Addr, port: u16, random: u64) -> 
                 told += bounded("shadow deciders", snapshot.deciders(&decision, true));
             }
         }
+    }
+    let peer = Addr::from_v4((random as u32).to_be_bytes());
+    let mut all = Judgements::with_room(2);
+    for ends in [[*addr, peer], [peer, *addr]] {
+        all.ask(ends, 6, port);
+    }
+    snapshot.judge_all(&mut all, |_| told += 1);
+    for (number, [src, dst]) in [[*addr, peer], [peer, *addr]].into_iter().enumerate() {
+        let judged = all.get(number).expect("asked");
+        let [source, destination] = [src, dst].map(|addr| snapshot.policy_endpoint(&addr));
+        assert_eq!(judged.endpoints, [source, destination]);
+        let says = |subject: Option<SubjectId>, peer: &Endpoint| {
+            subject.map(|subject| snapshot.judge(subject, peer.class, 6, port))
+        };
+        let want = [says(source.egress(), &destination), says(destination.ingress(), &source)];
+        assert_eq!(judged.decisions, want);
     }
     told + usize::from(snapshot.policy(PolicyId(random as u32 % 4)).is_some())
 }

@@ -333,6 +333,52 @@ pub fn arrive<K: Key>(words: Words<'_>, root: u32, key: K, Near(entry): Near) ->
     finish(words, root, descend(words, entry, rest, K::NARROW_LEVELS))
 }
 
+/// A lookup that goes node by node below the direct levels: for tries of host routes, whose ways are longer than [`nearer`] follows.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Deep {
+    entry: u32,
+    /// Address bits that led to it.
+    done: u16,
+    /// Levels that may follow.
+    left: u16,
+}
+
+/// Begins such a lookup: reads the direct levels and the first node below, which are near, and starts loading the next.
+#[inline]
+pub fn deep<K: Key>(words: Words<'_>, root: u32, key: K) -> Deep {
+    let entry = direct(words, root, key, K::FAMILY.wide_levels());
+    let (done, left) = (K::FAMILY.wide_bits() as u16, K::NARROW_LEVELS as u16);
+    let mut deep = Deep { entry, done, left };
+    deeper(words, key, &mut deep);
+    deep
+}
+
+/// Reads one node, and starts loading the next.
+#[inline]
+pub fn deeper<K: Key>(words: Words<'_>, key: K, deep: &mut Deep) {
+    let Deep { entry, done, left } = *deep;
+    if entry & NODE == 0 || entry & HALF != 0 || left == 0 {
+        return;
+    }
+    let rest = key.after(done.into());
+    let (entry, bits) = if entry & PATH == 0 {
+        (full(words, entry, rest.top(NARROW_BITS)), NARROW_BITS)
+    } else {
+        (path(words, entry, rest).0, path_bits(words, target(entry)).0)
+    };
+    *deep = Deep { entry, done: done + bits as u16, left: left - 1 };
+    if deep.entry & NODE != 0 {
+        words.prefetch(target(deep.entry), 0);
+    }
+}
+
+/// Its end, as [`lookup`] would say.
+#[inline]
+pub fn bottom<K: Key>(words: Words<'_>, root: u32, key: K, deep: Deep) -> u32 {
+    let Deep { entry, done, left } = deep;
+    finish(words, root, descend(words, entry, key.after(done.into()), left.into()))
+}
+
 /// [`lookup`] of an IPv4 address as a number.
 #[inline]
 pub fn lookup4(words: Words<'_>, root: u32, addr: u32) -> u32 {

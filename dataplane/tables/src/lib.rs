@@ -69,6 +69,7 @@ pub use {
     policy::{
         ByPolicies, ClassId, Decision, DecisionId, DecisionSpec, Endpoint, EndpointSpec,
         PolicyChanges, PolicyId, PolicyRow, PolicySpec, PortMapId, PortMapSpec, SubjectId,
+        ahead::{Judged, Judgements},
     },
     route::{Destination, Group, NextHop, Route, RouteSpec},
     row::{

@@ -34,14 +34,15 @@
 //! | object | bytes in the segment |
 //! |---|---|
 //! | endpoint | 32, its prefix in the FIB (6 to 20) and its name |
-//! | subject | 32, and 4 for each 32 classes up to the highest that has a cell |
-//! | cell | 4 where its neighbors have cells too, 128 where none of 32 has; 32 equal ones nothing |
+//! | subject | 16, and 4 for each 64 classes up to the highest that has a cell, rounded up to 64 |
+//! | cell | 5 where its neighbors have other ones, 32 where none of 64 has; 64 equal ones nothing |
 //! | port map | 64 up to 7 intervals, up to 512 to 48, then 1 KiB for a protocol and each 256 ports that differ |
 //! | decision | 32, and 4 for each policy where more than one decided |
 //! | policy | 16 and its name |
 //!
 //! `tests/whole/policies.rs` asserts them. A change costs a copy of the tops it touches (`rows.rs`), a chunk, and of an endpoint the FIB's.
 
+pub mod ahead;
 pub mod cells;
 pub mod ports;
 pub mod spec;
@@ -60,8 +61,8 @@ pub use spec::{ByPolicies, DecisionSpec, EndpointSpec, Intervals, PolicySpec, Po
 /// Layout of these tables, for the segment's layout hash: change it with them.
 pub const DESCRIPTION: &str = "\
     policy record endpoints4|6 endpoints subjects portmaps decisions policies flags8|named56; rows top u32 of 16; \
-    endpoint class32|flags32 ingress32|egress32 names32 spare, leaf row+1; subject default32|top32 room32|cells32 flags spare, \
-    top u32 of 32 uniform1@31, chunk 32xu32 map+1; \
+    endpoint class32|flags32 ingress32|egress32 names32 spare, leaf row+1; subject default32|top32 room32|cells32, \
+    top u32 of 64 uniform1@31, node bitmap64 u32s of runs map+1; \
     portmap form8|tcp8|udp8|sctp8|other32, 7 intervals start16|decision32 or list or entries tcp32|udp32 sctp32, top 256xu32 leaf 256xu32 block1@31; \
     decision verdict8|rule17@8|policy32 shadow lists32|32 spare; list count32 u32s; policy names32|pods32 fingerprint32|shadow1; ";
 
@@ -315,25 +316,31 @@ impl<'a> View<'a> {
 
     #[inline]
     pub fn endpoint_of(&self, leaf: u32) -> Endpoint {
-        let row = leaf.checked_sub(1).and_then(|number| {
-            rows::find::<ENDPOINT_WORDS>(self.words, self.word(record::ENDPOINT_ROWS), number)
-        });
-        let Some(row) = row else { return Endpoint::default() };
-        let head = self.words.at(row, 0);
-        Endpoint {
-            class: ClassId(head as u32),
-            flags: high(head),
-            subjects: self.words.at(row, 1),
-            leaf,
+        let mut endpoint = Endpoint { leaf, ..Endpoint::default() };
+        self.read_endpoint(self.endpoint_row(leaf).unwrap_or(Ref::NULL), &mut endpoint);
+        endpoint
+    }
+
+    /// The row that a leaf stands for.
+    #[inline]
+    fn endpoint_row(&self, leaf: u32) -> Option<Ref> {
+        let number = leaf.checked_sub(1)?;
+        rows::find::<ENDPOINT_WORDS>(self.words, self.word(record::ENDPOINT_ROWS), number)
+    }
+
+    /// Fills in what a row says; of none, nothing.
+    #[inline]
+    fn read_endpoint(&self, row: Ref, endpoint: &mut Endpoint) {
+        if !row.is_null() {
+            let head = self.words.at(row, 0);
+            (endpoint.class, endpoint.flags) = (ClassId(head as u32), high(head));
+            endpoint.subjects = self.words.at(row, 1);
         }
     }
 
     /// Where the name of an endpoint is.
     pub fn endpoint_names(&self, endpoint: &Endpoint) -> Ref {
-        let row = endpoint.leaf.checked_sub(1).and_then(|number| {
-            rows::find::<ENDPOINT_WORDS>(self.words, self.word(record::ENDPOINT_ROWS), number)
-        });
-        row.map_or(Ref::NULL, |row| low(self.words.at(row, 2)))
+        self.endpoint_row(endpoint.leaf).map_or(Ref::NULL, |row| low(self.words.at(row, 2)))
     }
 
     /// What the rules of `subject` say of a flow with a peer of `class` to this port.
@@ -351,10 +358,17 @@ impl<'a> View<'a> {
         let row = id.checked_sub(1).and_then(|number| {
             rows::find::<DECISION_WORDS>(self.words, self.word(record::DECISIONS), number)
         });
-        row.map_or(Decision::MISSING, |row| {
-            let [head, shadow, lists] = std::array::from_fn(|word| self.words.at(row, word));
-            Decision { head, shadow, lists }
-        })
+        self.decision_at(row.unwrap_or(Ref::NULL))
+    }
+
+    /// The decision of a row; [`Decision::MISSING`] of none.
+    #[inline]
+    fn decision_at(&self, row: Ref) -> Decision {
+        if row.is_null() {
+            return Decision::MISSING;
+        }
+        let [head, shadow, lists] = std::array::from_fn(|word| self.words.at(row, word));
+        Decision { head, shadow, lists }
     }
 
     /// The policies that decided, or would.

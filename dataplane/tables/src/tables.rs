@@ -398,7 +398,7 @@ impl<'a> Snapshot<'a> {
     }
 
     #[inline]
-    fn policy_tables(&self) -> policy::View<'a> {
+    pub(crate) fn policy_tables(&self) -> policy::View<'a> {
         policy::View::new(self.words, self.policy)
     }
 

@@ -51,7 +51,18 @@ const fn place(protocol: u8) -> Option<u32> {
 /// The decision + 1 of map `map`, 0 when there is none.
 #[inline]
 pub fn find(words: Words<'_>, root: u64, map: u32, protocol: u8, port: u16) -> u32 {
-    let Some(row) = rows::find::<WORDS>(words, root, map) else { return 0 };
+    row(words, root, map).map_or(0, |row| of(words, row, protocol, port))
+}
+
+/// The row of a map.
+#[inline]
+pub fn row(words: Words<'_>, root: u64, map: u32) -> Option<Ref> {
+    rows::find::<WORDS>(words, root, map)
+}
+
+/// The decision + 1 of the map that has this row.
+#[inline]
+pub fn of(words: Words<'_>, row: Ref, protocol: u8, port: u16) -> u32 {
     let head = words.at(row, 0);
     let Some(place) = place(protocol) else { return high(head) };
     if head & 0xff == RADIX_FORM {

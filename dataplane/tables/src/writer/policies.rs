@@ -306,9 +306,7 @@ impl Writer {
         }
         let mut staged = Subject::of_row(&row);
         self.room(staged.worst(cells) + self.policies.subjects.worst_change(subject.0))?;
-        for (class, map) in cells {
-            staged.set(&mut self.arena, *class, *map)?;
-        }
+        staged.set(&mut self.arena, cells)?;
         if staged.row() != row {
             self.policies.subjects.set(&mut self.arena, subject.0, staged.row())?;
             self.note_policies();
