@@ -89,6 +89,8 @@ pub struct Headers {
     pub destination: Option<Destination>,
     /// Which of the worker's searches for a backend is this packet's.
     pub search: Option<u8>,
+    /// Which of the worker's judgements is about the flow that this packet may begin.
+    pub judged: Option<u8>,
     /// What would forbid to translate or answer this packet, though a router may carry it: an L4 header that is cut short or
     /// contradicts itself.
     pub fault: Option<DropReason>,
@@ -114,6 +116,7 @@ impl Headers {
         hint: Hint::UNKNOWN,
         destination: None,
         search: None,
+        judged: None,
         l3: 0,
         l4: 0,
         end: 0,

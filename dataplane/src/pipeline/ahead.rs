@@ -6,24 +6,27 @@
 //! 1. The bucket names the flow's entry, which is asked for, or says that there is none.
 //! 2. Packets of no known flow need the FIB: by steps, each for all of them, if it is too big to be near anyway.
 //! 3. Those to a service's address begin a flow: frontend, service, backend, and the bucket of the answers, by steps.
+//! 4. Where policies are in force, packets of no known flow are judged, behind (3) where that picked a backend, by steps; and the counter of
+//!    the policy that decided is fetched, and the bucket of the answers.
 //!
-//! Cost: (1) 50 to 70 instructions a packet, (2) 20 to 110 and (3) some 400 where it is needed, which the line is spared. No miss is
-//! waited for but those that the step before has asked for.
+//! Cost: (1) 50 to 70 instructions a packet, (2) 20 to 110, (3) some 400 and (4) some 700 where it is needed, which the line is spared. No miss
+//! is waited for but those that the step before has asked for. Where no packet begins anything, (2) to (4) are a branch a burst.
 
 use millrace_tables::{Begun, Destination, Near, Snapshot};
 
+use super::Local;
 use crate::driver::BURST;
 use crate::flow::{Seed, Tuple};
 use crate::packet::{Headers, Network};
 use crate::state::State;
 
 /// Packets by their place in the burst, one bit each.
-type Places = u64;
+pub(super) type Places = u64;
 const _: () = assert!(BURST <= Places::BITS as usize);
 
-/// Fetches for the packets of a burst.
+/// Fetches for the packets of a burst: (1) to (3). Answers which are of no known flow, for (4).
 #[inline(always)]
-pub(super) fn fetch(parsed: &mut [Headers], tables: Snapshot<'_>, state: &mut State) {
+pub(super) fn fetch(parsed: &mut [Headers], tables: Snapshot<'_>, state: &mut State) -> Places {
     let table = state.conntrack.table();
     let mut strangers: Places = 0;
     for (at, headers) in parsed.iter_mut().enumerate() {
@@ -39,6 +42,7 @@ pub(super) fn fetch(parsed: &mut [Headers], tables: Snapshot<'_>, state: &mut St
             services(parsed, begin, tables, state);
         }
     }
+    strangers
 }
 
 /// (2). Answers which go to a service's address.
@@ -122,6 +126,44 @@ fn services(parsed: &mut [Headers], begin: Places, tables: Snapshot<'_>, state: 
         }
     });
     state.local.searches = searches;
+}
+
+/// (4)
+#[inline(never)]
+pub(super) fn judge(
+    parsed: &mut [Headers],
+    strangers: Places,
+    tables: Snapshot<'_>,
+    state: &mut State,
+) {
+    let State { local, counters, conntrack, seed, .. } = state;
+    let Local { judgements, searches, .. } = local;
+    judgements.clear();
+    for_each(strangers, |at| {
+        if let Some(headers) = parsed.get_mut(at)
+            && headers.quote.is_none()
+        {
+            let Tuple { src, dst, dport, protocol, .. } = headers.tuple;
+            let search = headers.search.and_then(|at| searches.get(usize::from(at)));
+            let (dst, dport) = match search.and_then(|search| search.backend) {
+                Some(backend) => (backend.addr, backend.port),
+                None => (dst, dport),
+            };
+            headers.judged = judgements.ask([src, dst], protocol.0, dport).map(|at| at as u8);
+        }
+    });
+    let policies = &counters.policies;
+    tables.judge_all(judgements, |policy| policies.prefetch(policy));
+    let table = conntrack.table();
+    for_each(strangers, |at| {
+        // (3) has asked for those of flows to services.
+        if let Some(Headers { judged: Some(judged), search: None, tuple, .. }) = parsed.get(at)
+            && let Some(judged) = judgements.get(usize::from(*judged))
+            && judged.endpoints.iter().any(|end| end.is_isolated() || end.is_local())
+        {
+            table.prefetch(seed.hash(&tuple.reversed()));
+        }
+    });
 }
 
 #[inline(always)]

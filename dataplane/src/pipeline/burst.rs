@@ -112,7 +112,10 @@ fn run<Q: Queue, O: Observer>(
         }
     }
     refused.reverse();
-    ahead::fetch(parsed.get_mut(..frames.len()).unwrap_or_default(), tables, state);
+    let strangers = ahead::fetch(parsed.get_mut(..frames.len()).unwrap_or_default(), tables, state);
+    if strangers != 0 && tables.has_policies() {
+        ahead::judge(&mut parsed, strangers, tables, state);
+    }
     let mut context =
         Context { tables, state, from, interfaces: &interfaces, now, observer, again: false };
     for (at, mut frame) in std::mem::take(frames).into_iter().enumerate() {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use millrace_tables::{InterfaceId, Search, Snapshot};
+use millrace_tables::{InterfaceId, Judgements, Search, Snapshot};
 use millrace_wire::Addr;
 use millrace_xsk::{Frame, Pool, Umem};
 
@@ -98,6 +98,8 @@ pub struct Local {
     pub(super) parsed: Box<[Headers]>,
     /// Searches for the backends of flows that the burst under way may begin.
     pub(super) searches: Vec<Search>,
+    /// What policies say of the flows that the burst under way may begin.
+    pub(super) judgements: Judgements,
     /// What this burst has staged, by interface.
     pub(crate) staged: Vec<Staged>,
     /// What policies have decided about the flow that the packet under way begins.
@@ -146,6 +148,7 @@ impl Local {
             snat_exhausted: Exhausted::default(),
             requests: Requests::new(),
             searches: Vec::with_capacity(BURST),
+            judgements: Judgements::with_room(BURST),
             parsed: vec![Headers::BLANK; BURST].into_boxed_slice(),
             staged,
             judgement: Judgement::default(),

@@ -19,16 +19,18 @@
 //! server still sends would else begin a flow of its own, whose answers the forbidden packets would be.
 //!
 //! Cost: without policies and pods a comparison. With them, for a flow that begins, the look-ups of `tables/src/policy.rs`; for packets of flows that are
-//! not tracked, those of both addresses.
+//! not tracked, those of both addresses. `ahead` has made them for the whole burst, mostly; what it found is used if it was about this very tuple.
 
-use millrace_tables::{Decision, Endpoint, InterfaceKind, PolicyChanges, Snapshot};
+use millrace_tables::{
+    Decision, Endpoint, InterfaceKind, Judged, PolicyChanges, Snapshot, SubjectId,
+};
 use millrace_wire::{Addr, Protocol, tcp};
 
 use super::conntrack::{Flow, Known, commit_own, may_begin};
 use super::{Context, local};
 use crate::exit::Exit;
 use crate::flow::{Direction, Tuple};
-use crate::packet::{Packet, Parsed, Part};
+use crate::packet::{Headers, Packet, Parsed, Part};
 use crate::state::conntrack::Hit;
 use crate::state::policy::{Count, PolicyCounters};
 use crate::trace::{Observer, Step};
@@ -64,30 +66,47 @@ impl Judgement {
 
 /// Judges a flow that begins with a packet of this tuple.
 pub fn judge(tables: &Snapshot<'_>, tuple: &Tuple) -> Judgement {
-    let source = tables.policy_endpoint(&tuple.src);
-    let destination = tables.policy_endpoint(&tuple.dst);
+    let [source, destination] = [tuple.src, tuple.dst].map(|addr| tables.policy_endpoint(&addr));
+    let says = |subject: Option<SubjectId>, peer: &Endpoint| {
+        subject.map(|subject| tables.judge(subject, peer.class, tuple.protocol.0, tuple.dport))
+    };
+    put_together(tuple, &[source, destination], || {
+        [says(source.egress(), &destination), says(destination.ingress(), &source)]
+    })
+}
+
+/// The judgement, from what is known of source and destination, and what their rules say.
+#[inline]
+fn put_together(
+    tuple: &Tuple,
+    ends: &[Endpoint; 2],
+    decisions: impl FnOnce() -> [Option<Decision>; 2],
+) -> Judgement {
+    let [source, destination] = ends;
     if tuple.src == tuple.dst {
         return Judgement::default();
     }
     let local = source.is_local() || destination.is_local();
-    if !is_concerned(&source, &destination) {
+    if !is_concerned(source, destination) {
         return Judgement { local, ..Judgement::default() };
     }
-    let Tuple { protocol, dport, .. } = *tuple;
-    let closed = [(&source, tuple.src), (&destination, tuple.dst)]
+    let closed = [(source, tuple.src), (destination, tuple.dst)]
         .into_iter()
         .find_map(|(end, addr)| end.is_closed().then_some(addr));
-    Judgement {
-        concerned: true,
-        local,
-        closed: closed.filter(|_| !destination.is_node()),
-        egress: source
-            .egress()
-            .map(|subject| tables.judge(subject, destination.class, protocol.0, dport)),
-        ingress: destination
-            .ingress()
-            .map(|subject| tables.judge(subject, source.class, protocol.0, dport)),
-    }
+    let closed = closed.filter(|_| !destination.is_node());
+    let [egress, ingress] = decisions();
+    Judgement { concerned: true, local, closed, egress, ingress }
+}
+
+/// What `ahead` has found out, if it has asked about this flow.
+#[inline]
+fn found_ahead<'a, O: Observer>(
+    headers: &Headers,
+    tuple: &Tuple,
+    context: &'a Context<'_, O>,
+) -> Option<&'a Judged> {
+    let judged = context.state.local.judgements.get(usize::from(headers.judged?))?;
+    judged.is_of([&tuple.src, &tuple.dst], tuple.protocol.0, tuple.dport).then_some(judged)
 }
 
 fn is_concerned(source: &Endpoint, destination: &Endpoint) -> bool {
@@ -98,11 +117,14 @@ fn is_concerned(source: &Endpoint, destination: &Endpoint) -> bool {
     }
 }
 
-/// Whether packets of this tuple are to be judged, or tracked, if their flow is not known. One from this node itself is as well: see [`poses_as_node`].
+/// Whether packets of this tuple are to be judged, or tracked, if their flow is not known. One from this node itself is as well: see [`is_from_stack`].
 #[inline(never)]
-pub(super) fn concerns(tables: &Snapshot<'_>, tuple: &Tuple) -> bool {
-    let source = tables.policy_endpoint(&tuple.src);
-    let destination = tables.policy_endpoint(&tuple.dst);
+pub(super) fn concerns<O: Observer>(headers: &Headers, context: &Context<'_, O>) -> bool {
+    let tuple = &headers.tuple;
+    let [source, destination] = match found_ahead(headers, tuple, context) {
+        Some(judged) => judged.endpoints,
+        None => [tuple.src, tuple.dst].map(|addr| context.tables.policy_endpoint(&addr)),
+    };
     (source.is_isolated()
         || destination.is_isolated()
         || source.is_local()
@@ -118,10 +140,9 @@ pub(super) fn judges(tables: &Snapshot<'_>, tuple: &Tuple) -> bool {
     (is_concerned(&source, &destination) || source.is_node()) && tuple.src != tuple.dst
 }
 
-/// Whether a packet that does not come from this node's stack has an address of this node: it would be let in everywhere.
-fn poses_as_node<O: Observer>(tuple: &Tuple, context: &Context<'_, O>) -> bool {
-    let from_stack = context.receiving().is_ok_and(|from| from.kind == InterfaceKind::HOST);
-    !from_stack && context.tables.policy_endpoint(&tuple.src).is_node()
+/// Whether the packet comes from this node's stack. One that does not and has an address of this node would be let in everywhere.
+fn is_from_stack<O: Observer>(context: &Context<'_, O>) -> bool {
+    context.receiving().is_ok_and(|from| from.kind == InterfaceKind::HOST)
 }
 
 /// Judges a flow whose way is known.
@@ -190,10 +211,18 @@ fn in_force<O: Observer>(
         context.observer.see(|| Step::Allowed);
         return Ok(());
     }
-    if !known && poses_as_node(&tuple, context) {
+    let (from_node, mut judgement) = match found_ahead(headers, &tuple, context) {
+        Some(Judged { endpoints, decisions, .. }) => {
+            (endpoints[0].is_node(), put_together(&tuple, endpoints, || *decisions))
+        }
+        None => {
+            let tables = &context.tables;
+            (!known && tables.policy_endpoint(&tuple.src).is_node(), judge(tables, &tuple))
+        }
+    };
+    if !known && from_node && !is_from_stack(context) {
         return Err(DropReason::Martian.into());
     }
-    let mut judgement = judge(&context.tables, &tuple);
     let mut track = headers.trackable && headers.part != Part::Later && headers.quote.is_none();
     if matches!(headers.protocol, Protocol::ICMP | Protocol::ICMPV6) {
         track &= may_ask(packet, context);

@@ -80,7 +80,7 @@ fn routed<O: Observer>(
 /// Whether a policy, a masquerade or its source's own routes may have something to say about a packet of no flow.
 fn is_asked_about<O: Observer>(headers: &Headers, context: &Context<'_, O>) -> bool {
     let tables = &context.tables;
-    (tables.has_policies() && policy::concerns(tables, &headers.tuple))
+    (tables.has_policies() && policy::concerns(headers, context))
         || leave::concerns(tables, &headers.tuple)
         || tables.routes_by_source()
 }

@@ -199,7 +199,7 @@ impl Plan {
             workers: next(sizes.workers * WORKER_WORDS),
             counters: next(sizes.workers * sizes.interfaces * BLOCK),
             policies: next(sizes.workers * policy::BLOCK),
-            labels: next(policy::BLOCK),
+            labels: next(policy::LABELS),
             neighbor_head: next(neighbors.head),
             neighbor_index: next(neighbors.index),
             neighbor_rows: next(neighbors.rows),

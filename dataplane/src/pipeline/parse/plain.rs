@@ -163,6 +163,7 @@ fn fill(headers: &mut Headers, found: &Found, network: Network, l4: usize, seed:
         hint: Hint::UNKNOWN,
         destination: None,
         search: None,
+        judged: None,
         fault: None,
         to_group: false,
         routed_on: false,
