@@ -1,10 +1,12 @@
 //! Policies to judge by: so many, over the same 5,000 pods, set as control sets them.
 //!
 //! Pod `i` is backend `i` of [`net::backend`]. Policy `p` selects the pods `i` that are `p` modulo the policies (so ten have 500 pods each, and of
-//! 10,000 each pod has two), and lets one block of clients send datagrams to port 4000, and eight pods too. One more policy lets all clients reach the
+//! 10,000 each pod has two), and lets blocks of clients send datagrams to port 4000, and eight pods too. One more policy lets all clients reach the
 //! pods' port 8080, so that flows to services go on. Pods of the same policies are one subject, as control compiles them: ten, 1,000 and 5,000.
 //!
-//! Of every number of policies all pods are isolated and the flows are the same; what differs is how much memory there is to judge them by.
+//! Of every number of policies all pods are isolated, have rows and classes of their own, and the flows are the same: from two blocks to each pod. Of 10,000
+//! policies one lets the first in and another the second, so that all of them decide; of fewer one lets in both. What differs is how much
+//! memory there is to judge by: subjects with their cells, port maps, decisions, counters.
 
 use super::net;
 use super::routes::Random;
@@ -19,8 +21,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 pub const PODS: usize = 5_000;
 /// Blocks of clients: /24 from 100.64.0.0 on.
 const BLOCKS: usize = 64;
-/// Blocks that flows come from, the first ones. Divides the pods and every number of policies, so that a pod's block is that of its policy, whichever of how
-/// many that is.
+/// Blocks that flows to a pod's first policy come from; as many more to its second. Divides the pods and every number of policies, so that a pod's blocks
+/// are those of its policies, whichever of how many these are.
 const SENDING: usize = 10;
 /// Pods that a policy lets in beside clients.
 const FRIENDS: usize = 8;
@@ -36,9 +38,9 @@ fn block(index: usize) -> Ipv4Net {
     Ipv4Net::new_assert(first.into(), 24)
 }
 
-/// The block that a policy lets in. A pod's second policy has another than its first.
-fn block_of(policy: usize) -> usize {
-    policy % SENDING + SENDING * (policy / PODS)
+/// The block that a pod's first policy lets in, or its second.
+fn block_of(policy: usize, second: bool) -> usize {
+    policy % SENDING + if second { SENDING } else { 0 }
 }
 
 /// Classes: 0 strangers, then blocks, then pods.
@@ -91,8 +93,11 @@ pub fn set(writer: &mut Writer, count: usize) -> Result<(), Error> {
         let subject = SubjectId((policy % subjects) as u32);
         let map = Some(PortMapId(policy as u32));
         let friends = (1..=FRIENDS).map(|n| (class_of_pod(policy * 7 + n * 31), map));
-        let block = class_of_block(block_of(policy));
-        let cells: Vec<_> = friends.chain([(block, map)]).collect();
+        // Where a pod has one policy, that one lets both in.
+        let blocks =
+            [false, true].into_iter().filter(|second| count <= PODS || *second == (policy >= PODS));
+        let blocks = blocks.map(|second| (class_of_block(block_of(policy, second)), map));
+        let cells: Vec<_> = friends.chain(blocks).collect();
         writer.set_cells(subject, &cells)?;
     }
     for index in 0..BLOCKS {
@@ -113,8 +118,8 @@ pub fn set(writer: &mut Writer, count: usize) -> Result<(), Error> {
 
 /// Client and pod of a flow that a policy allows, of however many; another one for each `index`.
 pub fn flow(index: usize, random: &mut Random) -> (SocketAddr, SocketAddr) {
-    let to = random.below(PODS);
-    let client = u32::from(block(block_of(to)).addr()) + 1 + (index / 60_000 % 250) as u32;
+    let (to, second) = (random.below(PODS), random.below(2) == 1);
+    let client = u32::from(block(block_of(to, second)).addr()) + 1 + (index / 60_000 % 250) as u32;
     let client = IpAddr::from(Ipv4Addr::from(client));
     let to = SocketAddr::new(pod(to).ip(), PORT);
     (SocketAddr::new(client, 1_024 + (index % 60_000) as u16), to)
