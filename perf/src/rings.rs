@@ -10,6 +10,7 @@ mod routes;
 pub mod scenario;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod verify;
 mod world;
 
@@ -54,6 +55,9 @@ pub struct Options {
     /// Keep callgrind's files in this folder, for callgrind_annotate
     #[arg(long, value_name = "FOLDER", requires = "instructions")]
     keep: Option<PathBuf>,
+    /// Runs of all scenarios in turns, one worker each, with ratios of neighboring runs to the first scenario
+    #[arg(long, conflicts_with_all = ["instructions", "workers"])]
+    in_turns: bool,
     /// Print figures for programs
     #[arg(long)]
     json: bool,
@@ -86,6 +90,9 @@ pub fn run(options: &Options) -> Result<(), String> {
     match options.scenarios[..] {
         [scenario] if options.inside_callgrind => instructions::inside(scenario),
         _ if options.instructions => count(options),
+        _ if options.in_turns => {
+            turns::measure(options, &chosen(options, Scenario::ALL), &cpus(options)?)
+        }
         _ => measure(options),
     }
 }

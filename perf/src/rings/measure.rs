@@ -48,9 +48,7 @@ impl Bench {
         packets: usize,
         cpus: &[usize],
     ) -> Result<Figures, String> {
-        for (runner, load) in self.world.workers.iter_mut().zip(&self.loads) {
-            runner.queue(self.way.0).load(Arc::clone(&load.frames));
-        }
+        self.load();
         let workers = self.loads.len();
         let (mut spans, mut ratios) = (Vec::with_capacity(runs), Vec::new());
         for run in 0..=runs {
@@ -79,6 +77,20 @@ impl Bench {
             mpps: spread(&Span::mpps)?,
             scaling: Spread::of(&ratios),
         })
+    }
+
+    /// Nanoseconds that one run of about `packets` packets takes a packet, of a bench of one worker.
+    pub fn nanoseconds(&mut self, packets: usize, cpus: &[usize]) -> Result<f64, String> {
+        self.load();
+        let span = self.run(1, packets, cpus)?;
+        Ok(span.nanoseconds / span.packets as f64)
+    }
+
+    /// Puts the loops of frames before the workers.
+    fn load(&mut self) {
+        for (runner, load) in self.world.workers.iter_mut().zip(&self.loads) {
+            runner.queue(self.way.0).load(Arc::clone(&load.frames));
+        }
     }
 
     /// One run of the first `active` workers.
