@@ -39,7 +39,8 @@ pub enum Kind {
     ClusterNetworkPolicy,
 }
 
-const KINDS: [Kind; 8] = [
+/// All of them.
+pub(crate) const KINDS: [Kind; 8] = [
     Kind::Service,
     Kind::EndpointSlice,
     Kind::Node,

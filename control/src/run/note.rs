@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{Control, Source};
-use crate::{compile, object::Kind, receipts::Receipts, serve::ServiceHealth};
+use crate::{compile, object::KINDS, receipts::Receipts, serve::ServiceHealth};
 
 impl Control {
     /// Writes down what others may ask for.
@@ -38,7 +38,7 @@ impl Control {
                 status.updated = SystemTime::now();
             }
             status.node_eligible = eligible;
-            for kind in [Kind::Service, Kind::EndpointSlice, Kind::Node] {
+            for kind in KINDS {
                 status.objects.insert(kind.name(), self.store.count(kind));
             }
             (status.refused, status.refused_rows) = (refused, self.publisher.refused_rows());

@@ -432,6 +432,7 @@ fn receipts_name_the_version_the_generation_and_when_every_worker_had_it() {
         "{metrics}"
     );
     assert!(metrics.contains("millrace_control_objects{kind=\"EndpointSlice\"} 1\n"), "{metrics}");
+    assert!(metrics.contains("millrace_control_objects{kind=\"NetworkPolicy\"} 0\n"), "{metrics}");
     assert!(
         metrics.contains("millrace_control_api_lists_total{kind=\"Service\"} 1\n"),
         "{metrics}"
