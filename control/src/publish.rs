@@ -341,7 +341,7 @@ fn row_key(change: &Change) -> Option<RowKey> {
 }
 
 fn interface(interface: Interface) -> Attached {
-    let Interface { id, name, mac, mtu, addresses, kind, index } = interface;
+    let Interface { id, name, mac, mtu, addresses, kind, index, mode: _ } = interface;
     let kind = match kind.as_str() {
         "uplink" => InterfaceKind::UPLINK,
         "host" => InterfaceKind::HOST,

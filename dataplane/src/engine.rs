@@ -156,6 +156,7 @@ pub fn run(config: &Config, stop: &Arc<AtomicBool>) -> Result<(), EngineError> {
         steering.push(port.steer(&sockets, config.mode)?);
     }
     housekeeping.steer(steering);
+    housekeeping.tell_modes((0..ports.len()).map(|port| port::mode(&queues, port)));
 
     let mut threads = Vec::new();
     for (index, (queues, pool)) in queues.into_iter().zip(pools).enumerate() {

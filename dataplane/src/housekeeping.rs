@@ -105,6 +105,7 @@ impl Housekeeping {
             addresses: interface.addresses.clone(),
             kind: interface.kind.name().to_owned(),
             index: ports.get(usize::from(interface.id.0)).map_or(0, Port::told_index),
+            mode: String::new(),
         });
         let facts = Facts {
             interfaces: told.collect(),
@@ -147,6 +148,11 @@ impl Housekeeping {
     pub fn steer(&mut self, steering: Vec<Steering>) {
         self.steering = steering;
         self.beaten = 0;
+    }
+
+    /// From now on those who ask are told how packets come from each interface, in the order of their numbers.
+    pub fn tell_modes<'m>(&mut self, modes: impl Iterator<Item = &'m str>) {
+        self.server.tell_modes(modes);
     }
 
     /// From now on the kernel is told what is to come here.

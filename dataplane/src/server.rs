@@ -68,6 +68,13 @@ impl Server {
         Ok(Self { listener: Listener::bind(path)?, facts, live, slots, guests: Vec::new() })
     }
 
+    /// From now on whoever connects is told how packets come from each interface.
+    pub fn tell_modes<'m>(&mut self, modes: impl Iterator<Item = &'m str>) {
+        for (interface, mode) in self.facts.interfaces.iter_mut().zip(modes) {
+            mode.clone_into(&mut interface.mode);
+        }
+    }
+
     /// Waits for messages, at most `timeout`, and serves them.
     pub fn turn(&mut self, timeout: Timespec) {
         let mut fds = vec![PollFd::new(&self.listener, PollFlags::IN)];

@@ -8,7 +8,7 @@ mod veth;
 
 use clap::{Parser, Subcommand};
 use millrace_harness::commands::{execute, pin, until_stopped};
-use millrace_harness::{folder, kernel, offer, running, services, spread, topology};
+use millrace_harness::{folder, kernel, offer, running, services, spread, statistics, topology};
 use std::process::ExitCode;
 
 #[derive(Parser)]

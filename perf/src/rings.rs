@@ -2,6 +2,7 @@
 
 mod bare;
 mod budget;
+mod conclusive;
 mod instructions;
 mod measure;
 mod net;
@@ -52,6 +53,13 @@ pub struct Options {
     /// Write the counts into the budget instead
     #[arg(long, requires = "gate")]
     bless: bool,
+    /// Hold the times against those of an earlier run (--json), each relative to l2 of its own run; only where all of these vary by
+    /// less than 3 %
+    #[arg(long, value_name = "FILE", conflicts_with = "instructions")]
+    against: Option<PathBuf>,
+    /// By how many percent a time may rise over the earlier one: processes differ by 15 % of their own doing
+    #[arg(long, value_name = "PERCENT", default_value_t = 20.0)]
+    allow: f64,
     /// Keep callgrind's files in this folder, for callgrind_annotate
     #[arg(long, value_name = "FOLDER", requires = "instructions")]
     keep: Option<PathBuf>,
@@ -75,6 +83,8 @@ struct Row {
     runs: u32,
     #[serde(flatten)]
     figures: Figures,
+    /// Whether its runs vary little enough to say something.
+    conclusive: bool,
 }
 
 /// What was measured, and on what.
@@ -175,11 +185,11 @@ fn measure(options: &Options) -> Result<(), String> {
     if !options.json {
         println!("{cpu}, Linux {kernel}, {} runs of each\n", options.runs);
         println!(
-            "{:<21} {:<5} {:>7}   {:^23}   {:^23}   {:^23}",
-            "scenario", "frame", "workers", "ns/packet", "TSC cycles/packet", "Mpps"
+            "{:<21} {:<5} {:>7}   {:^23}   {:>6}   {:^23}   {:^23}",
+            "scenario", "frame", "workers", "ns/packet", "CV", "TSC cycles/packet", "Mpps"
         );
         let spread = format!("{:>7} {:>7} {:>7}", "min", "median", "max");
-        println!("{:<35}   {spread}   {spread}   {spread}", "");
+        println!("{:<35}   {spread}   {:>6}   {spread}   {spread}", "", "");
     }
     for scenario in scenarios {
         for &workers in &options.workers {
@@ -196,7 +206,9 @@ fn measure(options: &Options) -> Result<(), String> {
                 let figures = bench
                     .measure(options.runs as usize, options.packets, &cpus)
                     .map_err(|why| failed(&why))?;
-                let row = Row { scenario, frames, workers, runs: options.runs, figures };
+                let conclusive = conclusive::is_steady(figures.cv);
+                let row =
+                    Row { scenario, frames, workers, runs: options.runs, figures, conclusive };
                 if !options.json {
                     print(&row);
                 }
@@ -208,8 +220,14 @@ fn measure(options: &Options) -> Result<(), String> {
         let report = Report { cpu, kernel, results: &rows };
         let text = serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?;
         println!("{text}");
+    } else {
+        let loud = rows.iter().filter(|row| !row.conclusive).count();
+        println!("\n{loud} of {} are inconclusive: their runs vary by 3 % or more", rows.len());
     }
-    Ok(())
+    match &options.against {
+        Some(path) => conclusive::gate(path, &cpu_model(), &rows, (options.allow / 100.0).max(0.0)),
+        None => Ok(()),
+    }
 }
 
 fn print(row: &Row) {
@@ -217,8 +235,10 @@ fn print(row: &Row) {
     let scaling = row.figures.scaling.map_or_else(String::new, |it| {
         format!("   × {:.2} ({:.2} to {:.2}) of one alone", it.median, it.min, it.max)
     });
+    let cv = row.figures.cv.map_or("   –".into(), |cv| format!("{:>4.1}", cv * 100.0));
+    let verdict = if row.conclusive { "" } else { "  inconclusive" };
     println!(
-        "{:<21} {:<5} {:>7}   {}   {cycles}   {}{scaling}",
+        "{:<21} {:<5} {:>7}   {}   {cv} %   {cycles}   {}{scaling}{verdict}",
         row.scenario.name(),
         row.frames.name(),
         row.workers,

@@ -38,6 +38,9 @@ pub struct Options {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// With conntrack: how many flows there are, and none of them
+    #[arg(long)]
+    totals: bool,
     /// With services: which version of each object is in which generation, and since when in every worker's hands
     #[arg(long)]
     receipts: bool,
@@ -96,6 +99,9 @@ pub fn run(options: &Options, socket: &Path) -> Result<(), String> {
             options,
         );
     }
+    if options.totals && !matches!(options.what, What::Conntrack) {
+        return Err("--totals goes with conntrack".into());
+    }
     let engine = Engine::open(socket)?;
     let view = match options.what {
         What::Services => services::view(&engine),
@@ -104,7 +110,7 @@ pub fn run(options: &Options, socket: &Path) -> Result<(), String> {
         What::Interfaces => interfaces::view(&engine),
         What::Workers => workers::view(&engine),
         What::Counters => counters::view(&engine),
-        What::Conntrack => conntrack::view(&engine)?,
+        What::Conntrack => conntrack::view(&engine, options.totals)?,
         What::Policies => policies::view(&engine)?,
     };
     print(&view, options)

@@ -52,6 +52,7 @@ fn interface(namespace: &Namespace, id: u16, name: &str, kind: &str) -> Interfac
         addresses,
         kind: kind.into(),
         index,
+        mode: String::new(),
     }
 }
 

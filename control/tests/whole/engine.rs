@@ -49,6 +49,7 @@ impl FakeEngine {
             addresses: vec!["192.0.2.1/24".parse().unwrap()],
             kind: "uplink".into(),
             index: 1,
+            mode: String::new(),
         };
         FakeEngine::with(path, contract, Mode::Router, vec![interface])
     }

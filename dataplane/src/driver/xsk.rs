@@ -22,6 +22,11 @@ impl XskQueue {
         XskQueue { socket }
     }
 
+    /// Whether the driver hands frames over without a copy.
+    pub fn is_zero_copy(&self) -> bool {
+        self.socket.is_zero_copy()
+    }
+
     /// Where its frames are.
     pub fn holdings(&self) -> Holdings {
         self.socket.holdings()

@@ -166,3 +166,33 @@ pub fn open_queues(
     }
     Ok((queues, pools))
 }
+
+/// How packets come from device `port`, by the queues of all workers.
+pub fn mode(queues: &[Vec<XskQueue>], port: usize) -> &'static str {
+    let of_port = || queues.iter().filter_map(|of_worker| of_worker.get(port));
+    mode_of(of_port().map(XskQueue::is_zero_copy))
+}
+
+fn mode_of(zero_copy: impl Iterator<Item = bool> + Clone) -> &'static str {
+    let mut both = zero_copy.clone();
+    match (both.clone().any(|zero_copy| zero_copy), both.any(|zero_copy| !zero_copy)) {
+        (true, true) => "mixed",
+        (true, false) => "zero-copy",
+        (false, true) => "copy",
+        (false, false) => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mode_of;
+
+    #[test]
+    fn a_device_is_in_the_mode_that_all_its_queues_are_in() {
+        let of = |queues: &[bool]| mode_of(queues.iter().copied());
+        assert_eq!(of(&[true, true]), "zero-copy");
+        assert_eq!(of(&[false]), "copy");
+        assert_eq!(of(&[true, false]), "mixed");
+        assert_eq!(of(&[]), "");
+    }
+}

@@ -115,6 +115,8 @@ pub struct Stage {
     setting: Setting,
     // Programs end before their namespaces go.
     sink_program: Option<Running>,
+    /// On a Linux device's way out, while the sink sends back.
+    pass_program: Option<Running>,
     device_program: Option<Running>,
     generator: Namespace,
     dut: Namespace,
@@ -133,6 +135,7 @@ impl Stage {
             device,
             setting,
             sink_program: None,
+            pass_program: None,
             device_program: None,
             generator: Namespace::create(&role("gen"))?,
             dut: Namespace::create(&role("dut"))?,
@@ -286,6 +289,7 @@ mac = "{GENERATOR_MAC}"
     pub fn stop(&mut self) {
         self.device_program = None;
         self.sink_program = None;
+        self.pass_program = None;
     }
 
     /// Fails if what carries the packets is no longer there.
@@ -300,7 +304,17 @@ mac = "{GENERATOR_MAC}"
         sink.args(["sink", "--interface", "sink0"]).args(reflect.then_some("--reflect"));
         let log = self.folder.path().join("sink.log");
         self.sink_program = Some(Running::start(&mut sink, log)?);
-        self.wait_for(&self.sink, "sink0")
+        self.wait_for(&self.sink, "sink0")?;
+        self.pass_program = None;
+        if reflect && !matches!(self.device, Device::Bare | Device::Engine) {
+            // What a veth's peer sends back by XDP waits in its ring for good, unless it has a program of its own.
+            let mut pass = self.dut.command(&self.program("millrace-perf"));
+            pass.args(["sink", "--interface", "out0", "--pass"]);
+            let log = self.folder.path().join("pass.log");
+            self.pass_program = Some(Running::start(&mut pass, log)?);
+            self.wait_for(&self.dut, "out0")?;
+        }
+        Ok(())
     }
 
     /// Starts the generator.

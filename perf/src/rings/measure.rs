@@ -3,6 +3,7 @@
 use super::scenario::{Bench, Fate};
 use super::world::{Ledger, Runner};
 use crate::spread::Spread;
+use crate::statistics::variation;
 use millrace_dataplane::driver::looped::Time;
 use millrace_xsk::tsc;
 use serde::Serialize;
@@ -31,6 +32,8 @@ pub struct Figures {
     pub packets: usize,
     /// Nanoseconds that a worker spends on a packet.
     pub ns: Spread,
+    /// How much that varied from run to run: deviation over mean.
+    pub cv: Option<f64>,
     /// The same in cycles of the time stamp counter.
     pub cycles: Option<Spread>,
     /// Millions of packets a second of all workers together.
@@ -67,10 +70,12 @@ impl Bench {
             Spread::of(&spans.iter().map(of).collect::<Vec<_>>()).ok_or("no runs")
         };
         let each = |span: &Span| workers as f64 / span.packets as f64;
+        let ns: Vec<f64> = spans.iter().map(|span| span.nanoseconds * each(span)).collect();
         let timed = spans.iter().all(|span| span.ticks.is_some());
         Ok(Figures {
             packets: spans.first().map_or(0, |span| span.packets),
-            ns: spread(&|span| span.nanoseconds * each(span))?,
+            ns: Spread::of(&ns).ok_or("no runs")?,
+            cv: variation(&ns),
             cycles: timed
                 .then(|| spread(&|span| span.ticks.unwrap_or(0.0) * each(span)))
                 .transpose()?,

@@ -91,6 +91,7 @@ fn interface(id: u16, name: &str, mtu: u32, addresses: &[&str]) -> Interface {
         addresses: addresses.iter().map(|text| net(text)).collect(),
         kind: "uplink".into(),
         index: u32::from(id) + 7,
+        mode: "copy".into(),
     }
 }
 

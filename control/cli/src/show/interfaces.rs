@@ -30,7 +30,7 @@ pub(super) fn view(engine: &Engine) -> View {
         let mut value = json!({
             "name": interface.name, "id": interface.id, "index": interface.index, "kind": interface.kind,
             "mac": interface.mac.to_string(), "mtu": interface.mtu, "addresses": addresses,
-            "rx_packets": rx, "rx_bytes": rx_bytes, "tx_packets": tx, "tx_bytes": tx_bytes,
+            "mode": interface.mode, "rx_packets": rx, "rx_bytes": rx_bytes, "tx_packets": tx, "tx_bytes": tx_bytes,
         });
         let owner = engine.owner(InterfaceId(interface.id));
         if let Some(owner) = &owner {
@@ -95,6 +95,7 @@ mod tests {
         assert_eq!(
             view.json[1],
             json!({"name": "eth1", "id": 1, "index": 8, "kind": "uplink", "mac": "02:00:00:00:00:f1", "mtu": 9000,
+                "mode": "copy",
                 "addresses": ["192.168.1.2/24"], "rx_packets": 6, "rx_bytes": 600, "tx_packets": 8, "tx_bytes": 1000})
         );
         assert_eq!(view.json[0]["rx_packets"], 0);

@@ -90,6 +90,9 @@ pub struct Interface {
     pub kind: String,
     /// The kernel's index; 0 when it has none (pcap). Of a trunk, that of the kernel's end.
     pub index: u32,
+    /// How packets come from it: `zero-copy`, `copy`, `mixed` where its queues differ; empty where there are no sockets.
+    #[serde(default)]
+    pub mode: String,
 }
 
 mod mac_text {

@@ -49,6 +49,7 @@ fn welcome() -> Message {
             addresses: vec!["192.0.2.1/24".parse().unwrap(), "2001:db8::1/64".parse().unwrap()],
             kind: "uplink".to_owned(),
             index: 3,
+            mode: "copy".into(),
         }],
     }
 }

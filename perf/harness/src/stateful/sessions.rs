@@ -54,7 +54,8 @@ impl Sessions<'_> {
         let netns = netns(self.ends).map_or(String::new(), |name| format!("netns = \"{name}\"\n"));
         let rate = rate.map_or("max".into(), |rate| format!("{rate:.3}pps"));
         let length = match length {
-            Length::Packets(count) => format!("count = \"{count}\""),
+            // A ramp is to send them all, however late.
+            Length::Packets(count) => format!("count = \"{count}\"\nmax_lag = \"60s\""),
             Length::Seconds(seconds) => format!("duration = \"{seconds}s\""),
         };
         let last = u32::from(CLIENTS) + (sessions.div_ceil(PORTS) - 1) as u32;
