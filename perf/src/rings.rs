@@ -55,7 +55,7 @@ pub struct Options {
     bless: bool,
     /// Hold the times against those of an earlier run (--json), each relative to l2 of its own run; only where all of these vary by
     /// less than 3 %
-    #[arg(long, value_name = "FILE", conflicts_with = "instructions")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["instructions", "in_turns"])]
     against: Option<PathBuf>,
     /// By how many percent a time may rise over the earlier one: processes differ by 15 % of their own doing
     #[arg(long, value_name = "PERCENT", default_value_t = 20.0)]
