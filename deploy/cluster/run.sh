@@ -122,8 +122,8 @@ meet
 [[ $short == yes ]] || act rolling
 act conntrack udp_flows
 act netpol
-act crash
 act others
+act crash
 if [[ $short == no ]]; then
     act changes
     act services services_change
