@@ -181,7 +181,7 @@ fn the_interface_of_a_pod_that_cannot_be_read_is_nobodys() {
     assert_eq!(addresses.len(), 2);
     assert!(config.has_interface_of(pod));
     for (entry, said) in [
-        ("addresses = ['10.0.0.0/8']", "control.toml: [[pod]] 1: addresses: [0]: "),
+        ("addresses = ['10.0.0.0/8']", "control.toml: [[pod]] 1: addresses[0]: "),
         ("addresses = ['224.0.0.1']", "control.toml: [[pod]] 1: addresses: 224.0.0.1 is no pod's"),
         ("ip = '10.0.0.5'", "control.toml: [[pod]] 1: ip: unknown field `ip`"),
     ] {
