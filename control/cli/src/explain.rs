@@ -240,7 +240,7 @@ impl<'a> Source<'a> {
             Self::Files(files) => Sandbox::new(files.world.interfaces.values(), flows)?,
             Self::Live { interfaces, .. } => Sandbox::new(interfaces.iter(), flows)?,
         };
-        sandbox.sync(self.tables())?;
+        sandbox.begin(self.tables())?;
         Ok(sandbox)
     }
 

@@ -251,3 +251,16 @@ fn a_flow_that_began_before_any_policy_is_whose_it_was() {
     assert_eq!(denied_by(&all[5]), "NetworkPolicy default/no-way-in (ingress)");
     assert_eq!(denied_by(&all[6]), "NetworkPolicy default/no-way-out (egress)");
 }
+
+#[test]
+fn an_address_that_two_pods_claim_is_closed_and_both_are_named() {
+    let pod = |name: &str| {
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "default", "name": name, "labels": {"app": name}},
+        "spec": {"nodeName": "node-a"}, "status": {"phase": "Running", "podIP": "10.0.1.78"}})
+    };
+    let policy = network_policy("one", json!({"podSelector": {"matchLabels": {"app": "one"}}}));
+    let ask = flow("a", "10.0.1.5", ("10.0.1.78", 80), "TCP");
+    let all = answers("policy-twins", &[pod("one"), pod("two"), policy], &[ask]);
+    let by = denied_by(&all[0]);
+    assert!(by.contains("default/one and default/two"), "{by}");
+}

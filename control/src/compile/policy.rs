@@ -13,7 +13,8 @@
 //!
 //! # Costs
 //!
-//! A pod's new labels cost the sets in its buckets (`sets.rs`), its policies' names, and a look for each subject whose rules name one of its
+//! What rules say of all pods is a subject's default, so that a rule for every pod costs no cell for each: what is no pod has cells then, which are
+//! few classes. A pod's new labels cost the sets in its buckets (`sets.rs`), its policies' names, and a look for each subject whose rules name one of its
 //! peers. A policy costs a look at the pods that it may select, and one at all pods for each peer that no policy named before.
 //! Memory: in the tables at most 160 bytes a pod, its name included, and 640 a rule with a peer and a port of its own
 //! (`tests/whole/policy/memory.rs` asserts both); in this process what `millrace-perf policies` says.
@@ -153,12 +154,16 @@ pub(super) struct Policies {
     classes_with_ports: BTreeSet<u32>,
     /// Classes of this node's own addresses.
     own_classes: BTreeSet<u32>,
+    /// Classes of what is no pod.
+    bare_classes: BTreeSet<u32>,
     subjects: Interned<SubjectKey, Subject>,
     peer_subjects: HashMap<u32, BTreeSet<u32>>,
     /// Subjects that ask for ports of everyone by name.
     asking: BTreeSet<u32>,
     /// Subjects that have a say about what is sent to this node itself.
     fenced: BTreeSet<u32>,
+    /// Subjects whose rules name all pods.
+    naming_every_pod: BTreeSet<u32>,
     /// Addresses that several pods say they have, and are closed, with their names.
     contested: BTreeMap<Addr, Box<str>>,
     maps: Maps,
@@ -203,10 +208,13 @@ impl Default for Policies {
             peer_classes: HashMap::new(),
             classes_with_ports: BTreeSet::new(),
             own_classes: BTreeSet::new(),
+            // Class 0 is of what no prefix covers.
+            bare_classes: BTreeSet::from([0]),
             subjects: Interned::default(),
             peer_subjects: HashMap::new(),
             asking: BTreeSet::new(),
             fenced: BTreeSet::new(),
+            naming_every_pod: BTreeSet::new(),
             contested: BTreeMap::new(),
             maps: Maps::default(),
             rows: rows::Shown::default(),
@@ -639,6 +647,7 @@ impl Policies {
             wanted.contested = true;
             needed = true;
         } else if let At::One(pod) = at {
+            wanted.class.pod = true;
             peers.extend(&pod.peers);
             wanted.class.ports = self.names.among(&pod.row.ports);
             wanted.name = pod.name();

@@ -123,6 +123,12 @@ pub enum Namespaces {
 }
 
 impl PodSet {
+    /// Whether every pod is in it.
+    pub fn is_everyone(&self) -> bool {
+        let everywhere = Namespaces::Labelled(Selector::default());
+        self.namespaces == everywhere && self.pods == Selector::default()
+    }
+
     /// Whether a pod with `labels`, in a namespace with that name and those labels, is in it.
     pub fn contains(&self, namespace: &str, its_labels: &Labels, labels: &Labels) -> bool {
         let there = match &self.namespaces {

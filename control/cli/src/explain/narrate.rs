@@ -203,7 +203,7 @@ fn say(step: &Step, asked: Option<Tuple>, tables: Snapshot<'_>) -> Option<Said> 
         ),
         Step::Allowed => ("policy", "allowed".to_owned()),
         Step::Judged { ingress, decision } => ("policy", policy::words(decision, *ingress, tables)),
-        Step::Closed { endpoint } => ("policy", policy::closed(endpoint)),
+        Step::Closed { endpoint } => ("policy", policy::closed(endpoint, tables)),
         Step::Created { translated, masqueraded } => {
             let masqueraded = if *masqueraded { ", masqueraded" } else { "" };
             ("conntrack", format!("new flow{masqueraded}, leaves as {}", show(translated)))

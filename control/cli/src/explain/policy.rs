@@ -24,7 +24,7 @@ fn by(id: PolicyId, rule: Option<u16>, ingress: bool, tables: Snapshot<'_>) -> S
 /// The object that refused a flow: that of the first refusal, which is egress' where both ends refuse.
 pub fn refuser(steps: &[Step], tables: Snapshot<'_>) -> Option<String> {
     steps.iter().find_map(|step| match step {
-        Step::Closed { endpoint } => Some(closed(endpoint)),
+        Step::Closed { endpoint } => Some(closed(endpoint, tables)),
         Step::Judged { ingress, decision } if !decision.is_allowed() => {
             decision.policy().map(|id| by(id, decision.rule(), *ingress, tables))
         }
@@ -48,9 +48,14 @@ pub fn deciders(steps: &[Step], tables: Snapshot<'_>) -> Vec<String> {
     all
 }
 
-/// Of an address whose policies are not known yet.
-pub fn closed(endpoint: &Addr) -> String {
-    format!("{}: nothing is known yet of who may reach it", endpoint.to_ip())
+/// Of an address whose policies are not known yet, or that several pods say they have.
+pub fn closed(endpoint: &Addr, tables: Snapshot<'_>) -> String {
+    let names = tables.endpoint_name(&tables.policy_endpoint(endpoint)).unwrap_or_default();
+    let why = match names.is_empty() {
+        true => "nothing is known yet of who may reach it".to_owned(),
+        false => format!("pods {names} all have it, and policies treat them differently"),
+    };
+    format!("{}: {why}", endpoint.to_ip())
 }
 
 /// A decision.

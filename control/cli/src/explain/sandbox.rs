@@ -88,15 +88,23 @@ impl Sandbox {
     /// The tables have changed: their static neighbors are in force, and UDP flows whose backend is gone are forgotten, as the engine
     /// does with idle ones within a turn, and with others when they are used.
     pub fn sync(&mut self, tables: &Tables) -> Result<(), String> {
+        self.begin(tables)?;
+        let snapshot = tables.snapshot();
+        self.state.conntrack.review(0..u32::MAX, (self.now, 0), |service, original, translated| {
+            is_stale(&snapshot, service, original, translated)
+        });
+        Ok(())
+    }
+
+    /// The same of an engine that has seen no flow: its table need not be gone through, which would be most of the work where each line has
+    /// an engine of its own.
+    pub fn begin(&mut self, tables: &Tables) -> Result<(), String> {
         let neighbors =
             self.segment.neighbors(&StateSettings::of(&self.sizes)).map_err(|e| e.to_string())?;
         let snapshot = tables.snapshot();
         let wanted = snapshot.static_neighbors().map(|row| (row.interface, row.addr, row.mac));
         let kernel = self.state.local.interfaces.kernel_neighbors();
         neighbors.sync_static(wanted.chain(kernel), self.now);
-        self.state.conntrack.review(0..u32::MAX, (self.now, 0), |service, original, translated| {
-            is_stale(&snapshot, service, original, translated)
-        });
         Ok(())
     }
 

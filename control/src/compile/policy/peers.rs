@@ -27,6 +27,8 @@ pub(super) struct Peers {
     /// Where what is known of an address may change: cidrs and exceptions, with how many blocks name each.
     prefixes: BTreeMap<IpNet, usize>,
     nodes: BTreeSet<u32>,
+    /// Those that have every pod.
+    everyone: BTreeSet<u32>,
 }
 
 fn family(net: &IpNet) -> usize {
@@ -43,7 +45,12 @@ impl Peers {
         }
         let (number, _) = self.interned.hold(peer.clone());
         match peer {
-            Peer::Pods(set) => self.sets.insert(number, set),
+            Peer::Pods(set) => {
+                self.sets.insert(number, set);
+                if set.is_everyone() {
+                    self.everyone.insert(number);
+                }
+            }
             Peer::Nodes(_) => _ = self.nodes.insert(number),
             Peer::Block(block) => {
                 let there = self.blocks.entry(block.cidr).or_default();
@@ -70,7 +77,10 @@ impl Peers {
         let swept = self.interned.sweep();
         for (number, peer, ()) in &swept {
             match &**peer {
-                Peer::Pods(set) => self.sets.remove(*number, set),
+                Peer::Pods(set) => {
+                    self.sets.remove(*number, set);
+                    self.everyone.remove(number);
+                }
                 Peer::Nodes(_) => _ = self.nodes.remove(number),
                 Peer::Block(block) => self.remove_block(*number, block),
             }
@@ -143,6 +153,11 @@ impl Peers {
                 |peer| matches!(&**peer, Peer::Nodes(selector) if selector.matches(labels)),
             )
         })
+    }
+
+    /// Whether every pod is in it.
+    pub(super) fn is_everyone(&self, number: u32) -> bool {
+        self.everyone.contains(&number)
     }
 
     /// A peer, if it is there.

@@ -92,8 +92,11 @@ impl Policies {
         let mut cells: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
         for class in std::mem::take(&mut self.todo.new_classes) {
             let Some(key) = self.classes.key(class) else { continue };
-            for peer in &key.peers {
+            for peer in key.peers.iter().filter(|peer| !self.peers.is_everyone(**peer)) {
                 self.peer_classes.entry(*peer).or_default().insert(class);
+            }
+            if !key.pod {
+                self.bare_classes.insert(class);
             }
             if !key.ports.is_empty() {
                 self.classes_with_ports.insert(class);
@@ -150,6 +153,9 @@ impl Policies {
         if subject.is_fenced() {
             classes.extend(&self.own_classes);
         }
+        if subject.names_every_pod() {
+            classes.extend(&self.bare_classes);
+        }
     }
 
     /// Subjects whose rules may treat this class as no other.
@@ -161,6 +167,9 @@ impl Policies {
         let mut subjects: BTreeSet<u32> = peers.flatten().copied().collect();
         if !class.ports.is_empty() {
             subjects.extend(&self.asking);
+        }
+        if !class.pod {
+            subjects.extend(&self.naming_every_pod);
         }
         subjects
     }
@@ -183,7 +192,8 @@ impl Policies {
             let rules = rules.map(|(rule, peers)| (rule, peers.as_deref())).collect();
             Some(Part { policy: *policy, tier: row.tier, shadow: row.shadow, rules })
         });
-        let subject = Subject::new(&key, parts, &mut self.maps);
+        let peers = &self.peers;
+        let subject = Subject::new(&key, parts, |peer| peers.is_everyone(peer), &mut self.maps);
         for peer in subject.peers() {
             self.peer_subjects.entry(peer).or_default().insert(number);
         }
@@ -192,6 +202,9 @@ impl Policies {
         }
         if subject.is_fenced() {
             self.fenced.insert(number);
+        }
+        if subject.names_every_pod() {
+            self.naming_every_pod.insert(number);
         }
         self.rows.say(PolicyRow::Subject(SubjectId(number), Some(PortMapId(subject.default))));
         if let Some(value) = self.subjects.value_mut(number) {
@@ -217,6 +230,7 @@ impl Policies {
             }
             self.classes_with_ports.remove(&class);
             self.own_classes.remove(&class);
+            self.bare_classes.remove(&class);
             // Another class may get the number: it must find no cells.
             for subject in self.asked_by(&key) {
                 removed.push(PolicyRow::Cells(SubjectId(subject), vec![(ClassId(class), None)]));
@@ -257,6 +271,7 @@ impl Policies {
         }
         self.asking.remove(&number);
         self.fenced.remove(&number);
+        self.naming_every_pod.remove(&number);
         subject.release(&mut self.maps);
     }
 

@@ -37,6 +37,8 @@ pub(super) struct ClassKey {
     pub(super) ports: Box<[NamedPort]>,
     /// An address of this node itself: NetworkPolicies say nothing about it.
     pub(super) own: bool,
+    /// A pod: it is in every peer that has all pods.
+    pub(super) pod: bool,
 }
 
 /// A policy's rules in one direction, with their peers by number.
@@ -82,7 +84,9 @@ pub(super) struct Subject {
     named: bool,
     /// Some policy of the cluster is about what is sent, also to this node itself.
     fenced: bool,
-    /// The map of a class that is in none of the peers.
+    /// Those of its peers that have every pod, sorted.
+    everyone_else: Box<[u32]>,
+    /// The map of a pod's class that is in none of the other peers.
     pub(super) default: u32,
     memo: HashMap<Question, u32>,
 }
@@ -102,6 +106,7 @@ impl Subject {
     pub(super) fn new<'a>(
         key: &SubjectKey,
         parts: impl Iterator<Item = Part<'a>>,
+        is_everyone: impl Fn(u32) -> bool,
         maps: &mut Maps,
     ) -> Subject {
         let mut subject = Subject::default();
@@ -140,13 +145,24 @@ impl Subject {
                 }
             }
         }
-        subject.default = subject.map_of(key, &ClassKey::default(), maps);
+        let everyone = subject.by_peer.keys().copied().filter(|peer| is_everyone(*peer));
+        let mut everyone: Vec<u32> = everyone.collect();
+        everyone.sort_unstable();
+        subject.everyone_else = everyone.clone().into();
+        let pod = ClassKey { peers: everyone.into(), pod: true, ..ClassKey::default() };
+        subject.default = subject.map_of(key, &pod, maps);
         subject
     }
 
-    /// Peers that its rules name.
+    /// Peers that its rules name, but for those that have every pod: its default is what they say.
     pub(super) fn peers(&self) -> impl Iterator<Item = u32> + '_ {
-        self.by_peer.keys().copied()
+        let others = |peer: &u32| self.everyone_else.binary_search(peer).is_err();
+        self.by_peer.keys().copied().filter(others)
+    }
+
+    /// Whether its rules name all pods, so that whatever is no pod may be treated as no pod is.
+    pub(super) fn names_every_pod(&self) -> bool {
+        !self.everyone_else.is_empty()
     }
 
     /// Whether it has a say about what is sent to this node itself.
