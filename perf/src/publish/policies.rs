@@ -2,7 +2,8 @@
 //!
 //! The pods are all of this node, which is the hardest case: every policy is in force, and every pod is a subject. A namespace has 50 pods
 //! with one of ten applications and one of five roles each; its policies select an application each, and allow some roles of it,
-//! some pods of another namespace, ports, and in every tenth policy a block of addresses.
+//! some pods of another namespace, ports, and in every tenth policy a block of addresses. `--distinct` gives every pod an application of its own: there are
+//! as many sets of rules as pods then, and as many kinds of peers, and every second policy names all pods of the cluster beside one of them.
 
 use super::{Changes, Control, Load, Socket, engine, milliseconds, objects, within};
 use clap::Args;
@@ -28,6 +29,9 @@ pub struct Options {
     /// Microseconds between two packets to each worker
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pace: u64,
+    /// Give every pod policies and a label of its own
+    #[arg(long)]
+    distinct: bool,
     /// CPUs of the workers
     #[arg(long, value_delimiter = ',', default_values_t = [0, 1])]
     cpus: Vec<usize>,
@@ -77,12 +81,17 @@ pub fn run(options: &Options) -> Result<(), String> {
         values.into_iter().map(objects::judge).collect::<Result<Vec<Row>, _>>()
     };
     let spaces = options.pods.div_ceil(SPACE).max(1);
+    let app_of = |number: u32| if options.distinct { number } else { number % APPS };
+    let policy = |number: u32| match options.distinct {
+        true => own_policy(number, options.pods),
+        false => policy(number, spaces),
+    };
     let mut objects: Vec<Value> = (0..spaces).map(namespace).collect();
-    objects.extend((0..options.pods).map(|number| pod(number, number % APPS)));
+    objects.extend((0..options.pods).map(|number| pod(number, app_of(number))));
     // One policy, so that pods have rows: what they cost by themselves.
-    objects.push(policy(0, spaces));
+    objects.push(policy(0));
     let pods = judged(objects)?;
-    let policies = judged((1..options.policies).map(|number| policy(number, spaces)).collect())?;
+    let policies = judged((1..options.policies).map(policy).collect())?;
     let judge_ms = milliseconds(began);
     let before = resident();
     control.load(&pods)?;
@@ -94,7 +103,10 @@ pub fn run(options: &Options) -> Result<(), String> {
     let full = control.usage()?;
     let after = resident();
     let tables = |usage: &millrace_tables::Usage| usage.of(Table::Policy) + usage.of(Table::Names);
-    let rules = (0..options.policies).map(rules_of).sum::<u32>();
+    let rules = match options.distinct {
+        true => options.policies,
+        false => (0..options.policies).map(rules_of).sum::<u32>(),
+    };
 
     engine.offer(engine::Load::Pace(Duration::from_micros(options.pace)))?;
     std::thread::sleep(Duration::from_millis(300));
@@ -102,7 +114,12 @@ pub fn run(options: &Options) -> Result<(), String> {
     let mut change = |number: usize| {
         let pod_number = random.below(options.pods);
         // Another application than it had, mostly; and every so often one that no policy knows.
-        objects::judge(pod(pod_number, (pod_number + 1 + number as u32) % (APPS + 1)))
+        let app = match options.distinct {
+            // That of another pod of its namespace.
+            true => pod_number / SPACE * SPACE + (pod_number + 1 + number as u32) % SPACE,
+            false => (pod_number + 1 + number as u32) % (APPS + 1),
+        };
+        objects::judge(pod(pod_number, app))
     };
     let changes = control.measure(&engine, options.changes, &mut change)?;
     engine.offer(engine::Load::None)?;
@@ -184,6 +201,20 @@ fn pod(number: u32, app: u32) -> Value {
             "app": format!("app-{app}"), "role": format!("role-{}", number % ROLES), "statefulset.kubernetes.io/pod-name": format!("pod-{number}")}},
         "spec": {"nodeName": "node-a", "containers": [{"name": "main", "ports": [{"name": "http", "containerPort": 8080}]}]},
         "status": {"phase": "Running", "podIP": format!("10.{a}.{b}.{c}"), "podIPs": [{"ip": format!("10.{a}.{b}.{c}")}]}})
+}
+
+/// A policy of one pod.
+fn own_policy(number: u32, pods: u32) -> Value {
+    let (of, nth) = (number % pods.max(1), number / pods.max(1));
+    let beside = of / SPACE * SPACE + (of + 1 + nth) % SPACE;
+    let mut from = vec![json!({"podSelector": {"matchLabels": {"app": format!("app-{beside}")}}})];
+    if number.is_multiple_of(2) {
+        from.push(json!({"namespaceSelector": {}}));
+    }
+    json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"name": format!("policy-{number}"), "namespace": space(of / SPACE)},
+        "spec": {"podSelector": {"matchLabels": {"app": format!("app-{of}")}},
+            "ingress": [{"from": from, "ports": [{"port": 8000 + number % 1000}, {"port": "http"}]}]}})
 }
 
 fn rules_of(number: u32) -> u32 {
