@@ -409,6 +409,7 @@ mod tests {
     fn a_worker_that_ends_by_itself_ends_the_run_with_its_cause() {
         let (mut session, seen) = session(&[(true, false), (false, true)]);
         session.watched.push(Watched { sends: true, detects: false, progress: seen[0].clone() });
+        session.names.push("tx-1".into());
         session
             .threads
             .push(std::thread::spawn(|| outcome(Some(io::Error::other("the network is down")))));

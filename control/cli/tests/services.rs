@@ -225,7 +225,7 @@ fn a_udp_flow_follows_the_endpoints_at_every_transition() {
         objects(&[both(terminating.clone())]),
         ask("2: terminating", "UDP", VIP, 1000),
         // Not ready any more.
-        objects(&[both(json!({"ready": false}))]),
+        objects(&[both(json!({"ready": false, "serving": false}))]),
         json!({"show": "conntrack"}),
         ask("4: unready", "UDP", VIP, 1000),
         // The one that it has now goes, and so do all.

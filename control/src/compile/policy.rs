@@ -19,6 +19,8 @@
 //! Memory: in the tables at most 160 bytes a pod, its name included, and 640 a rule with a peer and a port of its own
 //! (`tests/whole/policy/memory.rs` asserts both); in this process what `millrace-perf policies` says.
 
+mod classify;
+mod heard;
 mod intern;
 mod names;
 mod paint;
@@ -35,23 +37,25 @@ use std::{
 };
 
 use ipnet::IpNet;
-use millrace_tables::{ClassId, Endpoint, EndpointSpec, PolicyChanges, SubjectId};
+use millrace_tables::PolicyChanges;
 use millrace_wire::Addr;
 
 use crate::{
     desired::{
-        NamedPort, Policy,
-        policy::{Peer, Peers as RulePeers, Port, Ports, Rule, Tier},
+        Policy,
+        policy::{Peer, Peers as RulePeers, Rule},
         selector::Labels,
     },
     object::{Key, Kind},
     store::Store,
     world::World,
 };
+use classify::{is_local, port_names};
+use heard::within;
 use intern::Interned;
 use names::Names;
 use peers::{Peers, edges};
-use pods::{At, Pods};
+use pods::Pods;
 pub use rows::PolicyRow;
 use subject::{ClassKey, Maps, Part, Subject, SubjectKey};
 
@@ -282,162 +286,6 @@ impl Policies {
         self.contested.iter().map(|(addr, names)| (*addr, &**names))
     }
 
-    fn set_view(&mut self, view: View, store: &Store) {
-        if self.view == view {
-            return;
-        }
-        let nets = |view: &View| {
-            let own = view.own.iter().map(|addr| host(*addr));
-            own.chain(view.pod_ranges.iter().copied()).collect::<Vec<IpNet>>()
-        };
-        self.todo.nets.extend(nets(&self.view));
-        self.todo.nets.extend(nets(&view));
-        for range in self.view.pod_ranges.iter().chain(&view.pod_ranges) {
-            self.todo.nets.extend(within(&self.known, range));
-        }
-        if self.view.changes != view.changes {
-            self.rows.say(PolicyRow::Changes(view.changes));
-        }
-        if self.view.closes != view.closes {
-            self.todo.nets.extend(self.known.keys());
-        }
-        let renamed = self.view.node != view.node;
-        self.view = view;
-        if renamed {
-            self.todo.pods.extend(self.pods.numbers());
-            let slices = store.all_slices().map(|(key, _)| key.clone()).collect::<Vec<Key>>();
-            slices.iter().for_each(|key| self.set_slice(key, store));
-        }
-    }
-
-    fn set_pod(&mut self, key: &Key, store: &Store) {
-        // Pods in the node's own network are that node, to the API: nothing selects them.
-        let row = store.pod(key).filter(|row| !row.host_network);
-        let old = self.pods.set(key, row, &mut self.todo.pods);
-        if let Some(gone) = old {
-            self.todo.nets.extend(gone.addresses.into_iter().map(host));
-            for set in gone.subjects.iter() {
-                self.count(*set, false);
-            }
-        }
-    }
-
-    fn count(&mut self, set: u32, joins: bool) {
-        let Some(row) = self.subject_sets.value_mut(set) else { return };
-        row.members = if joins { row.members + 1 } else { row.members - 1 };
-        self.todo.policies.extend(&row.policies);
-    }
-
-    fn set_policy(&mut self, key: &Key, row: Option<&Arc<Policy>>) {
-        let before = self.policies.number(key);
-        if let Some(number) = before {
-            self.retire(number);
-        }
-        let Some(row) = row else {
-            if let Some(number) = before {
-                self.policies.release(number);
-            }
-            return;
-        };
-        let number = match before {
-            // Let go and held again: a policy that is replaced keeps its number.
-            Some(number) => number,
-            None => self.policies.hold(key.clone()).0,
-        };
-        let (set, new) = self.subject_sets.hold(row.subject.clone());
-        if new {
-            self.subject_buckets.insert(set, &row.subject);
-        }
-        self.versions = self.versions.wrapping_add(1);
-        self.enforced += usize::from(!row.shadow);
-        self.count += 1;
-        if let Some(state) = self.policies.value_mut(number) {
-            *state = State {
-                key: Some(key.clone()),
-                row: Some(Arc::clone(row)),
-                version: self.versions,
-                set,
-                parts: None,
-            };
-        }
-        if let Some(of) = self.subject_sets.value_mut(set) {
-            of.policies.push(number);
-        }
-        self.todo.policies.insert(number);
-        let view = &self.view;
-        self.pods.in_set(&row.subject, |pod| is_local(view, pod), &mut self.todo.pods);
-    }
-
-    /// Takes a policy's row away; its number stays.
-    fn retire(&mut self, number: u32) {
-        let Some(state) = self.policies.value_mut(number).map(std::mem::take) else { return };
-        let (Some(row), set) = (state.row, state.set) else { return };
-        if let Some(parts) = state.parts {
-            self.release_parts(&row, parts);
-        }
-        if let Some(of) = self.subject_sets.value_mut(set) {
-            of.policies.retain(|policy| *policy != number);
-        }
-        self.subject_sets.release(set);
-        self.enforced -= usize::from(!row.shadow);
-        self.count -= 1;
-        self.todo.policies.insert(number);
-        self.todo.pods.extend(self.pods.with_subject(set));
-    }
-
-    /// Whether addresses are closed, or whether any are known at all, has changed.
-    fn mark_all(&mut self) {
-        self.todo.nets.extend(self.pods.addresses().map(host));
-        self.todo.nets.extend(&self.view.pod_ranges);
-        self.todo.nets.extend(self.view.own.iter().map(|addr| host(*addr)));
-        self.todo.nets.extend(self.endpoints.keys().map(|addr| host(*addr)));
-        self.todo.nets.extend(self.known.keys());
-    }
-
-    fn set_node(&mut self, key: &Key, store: &Store) {
-        let node = store.node(&key.name);
-        if let Some((_, addresses)) = self.nodes.remove(key) {
-            for addr in addresses {
-                if self.node_addresses.get(&addr) == Some(key) {
-                    self.node_addresses.remove(&addr);
-                }
-                self.todo.nets.insert(host(addr));
-            }
-        }
-        if let Some(node) = node {
-            let addresses: Vec<Addr> = node.addresses().collect();
-            for addr in &addresses {
-                self.node_addresses.insert(*addr, key.clone());
-                self.todo.nets.insert(host(*addr));
-            }
-            self.nodes.insert(key.clone(), (node.labels.clone(), addresses));
-        }
-    }
-
-    fn set_slice(&mut self, key: &Key, store: &Store) {
-        for addr in self.slices.remove(key).unwrap_or_default() {
-            let count = self.endpoints.entry(addr).or_default();
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                self.endpoints.remove(&addr);
-            }
-            self.todo.nets.insert(host(addr));
-        }
-        let Some(slice) = store.slice(key) else { return };
-        let local = slice
-            .endpoints
-            .iter()
-            .filter(|endpoint| *endpoint.node == *self.view.node && endpoint.pod.is_empty());
-        let addresses: Vec<Addr> = local.map(|endpoint| endpoint.addr).collect();
-        for addr in &addresses {
-            *self.endpoints.entry(*addr).or_default() += 1;
-            self.todo.nets.insert(host(*addr));
-        }
-        if !addresses.is_empty() {
-            self.slices.insert(key.clone(), addresses);
-        }
-    }
-
     /// Which policies are about which pods of this node; those that are about any come into force, with what their rules name.
     fn select(&mut self) {
         let pods: Vec<u32> = self.todo.pods.iter().copied().collect();
@@ -558,205 +406,4 @@ impl Policies {
             self.pods.set_peers(pod, peers);
         }
     }
-
-    fn classify(&mut self) {
-        for net in std::mem::take(&mut self.todo.nets) {
-            let wanted = self.wanted(&net);
-            match wanted.as_ref().filter(|wanted| wanted.contested) {
-                Some(wanted) => {
-                    _ = self.contested.insert(Addr::from(net.addr()), wanted.name.clone());
-                }
-                None if self.contested.is_empty() => {}
-                None => _ = self.contested.remove(&Addr::from(net.addr())),
-            }
-            let new = wanted.map(|wanted| {
-                let (class, new) = self.classes.hold(wanted.class);
-                if new {
-                    self.todo.new_classes.push(class);
-                }
-                let mut subject = |key: Option<SubjectKey>| {
-                    let (subject, new) = self.subjects.hold(key?);
-                    if new {
-                        self.todo.new_subjects.push(subject);
-                    }
-                    Some(subject)
-                };
-                let (ingress, egress) = (subject(wanted.ingress), subject(wanted.egress));
-                Known { class, ingress, egress, flags: wanted.flags, name: wanted.name }
-            });
-            let old = self.known.get(&net);
-            if old == new.as_ref() {
-                if let Some(known) = new {
-                    self.release(&known);
-                }
-                continue;
-            }
-            self.rows.endpoint(net, new.as_ref().map(endpoint));
-            let old = match new {
-                Some(known) => self.known.insert(net, known),
-                None => self.known.remove(&net),
-            };
-            if let Some(known) = old {
-                self.release(&known);
-            }
-        }
-    }
-
-    fn release(&mut self, known: &Known) {
-        self.classes.release(known.class);
-        let subjects = [known.ingress, known.egress];
-        subjects.into_iter().flatten().for_each(|subject| self.subjects.release(subject));
-    }
-
-    /// What should be known of a prefix.
-    fn wanted(&self, net: &IpNet) -> Option<Wanted> {
-        let addr = (net.prefix_len() == net.max_prefix_len()).then(|| Addr::from(net.addr()));
-        let own = addr.is_some_and(|addr| self.view.own.contains(&addr));
-        let at = match addr {
-            Some(addr) if !own => self.pods.at(&addr),
-            _ => At::Nobody,
-        };
-        let mut wanted = Wanted::default();
-        if let At::One(pod) = &at
-            && is_local(&self.view, &pod.row)
-        {
-            wanted.flags = Endpoint::LOCAL;
-            wanted.name = pod.name();
-        }
-        if self.count == 0 {
-            return (wanted.flags != 0).then_some(wanted);
-        }
-        let mut peers: Vec<u32> = self.peers.covering(net).collect();
-        let node = addr.and_then(|addr| self.node_addresses.get(&addr));
-        let nodes = node.filter(|_| self.peers.name_nodes()).and_then(|key| self.nodes.get(key));
-        if let Some((labels, _)) = nodes {
-            peers.extend(self.peers.of_node(labels));
-        }
-        let endpoint = addr.is_some_and(|addr| self.endpoints.contains_key(&addr));
-        let closes = self.view.closes && self.enforced > 0;
-        let in_range = || closes && self.view.pod_ranges.iter().any(|range| range.contains(net));
-        let mut needed = nodes.is_some() || self.peers.has_edge(net);
-        if own {
-            wanted.flags = Endpoint::NODE;
-            wanted.class.own = true;
-            needed = true;
-        } else if let At::Contested(names) = at {
-            // Whose rules it has can't be told.
-            wanted.flags = if self.enforced > 0 { Endpoint::CLOSED } else { 0 };
-            wanted.name = names;
-            wanted.contested = true;
-            needed = true;
-        } else if let At::One(pod) = at {
-            wanted.class.pod = true;
-            peers.extend(&pod.peers);
-            wanted.class.ports = self.names.among(&pod.row.ports);
-            wanted.name = pod.name();
-            if !pod.subjects.is_empty() {
-                (wanted.ingress, wanted.egress) = self.subject_keys(&pod.subjects, &pod.row.ports);
-                let fences = |(policy, _): &(u32, u32)| {
-                    let row = self.policies.value(*policy).and_then(|state| state.row.as_ref());
-                    row.is_some_and(|row| row.tier != Tier::Network)
-                };
-                if wanted.egress.as_ref().is_some_and(|key| key.policies.iter().any(fences)) {
-                    wanted.flags |= Endpoint::FENCED;
-                }
-            }
-            needed = true;
-        } else if endpoint {
-            needed |= in_range();
-        } else if in_range() {
-            wanted.flags = Endpoint::CLOSED;
-            needed |= self.view.pod_ranges.contains(net);
-        }
-        peers.sort_unstable();
-        wanted.class.peers = peers.into();
-        needed.then_some(wanted)
-    }
-
-    /// The subjects of a pod in these sets.
-    fn subject_keys(
-        &self,
-        sets: &[u32],
-        ports: &[NamedPort],
-    ) -> (Option<SubjectKey>, Option<SubjectKey>) {
-        let policies = sets.iter().filter_map(|set| self.subject_sets.value(*set));
-        let numbers = policies.flat_map(|set| &set.policies);
-        let mut all: Vec<(u32, &State, &Arc<Policy>)> = numbers
-            .filter_map(|number| {
-                let state = self.policies.value(*number)?;
-                Some((*number, state, state.row.as_ref()?))
-            })
-            .collect();
-        all.sort_by(|(_, one, a), (_, other, b)| (a.tier, &one.key).cmp(&(b.tier, &other.key)));
-        let of = |egress: bool| {
-            let rules = |row: &Arc<Policy>| {
-                if egress { row.egress.is_some() } else { row.ingress.is_some() }
-            };
-            let policies: Box<[(u32, u32)]> = all
-                .iter()
-                .filter(|(_, _, row)| rules(row))
-                .map(|(number, state, _)| (*number, state.version))
-                .collect();
-            let mut named: Vec<NamedPort> = Vec::new();
-            if !egress {
-                for (_, _, row) in &all {
-                    for name in port_names(&row.ingress) {
-                        named.extend(ports.iter().filter(|port| port.name == *name).cloned());
-                    }
-                }
-                named.sort_unstable();
-                named.dedup();
-            }
-            (!policies.is_empty()).then(|| SubjectKey { egress, policies, ports: named.into() })
-        };
-        (of(false), of(true))
-    }
-}
-
-#[derive(Debug, Default)]
-struct Wanted {
-    class: ClassKey,
-    ingress: Option<SubjectKey>,
-    egress: Option<SubjectKey>,
-    flags: u32,
-    name: Box<str>,
-    /// Several pods say that they have it.
-    contested: bool,
-}
-
-fn is_local(view: &View, pod: &crate::desired::Pod) -> bool {
-    view.node.is_empty() || pod.node == view.node
-}
-
-fn endpoint(known: &Known) -> EndpointSpec {
-    EndpointSpec {
-        class: ClassId(known.class),
-        ingress: known.ingress.map(SubjectId),
-        egress: known.egress.map(SubjectId),
-        flags: known.flags,
-        name: known.name.to_string(),
-    }
-}
-
-/// Names of ports that rules ask for.
-fn port_names(rules: &Option<Vec<Rule>>) -> impl Iterator<Item = &Box<str>> {
-    rules
-        .iter()
-        .flatten()
-        .flat_map(|rule| match &rule.ports {
-            Ports::All => &[][..],
-            Ports::Of(list) => list.as_slice(),
-        })
-        .filter_map(|port| match port {
-            Port::Named(_, name) => Some(name),
-            Port::Range(..) => None,
-        })
-}
-
-/// Prefixes inside of one.
-fn within<'a, V>(map: &'a BTreeMap<IpNet, V>, net: &IpNet) -> impl Iterator<Item = &'a IpNet> {
-    let net = *net;
-    let first = IpNet::new(net.network(), 0).unwrap_or(net);
-    let last = IpNet::new(net.broadcast(), net.max_prefix_len()).unwrap_or(net);
-    map.range(first..=last).map(|(inside, _)| inside).filter(move |inside| net.contains(*inside))
 }

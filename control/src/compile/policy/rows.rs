@@ -12,7 +12,8 @@ use millrace_tables::{
 };
 
 use super::{
-    Part, Policies, Subject, SubjectKey, endpoint,
+    Part, Policies, Subject, SubjectKey,
+    classify::endpoint,
     subject::{ClassKey, release_all},
 };
 

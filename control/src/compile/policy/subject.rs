@@ -170,9 +170,11 @@ impl Subject {
         self.fenced
     }
 
-    /// Whether its rules ask for ports of the other end by name, of anyone.
+    /// Whether its rules ask for ports of the other end by name, of anyone or of every pod.
     pub(super) fn asks_ports_of_everyone(&self) -> bool {
-        self.named && self.everyone.iter().any(|at| names_ports(&self.entries[*at as usize].ports))
+        let of_pods = self.everyone_else.iter().filter_map(|peer| self.by_peer.get(peer)).flatten();
+        let mut rules = self.everyone.iter().chain(of_pods);
+        self.named && rules.any(|at| names_ports(&self.entries[*at as usize].ports))
     }
 
     /// The number of the port map for peers of this class.
