@@ -485,8 +485,10 @@ fn an_interface_that_goes_down_is_no_loss_and_no_hang() {
     let (status, report) = disturbed(&wire, "3s", &["set", "l0", "down"]);
     assert!(status == Some(0) && began.elapsed() < Duration::from_secs(30));
     let total = &report["total"];
-    assert_eq!((&report["ended"], &total["lost"]), (&"duration".into(), &0.into()), "{total}");
-    assert!(number(total, "/queued") > number(total, "/completed"), "{total}");
+    assert_eq!(report["ended"], "duration", "{total}");
+    // What the kernel had completed may have been on its way through the veth, a ring at most; not what it never took.
+    assert!(number(total, "/lost") <= 64, "{total}");
+    assert!(number(total, "/queued") > number(total, "/completed") + 64, "{total}");
     assert!(report["warnings"].to_string().contains("never completed"), "{}", report["warnings"]);
 }
 
