@@ -3,7 +3,7 @@
 raw() { at "$1" python3 "$here/raw.py" "${@:2}"; }
 
 # A neighbor that the kernel has forgotten, again and again: packets to it go by way of the kernel until it is known.
-forget() {
+forget_neighbor() {
     local count
     for ((count = 0; count < $2; count++)); do
         at node-1 ip neigh del "$1" dev eth0 2>/dev/null || true
@@ -55,7 +55,7 @@ END
     done
     if [[ $short == no ]]; then
         slowly pod-1-b 10.43.0.15 80
-        forget 10.40.0.2 15
+        forget_neighbor 10.40.0.2 15
         arrived "a connection lives through next hops that come and go"
     fi
     check "what leaves the cluster is masqueraded still" "outside 10.40.0.1" tcp pod-1-b 10.43.0.19 80
