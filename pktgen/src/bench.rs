@@ -1,7 +1,10 @@
 //! `bench`: what the generator's loop costs beside a bare one on the same sockets, in one run, round about.
 //!
 //! The bare loop takes free frames as they are, hands them over and takes them back; the generator's crafts each, reads the clock, looks for
-//! received frames and counts. With two queues or more, the generator's loop on all of them is compared with that on one.
+//! received frames and counts. Socket, frames, burst, system calls and CPU are the same. With two queues or more, the generator's loop on all of
+//! them is compared with that on one.
+//!
+//! A machine's pace drifts, so the loops take short turns, and what counts is the median of the ratios of neighboring turns, with its interval.
 
 use crate::cli::{Bench, Load};
 use crate::craft::Crafter;
@@ -46,10 +49,12 @@ struct Figures {
     queues: u32,
 }
 
-/// Median, least and greatest.
+/// Median, the interval that it lies in with 95 % (of the values that could have been measured, whatever their distribution), least and greatest.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 struct Spread {
     median: f64,
+    low: f64,
+    high: f64,
     min: f64,
     max: f64,
 }
@@ -59,7 +64,16 @@ impl Spread {
         values.sort_by(f64::total_cmp);
         let at = |i: usize| values.get(i).copied().unwrap_or(0.0);
         let last = values.len().saturating_sub(1);
-        Self { median: (at(last / 2) + at(last.div_ceil(2))) / 2.0, min: at(0), max: at(last) }
+        // How many of n values are below the true median is binomial: n / 2, give or take 1.96 times the root of n / 4.
+        let n = values.len() as f64;
+        let below = (n / 2.0 - 0.98 * n.sqrt()).max(0.0) as usize;
+        Self {
+            median: (at(last / 2) + at(last.div_ceil(2))) / 2.0,
+            low: at(below),
+            high: at(last - below.min(last)),
+            min: at(0),
+            max: at(last),
+        }
     }
 
     fn of_pairs(above: &[f64], below: &[f64]) -> Self {
@@ -132,7 +146,7 @@ pub fn run(arguments: &Bench) -> Result<(), RunError> {
     let mut figures = Figures {
         bare_pps: Vec::new(),
         generator_pps: Vec::new(),
-        ratio: Spread { median: 0.0, min: 0.0, max: 0.0 },
+        ratio: Spread::of(Vec::new()),
         all_queues_pps: Vec::new(),
         queues_ratio: None,
         queues: queues as u32,
@@ -166,7 +180,10 @@ fn present(arguments: &Bench, figures: &Figures) -> Result<(), RunError> {
         return Ok(());
     }
     let median = |values: &[f64]| Short(Spread::of(values.to_vec()).median);
-    let ratio = |s: &Spread| format!("{:.3} ({:.3} to {:.3})", s.median, s.min, s.max);
+    let ratio = |s: &Spread| {
+        let Spread { median, low, high, min, max } = s;
+        format!("{median:.3} (95 %: {low:.3} to {high:.3}; all: {min:.3} to {max:.3})")
+    };
     writeln!(out, "bare       {:.3}pps", median(&figures.bare_pps))?;
     writeln!(out, "generator  {:.3}pps", median(&figures.generator_pps))?;
     writeln!(
@@ -213,13 +230,12 @@ fn measure(
 }
 
 fn generate(worker: &mut Worker<Streams>, stop: &AtomicBool) -> io::Result<f64> {
-    let started = Instant::now();
     let outcome = worker.run(stop);
     if let Some(error) = outcome.error {
         return Err(error);
     }
     let sent = outcome.sent.first().map_or(0, |s| s.completed);
-    Ok(sent as f64 / started.elapsed().as_secs_f64())
+    Ok(sent as f64 / outcome.worked.as_secs_f64())
 }
 
 fn bare(
@@ -249,7 +265,18 @@ mod tests {
     #[test]
     fn a_spread_is_of_pairs() {
         let spread = Spread::of_pairs(&[9.0, 10.0, 8.0], &[10.0, 10.0, 10.0]);
-        assert_eq!(spread, Spread { median: 0.9, min: 0.8, max: 1.0 });
+        assert_eq!((spread.median, spread.min, spread.max), (0.9, 0.8, 1.0));
+        assert_eq!((spread.low, spread.high), (0.8, 1.0));
         assert_eq!(Spread::of(vec![1.0, 2.0]).median, 1.5);
+        assert_eq!(Spread::of(Vec::new()).median, 0.0);
+    }
+
+    #[test]
+    fn the_interval_of_the_median_narrows_with_the_root_of_the_count() {
+        // 0 to 99 in any order: the 41st and the 60th of them (exactly: 96.5 %).
+        let spread = Spread::of((0..100).map(|i| f64::from(i * 37 % 100)).collect());
+        assert_eq!((spread.low, spread.median, spread.high), (40.0, 49.5, 59.0));
+        let spread = Spread::of((0..10_000).map(f64::from).collect());
+        assert_eq!((spread.low, spread.high), (4902.0, 5097.0));
     }
 }

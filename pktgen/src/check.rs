@@ -58,7 +58,7 @@ pub fn run(plan: &Plan, arguments: &Check) -> Result<String, RunError> {
     for n in 0..arguments.count {
         let slot = crafter.slot();
         let due = (gap * n as f64) as u64;
-        let len = crafter.craft(slot, due, &mut buffer);
+        let len = crafter.craft(slot, due, 0, &mut buffer);
         let frame = buffer.get(..len).unwrap_or_default();
         if n < 10 {
             let name = plan.streams.get(slot.stream as usize).map_or("", |s| &s.name);

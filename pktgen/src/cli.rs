@@ -1,8 +1,10 @@
 //! The command line.
 
+use crate::profile::EndPlan;
 use crate::units::{self, Rate, UnitError};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
+use millrace_wire::Mac;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -128,6 +130,32 @@ pub struct Ends {
     pub zero_copy: Option<ZeroCopy>,
 }
 
+impl Ends {
+    /// The sending end by itself, where there is no profile.
+    pub fn sending(&self) -> EndPlan {
+        let (port, netns) = (self.tx.clone(), self.netns_tx.clone());
+        let (addresses, cpus) = (self.tx_address.clone(), self.cpus_tx.clone());
+        EndPlan { port, netns, addresses, cpus, ..self.beside(self.gateway) }
+    }
+
+    /// The receiving end.
+    pub fn receiving(&self) -> EndPlan {
+        let (port, netns) = (self.rx.clone(), self.netns_rx.clone());
+        let (addresses, cpus) = (self.rx_address.clone(), self.cpus_rx.clone());
+        EndPlan { port, netns, addresses, cpus, ..self.beside(self.rx_gateway) }
+    }
+
+    fn beside(&self, router: Option<IpAddr>) -> EndPlan {
+        let (gateway, gateway6) = match router {
+            Some(IpAddr::V4(v4)) => (Some(v4), None),
+            Some(IpAddr::V6(v6)) => (None, Some(v6)),
+            None => (None, None),
+        };
+        let zero_copy = self.zero_copy.unwrap_or_default();
+        EndPlan { gateway, gateway6, zero_copy, ..EndPlan::default() }
+    }
+}
+
 /// Whether sockets are in zero-copy mode.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -161,8 +189,8 @@ pub struct Load {
     pub drain: Option<Duration>,
 }
 
-/// One stream; fields as in a profile: `a` fixed, `a-b` in turn, `a,b,c` in turn, `random a-b`, `one of a,b,c`.
-#[derive(Args, Clone, Debug, Default)]
+/// One stream, or what every stream of the profile is to have; fields as in a profile: `a` fixed, `a-b` in turn, `a,b,c` in turn, `random a-b`, `one of a,b,c`.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 pub struct StreamArgs {
     /// udp, tcp, sctp, icmp (echo requests, of either IP version)
     #[arg(long)]
@@ -205,7 +233,7 @@ pub struct Run {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub load: Load,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Stream (with a profile: of all its streams)")]
     #[allow(missing_docs)]
     pub stream: StreamArgs,
     #[command(flatten)]
@@ -222,8 +250,14 @@ pub struct Replay {
     #[arg(long, default_value = "1", value_parser = speed)]
     pub speed: f64,
     /// How many times
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub repeat: u32,
+    /// Destination MAC of all frames, instead of the capture's; with --gateway the router's
+    #[arg(long, value_parser = mac, value_name = "MAC")]
+    pub dst_mac: Option<Mac>,
+    /// Source MAC of all frames
+    #[arg(long, value_parser = mac, value_name = "MAC")]
+    pub src_mac: Option<Mac>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub ends: Ends,
@@ -320,11 +354,11 @@ pub struct Bench {
     /// Its network namespace
     #[arg(long, value_name = "NAME")]
     pub netns_tx: Option<String>,
-    /// Rounds of each kind
-    #[arg(long, default_value_t = 9)]
+    /// Rounds of each kind: more of them narrow the ratio's interval
+    #[arg(long, default_value_t = 100)]
     pub rounds: usize,
     /// Length of a round
-    #[arg(long, value_parser = duration, default_value = "300ms")]
+    #[arg(long, value_parser = duration, default_value = "50ms")]
     pub round: Duration,
     /// Frame size with FCS
     #[arg(long, default_value_t = 64)]
@@ -357,6 +391,10 @@ fn duration(text: &str) -> Result<Duration, UnitError> {
 
 fn count(text: &str) -> Result<u64, UnitError> {
     units::count(text)
+}
+
+fn mac(text: &str) -> Result<Mac, String> {
+    text.parse().map_err(|_| format!("{text:?} is no MAC address"))
 }
 
 fn speed(text: &str) -> Result<f64, String> {

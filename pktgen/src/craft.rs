@@ -1,13 +1,14 @@
 //! Packets, one after another: the template's bytes, the fields of this packet, its checksums, its signature.
 //!
-//! Cost of a packet: one copy of its length; for each field a store and an addition; two folds. The payload is never
+//! Cost of a packet: for each field that changes a store and an addition; two folds; where the frame doesn't hold the stream's
+//! last packet of this length, a copy of what is missing in it, and the lengths. The payload is never
 //! summed (its sum is known, and the signature makes none), except by SCTP, whose CRC32c goes over all of it, and by
 //! VXLAN over IPv6, whose outer checksum does. No allocation, no division.
 
 use crate::field::{Field, Share, Spec};
 use crate::profile::{Family, Plan, Transport};
 use crate::signature::{self, Signature};
-use crate::template::{Layout, Macs, Template, fold, words};
+use crate::template::{Layout, Macs, Part, Place, Template, fold, put16, words};
 use etherparse::err::packet::BuildWriteError;
 use millrace_wire::crc32c::crc32c;
 use std::sync::Arc;
@@ -24,14 +25,19 @@ pub struct Crafter {
 #[derive(Clone, Debug)]
 struct Stream {
     template: Template,
-    src: Field,
-    dst: Field,
-    src_port: Field,
-    dst_port: Field,
+    /// What isn't the same in every packet.
+    changes: Box<[Change]>,
     size: Field,
-    outer_port: Field,
     substream: u16,
     sequence: u64,
+}
+
+/// A part of the packets that changes, and where it is.
+#[derive(Clone, Debug)]
+struct Change {
+    part: Part,
+    place: Place,
+    field: Field,
 }
 
 /// A place in the schedule: whose packet, and how long it is without FCS.
@@ -73,17 +79,29 @@ impl Crafter {
             let field = |spec: &Spec, salt: u64| {
                 Field::new(spec, share, plan.seed, index as u64 * 8 + salt)
             };
-            let template = Template::build(plan_of, *macs, plan.seed)
+            let mut template = Template::build(plan_of, *macs, plan.seed)
                 .map_err(|why| CraftError::Build(plan_of.name.clone(), why))?;
-            let none = Spec::Fixed(0);
+            let outer = plan_of.vxlan.as_ref().map(|v| &v.src_port);
+            let mut changes = Vec::new();
+            for (part, salt, spec) in [
+                (Part::Src, 0, Some(&plan_of.src)),
+                (Part::Dst, 1, Some(&plan_of.dst)),
+                (Part::SrcPort, 2, Some(&plan_of.src_port)),
+                (Part::DstPort, 3, Some(&plan_of.dst_port)),
+                (Part::OuterPort, 5, outer),
+            ] {
+                let (Some(spec), Some(place)) = (spec, template.layout.place(part)) else {
+                    continue;
+                };
+                match spec.fixed() {
+                    Some(value) => template.fix(part, value),
+                    None => changes.push(Change { part, place, field: field(spec, salt) }),
+                }
+            }
             Ok(Stream {
                 template,
-                src: field(&plan_of.src, 0),
-                dst: field(&plan_of.dst, 1),
-                src_port: field(&plan_of.src_port, 2),
-                dst_port: field(&plan_of.dst_port, 3),
+                changes: changes.into(),
                 size: field(&plan_of.size, 4),
-                outer_port: field(plan_of.vxlan.as_ref().map_or(&none, |v| &v.src_port), 5),
                 substream: (index as u64 * share.workers + share.worker) as u16,
                 sequence: 0,
             })
@@ -109,8 +127,11 @@ impl Crafter {
     }
 
     /// Writes the packet of `slot` to the front of `out`, which is as long or longer; answers its length.
+    ///
+    /// `out` still holds the `held` bytes of a packet that was made here of the same stream, or 0: what of the template is there isn't
+    /// copied again. That is all up to that packet's signature, as the fields that change have their places in every packet.
     #[inline]
-    pub fn craft(&mut self, slot: Slot, due_ns: u64, out: &mut [u8]) -> usize {
+    pub fn craft(&mut self, slot: Slot, due_ns: u64, held: usize, out: &mut [u8]) -> usize {
         let token = self.token;
         let Some(stream) = self.streams.get_mut(slot.stream as usize) else { return 0 };
         let len = usize::from(slot.len);
@@ -118,8 +139,11 @@ impl Crafter {
         else {
             return 0;
         };
-        out.copy_from_slice(bytes);
-        stream.fill(token, due_ns, out);
+        if held < len {
+            let there = held.saturating_sub(signature::LEN);
+            out[there..].copy_from_slice(&bytes[there..]);
+        }
+        stream.fill(token, due_ns, held == len, out);
         len
     }
 
@@ -130,105 +154,69 @@ impl Crafter {
 }
 
 impl Stream {
+    /// Makes `out`, which has the template's bytes, the next packet; `measured` says whether the lengths in it are right already.
     #[inline]
-    fn fill(&mut self, token: u16, due_ns: u64, out: &mut [u8]) {
-        let template = &self.template;
+    fn fill(&mut self, token: u16, due_ns: u64, measured: bool, out: &mut [u8]) {
+        let Self { template, changes, .. } = self;
         let Layout { family, ip, transport, l4, payload, signature, outer } = template.layout;
         let len = out.len();
-        let (src, dst) = (self.src.draw(), self.dst.draw());
-        let (src_port, dst_port) = (self.src_port.draw() as u16, self.dst_port.draw() as u16);
         let l4_len = (len - l4) as u16;
         let number = self.sequence;
         self.sequence += 1;
 
-        let addresses = match family {
-            Family::V4 => {
-                let (src, dst) = (src as u32, dst as u32);
-                let total = (len - ip) as u16;
-                let sum = halves(src) + halves(dst);
-                put16(out, ip + 2, total);
-                put16(out, ip + 10, !fold(template.ip_sum + u32::from(total) + sum));
-                out[ip + 12..ip + 16].copy_from_slice(&src.to_be_bytes());
-                out[ip + 16..ip + 20].copy_from_slice(&dst.to_be_bytes());
-                sum
+        let (mut addresses, mut ports) = (0, 0);
+        for Change { part, place, field } in changes {
+            let sum = place.store(field.draw(), out);
+            match part {
+                Part::Src | Part::Dst => addresses += sum,
+                Part::SrcPort | Part::DstPort => ports += sum,
+                Part::OuterPort => {}
             }
-            Family::V6 => {
-                put16(out, ip + 4, l4_len);
-                out[ip + 8..ip + 24].copy_from_slice(&src.to_be_bytes());
-                out[ip + 24..ip + 40].copy_from_slice(&dst.to_be_bytes());
-                words(&out[ip + 8..ip + 40])
-            }
-        };
-
+        }
+        if !measured {
+            template.measure(out);
+        }
+        if family == Family::V4 {
+            let sum = template.ip_sum + (len - ip) as u64 + addresses;
+            put16(out, ip + 10, !fold(sum));
+        }
         let signed = if signature { signature::LEN } else { 0 };
         if signature {
             let signature =
                 Signature { substream: self.substream, sequence: number as u32, due_ns };
             out[len - signature::LEN..].copy_from_slice(&signature.bytes(token));
         }
-        let own =
-            template.l4_sum + template.payload_sum(len - payload - signed) + u32::from(src_port);
-        let sum = own + addresses;
+        let own = template.l4_sum + template.payload_sum(len - payload - signed) + ports;
+        let sum = own + addresses + u64::from(l4_len);
         match transport {
             Transport::Udp => {
-                put16(out, l4, src_port);
-                put16(out, l4 + 2, dst_port);
-                put16(out, l4 + 4, l4_len);
-                let check = !fold(sum + u32::from(dst_port) + 2 * u32::from(l4_len));
+                // Its length is in the header and in the pseudo-header.
+                let check = !fold(sum + u64::from(l4_len));
                 put16(out, l4 + 6, if check == 0 { 0xffff } else { check });
             }
-            Transport::Tcp => {
-                put16(out, l4, src_port);
-                put16(out, l4 + 2, dst_port);
-                put16(out, l4 + 16, !fold(sum + u32::from(dst_port) + u32::from(l4_len)));
-            }
+            Transport::Tcp => put16(out, l4 + 16, !fold(sum)),
             Transport::Icmp => {
-                put16(out, l4 + 4, src_port);
                 put16(out, l4 + 6, number as u16);
-                // ICMP has no pseudo-header over IPv4 (RFC 792), ICMPv6 has one.
-                let sum = if family == Family::V4 { own } else { sum + u32::from(l4_len) };
-                put16(out, l4 + 2, !fold(sum + u32::from(number as u16)));
+                let sum = if template.layout.has_pseudo_header() { sum } else { own };
+                put16(out, l4 + 2, !fold(sum + u64::from(number as u16)));
             }
             Transport::Sctp => {
-                put16(out, l4, src_port);
-                put16(out, l4 + 2, dst_port);
-                put16(out, l4 + 14, l4_len - 12);
                 out[l4 + 16..l4 + 20].copy_from_slice(&(number as u32).to_be_bytes());
+                out[l4 + 8..l4 + 12].fill(0);
                 let crc = crc32c(&out[l4..]);
                 out[l4 + 8..l4 + 12].copy_from_slice(&crc.to_le_bytes());
             }
         }
-
-        if let Some(outer) = outer {
-            let udp_len = (len - outer.udp) as u16;
-            put16(out, outer.udp, self.outer_port.draw() as u16);
-            put16(out, outer.udp + 4, udp_len);
-            match outer.family {
-                // RFC 7348 §5: the UDP checksum should be zero.
-                Family::V4 => {
-                    let total = (len - outer.ip) as u16;
-                    put16(out, outer.ip + 2, total);
-                    put16(out, outer.ip + 10, !fold(template.outer_sum + u32::from(total)));
-                }
-                Family::V6 => {
-                    put16(out, outer.ip + 4, udp_len);
-                    let sum = words(&out[outer.ip + 8..]) + 17 + u32::from(udp_len);
-                    let check = !fold(sum);
-                    put16(out, outer.udp + 6, if check == 0 { 0xffff } else { check });
-                }
-            }
+        // Over IPv4 it has no checksum (RFC 7348 §5: it should be zero).
+        if let Some(outer) = outer
+            && outer.family == Family::V6
+        {
+            put16(out, outer.udp + 6, 0);
+            let udp_len = (len - outer.udp) as u64;
+            let check = !fold(u64::from(words(&out[outer.ip + 8..])) + 17 + udp_len);
+            put16(out, outer.udp + 6, if check == 0 { 0xffff } else { check });
         }
     }
-}
-
-#[inline]
-fn halves(address: u32) -> u32 {
-    (address >> 16) + (address & 0xffff)
-}
-
-#[inline]
-fn put16(out: &mut [u8], at: usize, value: u16) {
-    out[at..at + 2].copy_from_slice(&value.to_be_bytes());
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 /// Longest frame that a chunk of 2,048 bytes holds: the kernel takes 256 of it.
 const SMALL: u32 = 2048 - 256;
 /// Bytes before a packet that its MTU doesn't count: Ethernet and two tags.
-const LINK: u32 = 14 + 8;
+pub const LINK: u32 = 14 + 8;
 /// Frames to answer with.
 const FEW: u32 = 256;
 /// How often a neighbor is asked.

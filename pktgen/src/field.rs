@@ -138,40 +138,33 @@ pub struct Field(Kind);
 #[derive(Clone, Debug)]
 enum Kind {
     Fixed(u128),
-    Range { first: u128, step: u128, turn: Turn },
-    Sequence { values: Box<[u128]>, turn: Turn },
+    Range { value: u128, first: u128, last: u128, step: u128, turn: Turn },
+    Sequence { at: usize, values: Box<[u128]>, turn: Turn },
     Random { first: u128, span: u128, rng: Rng },
     List { values: Box<[u128]>, rng: Rng },
 }
 
-/// A position that goes round: packet `index` has position (index / every) mod len.
+/// How long a value is kept: packet `index` has value number index / every.
 #[derive(Clone, Debug)]
 struct Turn {
-    len: u128,
-    position: u128,
     every: u64,
     held: u64,
     stride: u64,
 }
 
 impl Turn {
-    fn new(len: u128, every: u64, share: Share) -> Self {
-        let position = u128::from(share.worker / every) % len;
-        Self { len, position, every, held: share.worker % every, stride: share.workers }
+    fn new(every: u64, share: Share) -> Self {
+        Self { every, held: share.worker % every, stride: share.workers }
     }
 
+    /// Goes on to the next packet: `step` by `step` to its value.
     #[inline]
-    fn next(&mut self) -> u128 {
-        let now = self.position;
+    fn go(&mut self, mut step: impl FnMut()) {
         self.held += self.stride;
         while self.held >= self.every {
             self.held -= self.every;
-            self.position += 1;
-            if self.position == self.len {
-                self.position = 0;
-            }
+            step();
         }
-        now
     }
 }
 
@@ -196,13 +189,16 @@ impl Field {
         Self(match spec {
             Spec::Fixed(value) => Kind::Fixed(*value),
             Spec::Range { first, last, step, every } => {
-                // All 2^128 addresses: one less is soon enough to begin again.
+                // Of all 2^128 addresses a worker's place is among the first all the same.
                 let len = ((last - first) / step).saturating_add(1);
-                Kind::Range { first: *first, step: *step, turn: Turn::new(len, *every, share) }
+                let value = first + step * (u128::from(share.worker / every) % len);
+                let turn = Turn::new(*every, share);
+                Kind::Range { value, first: *first, last: *last, step: *step, turn }
             }
             Spec::Sequence { values, every } => Kind::Sequence {
+                at: (share.worker / every) as usize % values.len().max(1),
                 values: values.as_slice().into(),
-                turn: Turn::new(values.len() as u128, *every, share),
+                turn: Turn::new(*every, share),
             },
             Spec::Random { first, last } => {
                 Kind::Random { first: *first, span: (last - first).saturating_add(1), rng: rng() }
@@ -216,9 +212,15 @@ impl Field {
     pub fn draw(&mut self) -> u128 {
         match &mut self.0 {
             Kind::Fixed(value) => *value,
-            Kind::Range { first, step, turn } => *first + *step * turn.next(),
-            Kind::Sequence { values, turn } => {
-                values.get(turn.next() as usize).copied().unwrap_or(0)
+            Kind::Range { value, first, last, step, turn } => {
+                let now = *value;
+                turn.go(|| *value = if *last - *value >= *step { *value + *step } else { *first });
+                now
+            }
+            Kind::Sequence { at, values, turn } => {
+                let now = *at;
+                turn.go(|| *at = if *at + 1 < values.len() { *at + 1 } else { 0 });
+                values.get(now).copied().unwrap_or(0)
             }
             Kind::Random { first, span, rng } => match u64::try_from(*span) {
                 Ok(span) => *first + u128::from(rng.below(span)),
@@ -312,6 +314,8 @@ mod tests {
         assert_ne!(take(&all, Share::ALL, 2)[0], take(&all, Share::ALL, 2)[1]);
         let all = Spec::Range { first: 0, last: u128::MAX, step: 1, every: 1 };
         assert_eq!(take(&all, Share::ALL, 2), [0, 1]);
+        let end = Spec::Range { first: u128::MAX - 2, last: u128::MAX, step: 2, every: 1 };
+        assert_eq!(take(&end, Share::ALL, 3), [u128::MAX - 2, u128::MAX, u128::MAX - 2]);
     }
 
     #[test]

@@ -178,11 +178,6 @@ pub fn print_json(value: &impl serde::Serialize) {
 
 /// Writes the report where `show` wants it.
 pub fn present(report: &Report, show: &Show) -> io::Result<()> {
-    if let Some(file) = &show.output {
-        let text = serde_json::to_string_pretty(report)? + "\n";
-        std::fs::write(file, text)
-            .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", file.display())))?;
-    }
     if show.json_lines {
         #[derive(serde::Serialize)]
         struct Line<'a> {
@@ -195,7 +190,21 @@ pub fn present(report: &Report, show: &Show) -> io::Result<()> {
     } else {
         writeln!(io::stdout().lock(), "{}", text(report).trim_end())?;
     }
+    // After it was shown: a file that can't be written takes nothing else away.
+    if let Some(file) = &show.output {
+        let text = serde_json::to_string_pretty(report)? + "\n";
+        std::fs::write(file, text)
+            .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", file.display())))?;
+    }
     Ok(())
+}
+
+/// Whether the report's file, if any, can be written: said before a run, not after it.
+pub fn check_output(show: &Show) -> io::Result<()> {
+    let Some(file) = &show.output else { return Ok(()) };
+    let opened = std::fs::OpenOptions::new().create(true).append(true).open(file);
+    let why = |e: io::Error| io::Error::new(e.kind(), format!("--output {}: {e}", file.display()));
+    opened.map(drop).map_err(why)
 }
 
 /// The report for people.

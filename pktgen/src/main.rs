@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use millrace_pktgen::cli::{self, Cli, Command, Show};
-use millrace_pktgen::live::present;
+use millrace_pktgen::live::{check_output, present};
 use millrace_pktgen::profile::{Plan, raw::RawProfile, wrong};
 use millrace_pktgen::report::{Ended, JSON_SCHEMA, Mode, Report};
 use millrace_pktgen::run::{self, RunError};
@@ -24,6 +24,14 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(command: &Command) -> Result<(), RunError> {
+    let show = match command {
+        Command::Run(arguments) => Some(&arguments.show),
+        Command::Replay(arguments) => Some(&arguments.show),
+        Command::Sink(a) | Command::Reflect(a) | Command::Respond(a) => Some(&a.show),
+        Command::Tcp(arguments) | Command::Udp(arguments) => Some(&arguments.show),
+        Command::Bench(_) | Command::Check(_) | Command::Schema => None,
+    };
+    show.map_or(Ok(()), check_output)?;
     match command {
         Command::Run(arguments) => run_streams(arguments),
         Command::Sink(arguments) => listen_as(arguments, Mode::Sink),

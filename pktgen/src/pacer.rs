@@ -19,6 +19,7 @@ pub struct Pacer {
     inverse: f64,
     over: f64,
     next: f64,
+    paced: bool,
 }
 
 impl Pacer {
@@ -48,8 +49,9 @@ impl Pacer {
         };
         let over = ramp.map_or(Duration::ZERO, |ramp| ramp.over).as_nanos() as f64;
         let (from, to) = (from / part, to / part);
-        let mut pacer = Self { fixed, per_byte, from, to, inverse: 1.0 / to, over, next: 0.0 };
-        if fixed > 0.0 || per_byte > 0.0 {
+        let (inverse, paced) = (1.0 / to, rate != Rate::Max);
+        let mut pacer = Self { fixed, per_byte, from, to, inverse, over, next: 0.0, paced };
+        if paced {
             let one = pacer.fixed + pacer.per_byte * 64.0;
             pacer.next = one / pacer.rate() * worker as f64 / part;
         }
@@ -70,13 +72,17 @@ impl Pacer {
     }
 
     /// Whether packets are due at times at all.
+    #[inline]
     pub fn is_paced(&self) -> bool {
-        self.fixed > 0.0 || self.per_byte > 0.0
+        self.paced
     }
 
     /// Goes on to the packet after one of `len` bytes (without FCS).
     #[inline]
     pub fn advance(&mut self, len: usize) {
+        if !self.paced {
+            return;
+        }
         let size = (len + FCS) as f64;
         let time = self.fixed + self.per_byte * size;
         // A division is for ramps alone.

@@ -393,7 +393,7 @@ fn check_stream(key: &str, index: usize, raw: &RawStream) -> Result<StreamPlan, 
         }
     };
     let needed = |name: &str, raw: &Option<toml::Value>| {
-        raw.clone().ok_or_else(|| wrong(at(name), "it is needed"))
+        raw.clone().ok_or_else(|| wrong(at(name), format!("it is needed (--{name})")))
     };
     let src = spec(&at("src"), &needed("src", &raw.src)?, Numbers::Addresses)?;
     let dst = spec(&at("dst"), &needed("dst", &raw.dst)?, Numbers::Addresses)?;

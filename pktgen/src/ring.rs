@@ -203,11 +203,11 @@ fn attempt(
         umem: umem.clone(),
         ring: tx,
         completion,
-        marks: vec![0; options.tx_frames as usize],
+        held: vec![Held { mark: UNCOUNTED, len: 0 }; options.tx_frames as usize],
         pending: Vec::with_capacity(options.tx_frames as usize),
         free: descriptors,
         scratch: [FrameDesc::default(); BURST],
-        chunk,
+        shift: options.chunk.trailing_zeros(),
         size: options.tx_frames,
         kicks: 0,
     };
@@ -225,6 +225,13 @@ fn attempt(
     Ok((sender, receiver))
 }
 
+/// What a frame holds that was written once: the mark of its packet, and how many bytes it had.
+#[derive(Clone, Copy)]
+struct Held {
+    mark: u32,
+    len: u32,
+}
+
 /// The half that sends.
 pub struct Sender {
     umem: Umem,
@@ -235,9 +242,10 @@ pub struct Sender {
     /// Frames that are written and not yet in the ring.
     pending: Vec<FrameDesc>,
     scratch: [FrameDesc; BURST],
-    /// For each chunk, what the packet in it was marked with.
-    marks: Vec<u32>,
-    chunk: usize,
+    /// For each chunk, what was written into it last.
+    held: Vec<Held>,
+    /// A chunk's bytes are 2 to this power.
+    shift: u32,
     size: u32,
     kicks: u64,
 }
@@ -248,16 +256,24 @@ impl Sender {
     /// False when no frame is free. `mark` comes back with the completion.
     #[inline]
     pub fn write(&mut self, mark: u32, craft: impl FnOnce(&mut [u8]) -> usize) -> bool {
+        self.rewrite(mark, |out, _| craft(out))
+    }
+
+    /// As [`Sender::write`]; `craft` is told too how long the packet of the same mark is that the frame still holds, or 0. The kernel only reads frames.
+    #[inline]
+    pub fn rewrite(&mut self, mark: u32, craft: impl FnOnce(&mut [u8], usize) -> usize) -> bool {
         let Some(mut descriptor) = self.free.pop() else { return false };
-        if let Some(place) = self.marks.get_mut(descriptor.addr() / self.chunk) {
-            *place = mark;
-        }
+        let held = self.held.get_mut(descriptor.addr() >> self.shift);
+        let before = held.as_ref().map_or(0, |h| if h.mark == mark { h.len as usize } else { 0 });
         // SAFETY: the descriptor was free, so nobody else has the frame; it is of this UMEM.
         let mut data = unsafe { self.umem.data_mut(&mut descriptor) };
         data.cursor().set_pos(usize::MAX);
         let room = data.contents_mut();
-        let used = craft(room).min(room.len());
+        let used = craft(room, before).min(room.len());
         data.cursor().set_pos(used);
+        if let Some(held) = held {
+            *held = Held { mark, len: used as u32 };
+        }
         if used == 0 {
             self.free.push(descriptor);
         } else {
@@ -286,7 +302,7 @@ impl Sender {
     /// Frames that the kernel has.
     #[inline]
     pub fn in_flight(&self) -> usize {
-        self.marks.len() - self.free.len() - self.pending.len()
+        self.held.len() - self.free.len() - self.pending.len()
     }
 
     /// Hands over what was written, and asks the kernel until it has taken all; answers how many were handed over.
@@ -328,8 +344,8 @@ impl Sender {
             // SAFETY: what is overwritten in `scratch` was copied to `free` before; completed frames are ours again.
             let count = unsafe { self.completion.consume(&mut self.scratch) };
             for descriptor in &self.scratch[..count] {
-                if let Some(mark) = self.marks.get(descriptor.addr() / self.chunk) {
-                    each(*mark);
+                if let Some(held) = self.held.get(descriptor.addr() >> self.shift) {
+                    each(held.mark);
                     self.free.push(*descriptor);
                 }
             }

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How long neighbors are asked for.
-const RESOLVE: Duration = Duration::from_secs(3);
+pub const RESOLVE: Duration = Duration::from_secs(3);
 /// Most addresses that the receiving end makes itself known with.
 const KNOWN: usize = 1024;
 /// Frames of each sending queue.
@@ -319,7 +319,7 @@ fn own_address(end: &EndPlan, hop: IpAddr, stream: &crate::profile::StreamPlan) 
 }
 
 /// Lets the receiving end's router learn its addresses, so that the first packets needn't wait for that: a question for the router teaches it who asks.
-fn make_known(plan: &EndPlan, end: &mut End, responder: &Responder) -> Result<(), EndError> {
+pub fn make_known(plan: &EndPlan, end: &mut End, responder: &Responder) -> Result<(), EndError> {
     let questions: Vec<_> = plan
         .addresses
         .iter()

@@ -355,6 +355,7 @@ mod tests {
             statistics: Default::default(),
             detector: None,
             last_sent: 0,
+            worked: Duration::ZERO,
             pinned: true,
             error,
         }

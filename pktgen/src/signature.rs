@@ -14,6 +14,8 @@
 //! odd byte (RFC 1071 §2 B): the checksum of a stream's packets is that of its headers. NAT, new VLAN tags, encapsulation and
 //! decapsulation leave it alone, as it is found from the end.
 
+use crate::template::fold;
+
 /// Its length in bytes.
 pub const LEN: usize = 18;
 
@@ -41,30 +43,22 @@ pub enum Found {
     Other,
 }
 
-#[inline]
-fn fold(sum: u32) -> u16 {
-    let sum = (sum & 0xffff) + (sum >> 16);
-    ((sum & 0xffff) + (sum >> 16)) as u16
-}
-
 impl Signature {
     /// Its bytes.
     #[inline]
     pub fn bytes(self, token: u16) -> [u8; LEN] {
         let due = self.due_ns & 0xffff_ffff_ffff;
-        let sum = u32::from(MAGIC)
-            + u32::from(token)
-            + u32::from(self.substream)
-            + (self.sequence >> 16)
-            + (self.sequence & 0xffff)
-            + (due >> 32) as u32
-            + (due >> 16 & 0xffff) as u32
-            + (due & 0xffff) as u32;
+        let named = u64::from(MAGIC) << 48
+            | u64::from(token) << 32
+            | u64::from(self.substream) << 16
+            | u64::from(self.sequence >> 16);
+        let low = self.sequence as u16;
+        // Sums of 32 bits fold to that of their halves.
+        let halves = |n: u64| (n >> 32) + (n & 0xffff_ffff);
+        let sum = halves(named) + halves(due) + u64::from(low);
         let mut bytes = [0; LEN];
-        bytes[0..2].copy_from_slice(&MAGIC.to_be_bytes());
-        bytes[2..4].copy_from_slice(&token.to_be_bytes());
-        bytes[4..6].copy_from_slice(&self.substream.to_be_bytes());
-        bytes[6..10].copy_from_slice(&self.sequence.to_be_bytes());
+        bytes[0..8].copy_from_slice(&named.to_be_bytes());
+        bytes[8..10].copy_from_slice(&low.to_be_bytes());
         // Six bytes of time and, in the two above them, the complement.
         let tail = due << 16 | u64::from(!fold(sum));
         bytes[10..18].copy_from_slice(&tail.to_be_bytes());
@@ -78,7 +72,7 @@ impl Signature {
     pub fn find(packet: &[u8], token: u16) -> Found {
         let Some(bytes) = packet.last_chunk::<LEN>() else { return Found::Other };
         let word = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
-        let whole = fold(words(bytes)) == 0xffff;
+        let whole = fold(words(bytes).into()) == 0xffff;
         let named = word(0) == MAGIC && word(2) == token;
         if named && whole {
             return Found::Ours(Self {
@@ -94,7 +88,7 @@ impl Signature {
         let head = u32::from(word(0)) + u32::from(word(2));
         let right = words(bytes) - head + u32::from(MAGIC) + u32::from(token);
         let near = word(0) == MAGIC || word(2) == token;
-        if near && !whole && fold(right) == 0xffff { Found::Broken } else { Found::Other }
+        if near && !whole && fold(right.into()) == 0xffff { Found::Broken } else { Found::Other }
     }
 }
 

@@ -11,8 +11,9 @@ pub trait Source: Send {
     /// Whose packet is next, and how long it is.
     fn slot(&self) -> Slot;
 
-    /// Writes the next packet and goes on; answers its length. `stamp` is the time that it carries.
-    fn craft(&mut self, stamp: u64, out: &mut [u8]) -> usize;
+    /// Writes the next packet and goes on; answers its length. `stamp` is the time that it carries; of the packet of the
+    /// same stream that was written into `out` before, `held` bytes are still there.
+    fn craft(&mut self, stamp: u64, held: usize, out: &mut [u8]) -> usize;
 
     /// Goes on without the next packet.
     fn skip(&mut self);
@@ -27,16 +28,18 @@ pub struct Streams {
     crafter: Crafter,
     pacer: Pacer,
     slot: Slot,
-    /// Packets that are left, if they are counted.
-    left: Option<u64>,
-    /// When the last one may be due, if that is given.
-    until: Option<u64>,
+    /// Packets that are left.
+    left: u64,
+    /// No packet is due then or later.
+    until: u64,
 }
 
 impl Streams {
     /// `left` packets, or those due before `until`, or without end.
     pub fn new(mut crafter: Crafter, pacer: Pacer, left: Option<u64>, until: Option<u64>) -> Self {
         let slot = crafter.slot();
+        // Nobody comes to the end of so many.
+        let (left, until) = (left.unwrap_or(u64::MAX), until.unwrap_or(u64::MAX));
         Self { crafter, pacer, slot, left, until }
     }
 
@@ -44,20 +47,15 @@ impl Streams {
     fn advance(&mut self) {
         self.pacer.advance(self.slot.len.into());
         self.slot = self.crafter.slot();
-        if let Some(left) = &mut self.left {
-            *left = left.saturating_sub(1);
-        }
+        self.left = self.left.saturating_sub(1);
     }
 }
 
 impl Source for Streams {
     #[inline]
     fn due(&mut self, now: u64) -> Option<u64> {
-        if self.left == Some(0) {
-            return None;
-        }
         let due = if self.pacer.is_paced() { self.pacer.due() } else { now };
-        if self.until.is_some_and(|until| due >= until) { None } else { Some(due) }
+        (self.left > 0 && due < self.until).then_some(due)
     }
 
     #[inline]
@@ -66,8 +64,8 @@ impl Source for Streams {
     }
 
     #[inline]
-    fn craft(&mut self, stamp: u64, out: &mut [u8]) -> usize {
-        let len = self.crafter.craft(self.slot, stamp, out);
+    fn craft(&mut self, stamp: u64, held: usize, out: &mut [u8]) -> usize {
+        let len = self.crafter.craft(self.slot, stamp, held, out);
         self.advance();
         len
     }
@@ -76,6 +74,7 @@ impl Source for Streams {
         self.advance();
     }
 
+    #[inline]
     fn is_paced(&self) -> bool {
         self.pacer.is_paced()
     }

@@ -1,7 +1,7 @@
 //! A stream's packet as bytes, made once by etherparse, and where in it the fields lie that change.
 //!
-//! All that never changes in a checksum is summed here, once. What changes is nought in the template: addresses, ports,
-//! lengths, checksums, numbers. `craft` puts these in, and sums only them.
+//! All that never changes in a checksum is summed here, once, addresses and ports that are the same in every packet too. What changes is
+//! nought in the template: the other addresses and ports, lengths, checksums, numbers. `craft` puts these in, and sums only them.
 
 use crate::profile::{Family, Fill, StreamPlan, Transport, VxlanPlan};
 use crate::rng::Rng;
@@ -105,6 +105,80 @@ impl Layout {
         }
         len
     }
+
+    /// Whether the L4 checksum is of the addresses too: not that of ICMP over IPv4 (RFC 792), nor SCTP's.
+    #[inline]
+    pub fn has_pseudo_header(&self) -> bool {
+        match self.transport {
+            Transport::Udp | Transport::Tcp => true,
+            Transport::Icmp => self.family == Family::V6,
+            Transport::Sctp => false,
+        }
+    }
+
+    /// Where a part is, if the packets have it.
+    pub fn place(&self, part: Part) -> Option<Place> {
+        let address = |v4, v6| match self.family {
+            Family::V4 => Place::Four(self.ip + v4),
+            Family::V6 => Place::Sixteen(self.ip + v6),
+        };
+        let is_echo = self.transport == Transport::Icmp;
+        match part {
+            Part::Src => Some(address(12, 8)),
+            Part::Dst => Some(address(16, 24)),
+            Part::SrcPort => Some(Place::Two(self.l4 + if is_echo { 4 } else { 0 })),
+            Part::DstPort => (!is_echo).then_some(Place::Two(self.l4 + 2)),
+            Part::OuterPort => self.outer.map(|outer| Place::Two(outer.udp)),
+        }
+    }
+}
+
+/// What may change from packet to packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The source address.
+    Src,
+    /// The destination address.
+    Dst,
+    /// The source port; of echo requests the identifier.
+    SrcPort,
+    /// The destination port.
+    DstPort,
+    /// The source port of an encapsulation.
+    OuterPort,
+}
+
+/// Where a part lies: its first byte, and how many it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A port.
+    Two(usize),
+    /// An IPv4 address.
+    Four(usize),
+    /// An IPv6 address.
+    Sixteen(usize),
+}
+
+impl Place {
+    /// Stores a value, and answers its sum.
+    #[inline]
+    pub fn store(self, value: u128, out: &mut [u8]) -> u64 {
+        match self {
+            Self::Two(at) => {
+                out[at..at + 2].copy_from_slice(&(value as u16).to_be_bytes());
+                u64::from(value as u16)
+            }
+            Self::Four(at) => {
+                out[at..at + 4].copy_from_slice(&(value as u32).to_be_bytes());
+                u64::from(value as u32)
+            }
+            Self::Sixteen(at) => {
+                out[at..at + 16].copy_from_slice(&value.to_be_bytes());
+                let quarter = |shift: u32| u64::from((value >> shift) as u32);
+                quarter(0) + quarter(32) + quarter(64) + quarter(96)
+            }
+        }
+    }
 }
 
 /// A stream's frame, as long as its longest.
@@ -115,11 +189,11 @@ pub struct Template {
     /// Its bytes; what changes is nought.
     pub bytes: Vec<u8>,
     /// Sum of the IP header's words.
-    pub ip_sum: u32,
-    /// Sum of the L4 header's words and of the pseudo-header's protocol number.
-    pub l4_sum: u32,
+    pub ip_sum: u64,
+    /// Sum of the L4 header's words and of the pseudo-header's protocol number and addresses.
+    pub l4_sum: u64,
     /// Sum of the outer IP header's words, its addresses included.
-    pub outer_sum: u32,
+    pub outer_sum: u64,
     /// Folded sum of the payload's first n bytes; empty when all are zeros.
     payload_sums: Vec<u16>,
 }
@@ -153,9 +227,50 @@ impl Template {
         Ok(template)
     }
 
+    /// Stores what a part of every packet is, and sums it.
+    pub fn fix(&mut self, part: Part, value: u128) {
+        let Some(place) = self.layout.place(part) else { return };
+        let sum = place.store(value, &mut self.bytes);
+        match part {
+            Part::Src | Part::Dst => self.ip_sum += sum,
+            Part::SrcPort | Part::DstPort => self.l4_sum += sum,
+            Part::OuterPort => {}
+        }
+        if matches!(part, Part::Src | Part::Dst) && self.layout.has_pseudo_header() {
+            self.l4_sum += sum;
+        }
+    }
+
+    /// Stores the lengths of a packet that is as long as `out`, and what depends on nothing else.
+    pub fn measure(&self, out: &mut [u8]) {
+        let Layout { outer, family, ip, transport, l4, .. } = self.layout;
+        let len = out.len();
+        let l4_len = (len - l4) as u16;
+        match family {
+            Family::V4 => put16(out, ip + 2, (len - ip) as u16),
+            Family::V6 => put16(out, ip + 4, l4_len),
+        }
+        match transport {
+            Transport::Udp => put16(out, l4 + 4, l4_len),
+            Transport::Sctp => put16(out, l4 + 14, l4_len - 12),
+            Transport::Tcp | Transport::Icmp => {}
+        }
+        let Some(outer) = outer else { return };
+        let udp_len = (len - outer.udp) as u16;
+        put16(out, outer.udp + 4, udp_len);
+        match outer.family {
+            Family::V4 => {
+                let total = (len - outer.ip) as u16;
+                put16(out, outer.ip + 2, total);
+                put16(out, outer.ip + 10, !fold(self.outer_sum + u64::from(total)));
+            }
+            Family::V6 => put16(out, outer.ip + 4, udp_len),
+        }
+    }
+
     /// Sum of the payload's first `len` bytes.
     #[inline]
-    pub fn payload_sum(&self, len: usize) -> u32 {
+    pub fn payload_sum(&self, len: usize) -> u64 {
         self.payload_sums.get(len).copied().unwrap_or(0).into()
     }
 
@@ -169,12 +284,12 @@ impl Template {
             }
             // Ports: the source. Length and checksum.
             self.zero(outer.udp..outer.udp + 2, outer.udp + 4..outer.udp + 8);
-            self.outer_sum = words(&self.bytes[outer.ip..outer.udp]);
+            self.outer_sum = words(&self.bytes[outer.ip..outer.udp]).into();
         }
         match family {
             Family::V4 => {
                 self.zero(ip + 2..ip + 4, ip + 10..ip + 20);
-                self.ip_sum = words(&self.bytes[ip..l4]);
+                self.ip_sum = words(&self.bytes[ip..l4]).into();
             }
             Family::V6 => self.zero(ip + 4..ip + 6, ip + 8..ip + 40),
         }
@@ -188,11 +303,11 @@ impl Template {
                 self.zero(l4 + 14..l4 + 20, 0..0);
             }
         }
-        let pseudo = match (transport, family) {
-            (Transport::Icmp, Family::V4) | (Transport::Sctp, _) => 0,
-            _ => u32::from(protocol(transport, family).0),
+        let pseudo = match self.layout.has_pseudo_header() {
+            true => u64::from(protocol(transport, family).0),
+            false => 0,
         };
-        self.l4_sum = words(&self.bytes[l4..payload]) + pseudo;
+        self.l4_sum = u64::from(words(&self.bytes[l4..payload])) + pseudo;
     }
 
     fn zero(&mut self, a: std::ops::Range<usize>, b: std::ops::Range<usize>) {
@@ -220,11 +335,19 @@ pub fn words(bytes: &[u8]) -> u32 {
     pairs.map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum::<u32>() + rest
 }
 
-/// A sum of words as one.
+/// A sum of words as one; sums of 32 bits at a time fold to the same.
 #[inline]
-pub fn fold(sum: u32) -> u16 {
+pub fn fold(sum: u64) -> u16 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16);
     let sum = (sum & 0xffff) + (sum >> 16);
     ((sum & 0xffff) + (sum >> 16)) as u16
+}
+
+/// Stores a 16-bit word.
+#[inline]
+pub fn put16(out: &mut [u8], at: usize, value: u16) {
+    out[at..at + 2].copy_from_slice(&value.to_be_bytes());
 }
 
 fn running(payload: &[u8]) -> Vec<u16> {
@@ -233,7 +356,7 @@ fn running(payload: &[u8]) -> Vec<u16> {
     sums.push(0);
     for (at, byte) in payload.iter().enumerate() {
         sum += u32::from(*byte) << if at % 2 == 0 { 8 } else { 0 };
-        sum = fold(sum).into();
+        sum = fold(sum.into()).into();
         sums.push(sum as u16);
     }
     sums

@@ -127,7 +127,7 @@ mod tests {
         let mut crafter = Crafter::new(&plan, &macs, Share::ALL, 1).unwrap();
         let mut frame = vec![0; 300];
         let slot = crafter.slot();
-        let len = crafter.craft(slot, 0, &mut frame);
+        let len = crafter.craft(slot, 0, 0, &mut frame);
         frame.truncate(len);
         frame
     }

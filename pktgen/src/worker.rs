@@ -97,6 +97,20 @@ impl Sent {
     }
 }
 
+/// Packets of one stream in a row: counted in registers, and added to its counts at the row's end.
+#[derive(Clone, Copy, Default)]
+struct Row {
+    stream: u32,
+    packets: u64,
+    bytes: u64,
+}
+
+impl Row {
+    fn of(stream: u32) -> Self {
+        Self { stream, packets: 0, bytes: 0 }
+    }
+}
+
 /// What isn't of the run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Extra {
@@ -151,6 +165,8 @@ pub struct Outcome {
     pub detector: Option<Box<Detector>>,
     /// When the last packet was sent.
     pub last_sent: u64,
+    /// How long it worked.
+    pub worked: Duration,
     /// Whether it could be pinned to its CPU.
     pub pinned: bool,
     /// What ended it before its time; its counts are those until then.
@@ -193,6 +209,27 @@ struct State {
     done_at: Option<Instant>,
 }
 
+impl State {
+    fn queued(&mut self, row: Row) {
+        let bytes = row.bytes + row.packets * FCS as u64;
+        if let Some(sent) = self.sent.get_mut(row.stream as usize) {
+            for sent in [sent, &mut self.total] {
+                sent.asked += row.packets;
+                sent.queued += row.packets;
+                sent.bytes += bytes;
+            }
+        }
+    }
+
+    fn completed(&mut self, row: Row) {
+        // Those of nobody are no stream's.
+        if let Some(sent) = self.sent.get_mut(row.stream as usize) {
+            sent.completed += row.packets;
+            self.total.completed += row.packets;
+        }
+    }
+}
+
 impl<S: Source> Worker<S> {
     /// Works until `stop`, or until the kernel has an error.
     pub fn run(&mut self, stop: &AtomicBool) -> Outcome {
@@ -212,7 +249,9 @@ impl<S: Source> Worker<S> {
             second: 0,
             done_at: None,
         };
-        let worked = self.work(&mut state, stop);
+        let began = Instant::now();
+        let ended = self.work(&mut state, stop);
+        let worked = began.elapsed();
         let second = state.second;
         self.tell(&mut state, second + 1);
         self.publish(&state);
@@ -233,8 +272,9 @@ impl<S: Source> Worker<S> {
                 _ => None,
             },
             last_sent: state.last_sent,
+            worked,
             pinned,
-            error: worked.err().or(asked),
+            error: ended.err().or(asked),
         }
     }
 
@@ -272,6 +312,7 @@ impl<S: Source> Worker<S> {
         let paced = source.is_paced();
         let (mut count, mut skips, mut starved) = (0, 0, false);
         let mut over = self.halt.load(Ordering::Relaxed);
+        let mut row = Row::default();
         while count < self.settings.burst && !over {
             let Some(due) = source.due(now) else {
                 over = true;
@@ -294,7 +335,7 @@ impl<S: Source> Worker<S> {
                 }
                 continue;
             }
-            if !self.sender.write(slot.stream, |out| source.craft(due, out)) {
+            if !self.sender.rewrite(slot.stream, |out, held| source.craft(due, held, out)) {
                 state.full += 1;
                 starved = true;
                 break;
@@ -302,16 +343,14 @@ impl<S: Source> Worker<S> {
             if paced {
                 state.lag.note(lag);
             }
-            if let Some(sent) = state.sent.get_mut(slot.stream as usize) {
-                sent.asked += 1;
-                sent.queued += 1;
-                sent.bytes += u64::from(slot.len) + FCS as u64;
+            if row.stream != slot.stream {
+                state.queued(std::mem::replace(&mut row, Row::of(slot.stream)));
             }
-            state.total.asked += 1;
-            state.total.queued += 1;
-            state.total.bytes += u64::from(slot.len) + FCS as u64;
+            row.packets += 1;
+            row.bytes += u64::from(slot.len);
             count += 1;
         }
+        state.queued(row);
         // With no free frame the kernel has them all, and may have to be asked again: after an outage nobody else does.
         if count > 0 || starved {
             self.sender.send()?;
@@ -327,13 +366,15 @@ impl<S: Source> Worker<S> {
     }
 
     fn reap(&mut self, state: &mut State) -> usize {
-        let (streams, total) = (&mut state.sent, &mut state.total);
-        self.sender.reap(|mark| {
-            if let Some(sent) = streams.get_mut(mark as usize) {
-                sent.completed += 1;
-                total.completed += 1;
+        let mut row = Row::default();
+        let count = self.sender.reap(|mark| {
+            if row.stream != mark {
+                state.completed(std::mem::replace(&mut row, Row::of(mark)));
             }
-        })
+            row.packets += 1;
+        });
+        state.completed(row);
+        count
     }
 
     /// All is sent: what the kernel still has.

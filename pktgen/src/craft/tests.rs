@@ -20,14 +20,21 @@ fn frames(text: &str, n: usize) -> Vec<Vec<u8>> {
     let plan = plan(text);
     let macs = vec![MACS; plan.streams.len()];
     let mut crafter = Crafter::new(&plan, &macs, Share::ALL, TOKEN).unwrap();
+    // The same packets into frames that hold those before them: for each stream its own, as long as the last one.
+    let mut again = crafter.clone();
+    let mut held = vec![(vec![0xa5; 4096], 0); plan.streams.len()];
     (0..n)
         .map(|i| {
             // What is not written shows.
             let mut frame = vec![0xa5; 4096];
             let slot = crafter.slot();
-            let len = crafter.craft(slot, i as u64 * 1000, &mut frame);
+            let len = crafter.craft(slot, i as u64 * 1000, 0, &mut frame);
             assert_eq!(len, usize::from(slot.len));
             frame.truncate(len);
+            let slot = again.slot();
+            let (used, before) = &mut held[slot.stream as usize];
+            *before = again.craft(slot, i as u64 * 1000, *before, used);
+            assert_eq!(hex(&used[..*before]), hex(&frame));
             frame
         })
         .collect()

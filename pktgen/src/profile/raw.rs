@@ -208,31 +208,41 @@ impl RawProfile {
                 None => {}
             }
         }
-        if stream.src.is_some() || stream.dst.is_some() {
-            self.stream = vec![from_arguments(stream)];
+        if self.stream.is_empty() && *stream != StreamArgs::default() {
+            let name = Some("command line".into());
+            self.stream = vec![RawStream { name, ..RawStream::default() }];
         }
+        self.stream.iter_mut().for_each(|raw| raw.overlay(stream));
     }
 }
 
-fn from_arguments(given: &StreamArgs) -> RawStream {
-    let text = |t: &Option<String>| t.clone().map(toml::Value::String);
-    let mut raw = RawStream {
-        name: Some("command line".into()),
-        src: text(&given.src),
-        dst: text(&given.dst),
-        src_port: text(&given.src_port),
-        dst_port: text(&given.dst_port),
-        size: text(&given.size),
-        src_mac: given.src_mac.clone(),
-        dst_mac: given.dst_mac.clone(),
-        ..RawStream::default()
-    };
-    if let Some(protocol) = &given.protocol {
-        raw.protocol.clone_from(protocol);
+impl RawStream {
+    /// What the command line gives is every stream's.
+    fn overlay(&mut self, given: &StreamArgs) {
+        let StreamArgs { protocol, src, dst, src_port, dst_port, size, vlan, dst_mac, src_mac } =
+            given;
+        for (raw, text) in [
+            (&mut self.src, src),
+            (&mut self.dst, dst),
+            (&mut self.src_port, src_port),
+            (&mut self.dst_port, dst_port),
+            (&mut self.size, size),
+        ] {
+            if let Some(text) = text {
+                *raw = Some(toml::Value::String(text.clone()));
+            }
+        }
+        for (raw, text) in [(&mut self.src_mac, src_mac), (&mut self.dst_mac, dst_mac)] {
+            if text.is_some() {
+                raw.clone_from(text);
+            }
+        }
+        if let Some(protocol) = protocol {
+            self.protocol.clone_from(protocol);
+        }
+        if !vlan.is_empty() {
+            let ids = vlan.iter().map(|id| toml::Value::Integer((*id).into()));
+            self.vlan = Some(toml::Value::Array(ids.collect()));
+        }
     }
-    if !given.vlan.is_empty() {
-        let ids = given.vlan.iter().map(|id| toml::Value::Integer((*id).into()));
-        raw.vlan = Some(toml::Value::Array(ids.collect()));
-    }
-    raw
 }

@@ -97,6 +97,30 @@ fn the_command_line_is_over_the_file() {
 }
 
 #[test]
+fn a_stream_s_options_are_every_stream_s_of_the_file() {
+    use crate::cli::{Ends, StreamArgs};
+    let mut raw = Plan::parse(&format!("{STREAM}weight = 3\n{STREAM}size = 128")).unwrap();
+    let given = StreamArgs {
+        size: Some("256".into()),
+        vlan: vec![7],
+        dst_mac: Some("02:00:00:00:00:09".into()),
+        ..StreamArgs::default()
+    };
+    raw.overlay(&Ends::default(), &given);
+    let plan = Plan::build(raw, &Load::default()).unwrap();
+    assert_eq!(plan.streams.iter().map(|s| s.weight).collect::<Vec<_>>(), [3, 1]);
+    for stream in &plan.streams {
+        assert_eq!((&stream.size, stream.vlans.len()), (&Spec::Fixed(256), 1));
+        assert_eq!(stream.dst_mac, Some(Mac([2, 0, 0, 0, 0, 9])));
+    }
+    // Without a file they are of one stream, which needs its addresses.
+    let mut raw = RawProfile::default();
+    raw.overlay(&Ends::default(), &given);
+    let error = Plan::build(raw, &Load::default()).unwrap_err();
+    assert_eq!((error.key.as_str(), error.why.as_str()), ("stream[0].src", "it is needed (--src)"));
+}
+
+#[test]
 fn the_mean_size_counts_weights_and_rounding() {
     let text = format!("{STREAM}size = 64\nweight = 3\n{STREAM}size = \"imix\"\nweight = 1");
     let imix = (7.0 * 64.0 + 4.0 * 594.0 + 1518.0) / 12.0;

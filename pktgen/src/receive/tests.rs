@@ -22,7 +22,7 @@ fn frames(n: usize) -> Vec<Vec<u8>> {
         .map(|i| {
             let mut frame = vec![0; 300];
             let slot = crafter.slot();
-            let len = crafter.craft(slot, i as u64 * 1000, &mut frame);
+            let len = crafter.craft(slot, i as u64 * 1000, 0, &mut frame);
             frame.truncate(len);
             frame
         })
