@@ -4,7 +4,8 @@
 //! received frames and counts. Socket, frames, burst, system calls and CPU are the same. With two queues or more, the generator's loop on all of
 //! them is compared with that on one.
 //!
-//! A machine's pace drifts, so the loops take short turns, and what counts is the median of the ratios of neighboring turns, with its interval.
+//! A machine's pace drifts, so the loops take short turns, and what counts is the median of the ratios of neighboring turns, with its interval. Where
+//! others work on the same CPUs, a turn's time is theirs too: then packets by the thread's own CPU time are the steadier figure, and both are said.
 
 use crate::cli::{Bench, Load};
 use crate::craft::Crafter;
@@ -12,8 +13,8 @@ use crate::end::End;
 use crate::field::Share;
 use crate::neighbor::Responder;
 use crate::pacer::Pacer;
-use crate::profile::{EndPlan, Plan};
-use crate::run::{FEW_FRAMES, RunError, TX_FRAMES};
+use crate::profile::{EndPlan, Plan, wrong};
+use crate::run::{FEW_FRAMES, RunError, TX_FRAMES, check_mtu};
 use crate::source::Streams;
 use crate::template::Macs;
 use crate::units::{FCS, Rate, Short};
@@ -42,6 +43,8 @@ struct Figures {
     generator_pps: Vec<f64>,
     /// Generator to bare, pair by pair.
     ratio: Spread,
+    /// The same of packets in a second of the thread's CPU time.
+    cpu_ratio: Spread,
     /// Those of the generator's loop on all queues.
     all_queues_pps: Vec<f64>,
     /// All queues to one, pair by pair.
@@ -83,6 +86,16 @@ impl Spread {
 
 /// Measures and prints.
 pub fn run(arguments: &Bench) -> Result<(), RunError> {
+    if arguments.rounds == 0 || arguments.round.is_zero() {
+        let key = if arguments.rounds == 0 { "--rounds" } else { "--round" };
+        return Err(wrong(key, "it has to be more than nothing").into());
+    }
+    let text = format!(
+        "[[stream]]\nsrc = \"198.18.0.1-198.18.0.254\"\ndst = \"198.19.0.1\"\nsrc_port = \"1024-65535\"\nsize = {}\n",
+        arguments.size
+    );
+    let load = Load { rate: Some(Rate::Max), ..Load::default() };
+    let plan = Plan::build(Plan::parse(&text)?, &load).map_err(|e| wrong("--size", e.why))?;
     let end = EndPlan {
         port: Some(arguments.tx.clone()),
         netns: arguments.netns_tx.clone(),
@@ -90,12 +103,7 @@ pub fn run(arguments: &Bench) -> Result<(), RunError> {
         ..EndPlan::default()
     };
     let mut end = End::open(&end, "tx", TX_FRAMES, FEW_FRAMES)?;
-    let text = format!(
-        "[[stream]]\nsrc = \"198.18.0.1-198.18.0.254\"\ndst = \"198.19.0.1\"\nsrc_port = \"1024-65535\"\nsize = {}\n",
-        arguments.size
-    );
-    let plan =
-        Plan::build(Plan::parse(&text)?, &Load { rate: Some(Rate::Max), ..Load::default() })?;
+    check_mtu(&plan, &end)?;
     let macs = [Macs { src: end.mac, dst: NOBODY }];
     let queues = end.used as usize;
     // Rounds end with the channel's receiver unread: the seconds are nobody's business here.
@@ -130,7 +138,7 @@ pub fn run(arguments: &Bench) -> Result<(), RunError> {
         Ok(Streams::new(crafter, pacer, None, None))
     };
     let len = usize::from(arguments.size).saturating_sub(FCS);
-    let round = |kind: Kind, workers: &mut [Worker<Streams>]| -> Result<f64, RunError> {
+    let round = |kind: Kind, workers: &mut [Worker<Streams>]| -> Result<Pace, RunError> {
         for (index, worker) in workers.iter_mut().enumerate() {
             if kind == Kind::Generator {
                 worker.source = Some(streams(index)?);
@@ -147,24 +155,30 @@ pub fn run(arguments: &Bench) -> Result<(), RunError> {
         bare_pps: Vec::new(),
         generator_pps: Vec::new(),
         ratio: Spread::of(Vec::new()),
+        cpu_ratio: Spread::of(Vec::new()),
         all_queues_pps: Vec::new(),
         queues_ratio: None,
         queues: queues as u32,
     };
+    let mut cpu_ratios = Vec::new();
     for number in 0..arguments.rounds {
         let one = workers.get_mut(..1).unwrap_or_default();
         // Who is first takes turns too.
-        if number % 2 == 0 {
-            figures.bare_pps.push(round(Kind::Bare, one)?);
-            figures.generator_pps.push(round(Kind::Generator, one)?);
+        let (bare, generator) = if number % 2 == 0 {
+            let bare = round(Kind::Bare, one)?;
+            (bare, round(Kind::Generator, one)?)
         } else {
-            figures.generator_pps.push(round(Kind::Generator, one)?);
-            figures.bare_pps.push(round(Kind::Bare, one)?);
-        }
+            let generator = round(Kind::Generator, one)?;
+            (round(Kind::Bare, one)?, generator)
+        };
+        figures.bare_pps.push(bare.pps);
+        figures.generator_pps.push(generator.pps);
+        cpu_ratios.push(generator.per_cpu_second / bare.per_cpu_second);
         if queues > 1 {
-            figures.all_queues_pps.push(round(Kind::Generator, &mut workers)?);
+            figures.all_queues_pps.push(round(Kind::Generator, &mut workers)?.pps);
         }
     }
+    figures.cpu_ratio = Spread::of(cpu_ratios);
     figures.ratio = Spread::of_pairs(&figures.generator_pps, &figures.bare_pps);
     if queues > 1 {
         figures.queues_ratio =
@@ -192,6 +206,7 @@ fn present(arguments: &Bench, figures: &Figures) -> Result<(), RunError> {
         figures.bare_pps.len(),
         ratio(&figures.ratio)
     )?;
+    writeln!(out, "the same in CPU time: {}", ratio(&figures.cpu_ratio))?;
     if let Some(spread) = &figures.queues_ratio {
         writeln!(out, "{} queues   {:.3}pps", figures.queues, median(&figures.all_queues_pps))?;
         writeln!(out, "{} queues / 1: {}", figures.queues, ratio(spread))?;
@@ -199,43 +214,65 @@ fn present(arguments: &Bench, figures: &Figures) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Packets a second that the kernel completed.
+/// Packets that the kernel completed, by two clocks.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pace {
+    pps: f64,
+    per_cpu_second: f64,
+}
+
+/// Of all workers together.
 fn measure(
     kind: Kind,
     workers: &mut [Worker<Streams>],
     length: Duration,
     burst: usize,
     len: usize,
-) -> io::Result<f64> {
+) -> io::Result<Pace> {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let threads: Vec<_> = workers
             .iter_mut()
             .map(|worker| {
                 let stop = &stop;
-                scope.spawn(move || match kind {
-                    Kind::Generator => generate(worker, stop),
-                    Kind::Bare => bare(worker, stop, burst, len),
+                scope.spawn(move || {
+                    let began = cpu_time();
+                    let (sent, took) = match kind {
+                        Kind::Generator => generate(worker, stop)?,
+                        Kind::Bare => bare(worker, stop, burst, len)?,
+                    };
+                    let per = |time: Duration| sent as f64 / time.as_secs_f64().max(1e-9);
+                    Ok(Pace { pps: per(took), per_cpu_second: per(cpu_time() - began) })
                 })
             })
             .collect();
         std::thread::sleep(length);
         stop.store(true, Ordering::Relaxed);
-        let mut total = 0.0;
+        let mut total = Pace::default();
         for thread in threads {
-            total += thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            let pace: io::Result<Pace> =
+                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            let pace = pace?;
+            total.pps += pace.pps;
+            total.per_cpu_second += pace.per_cpu_second;
         }
         Ok(total)
     })
 }
 
-fn generate(worker: &mut Worker<Streams>, stop: &AtomicBool) -> io::Result<f64> {
+/// CPU time of the calling thread.
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.max(0) as u64, time.tv_nsec as u32)
+}
+
+/// Packets completed, and in what time.
+fn generate(worker: &mut Worker<Streams>, stop: &AtomicBool) -> io::Result<(u64, Duration)> {
     let outcome = worker.run(stop);
     if let Some(error) = outcome.error {
         return Err(error);
     }
-    let sent = outcome.sent.first().map_or(0, |s| s.completed);
-    Ok(sent as f64 / outcome.worked.as_secs_f64())
+    Ok((outcome.sent.first().map_or(0, |s| s.completed), outcome.worked))
 }
 
 fn bare(
@@ -243,7 +280,7 @@ fn bare(
     stop: &AtomicBool,
     burst: usize,
     len: usize,
-) -> io::Result<f64> {
+) -> io::Result<(u64, Duration)> {
     if let Some(id) = worker.settings.cpu {
         core_affinity::set_for_current(core_affinity::CoreId { id });
     }
@@ -253,9 +290,9 @@ fn bare(
     while !stop.load(Ordering::Relaxed) {
         sender.take_as_is(burst, len);
         sender.send()?;
-        sent += sender.reap(|_| {});
+        sent += sender.reap(|_| {}) as u64;
     }
-    Ok(sent as f64 / started.elapsed().as_secs_f64())
+    Ok((sent, started.elapsed()))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 use crate::field::{Field, Share, Spec};
 use crate::profile::{Family, Plan, Transport};
 use crate::signature::{self, Signature};
-use crate::template::{Layout, Macs, Part, Place, Template, fold, put16, words};
+use crate::template::{Macs, Part, Place, Template, fold, put16, words};
 use etherparse::err::packet::BuildWriteError;
 use millrace_wire::crc32c::crc32c;
 use std::sync::Arc;
@@ -158,8 +158,8 @@ impl Stream {
     #[inline]
     fn fill(&mut self, token: u16, due_ns: u64, measured: bool, out: &mut [u8]) {
         let Self { template, changes, .. } = self;
-        let Layout { family, ip, transport, l4, payload, signature, outer } = template.layout;
-        let len = out.len();
+        let layout = &template.layout;
+        let (len, l4) = (out.len(), layout.l4);
         let l4_len = (len - l4) as u16;
         let number = self.sequence;
         self.sequence += 1;
@@ -176,19 +176,20 @@ impl Stream {
         if !measured {
             template.measure(out);
         }
-        if family == Family::V4 {
-            let sum = template.ip_sum + (len - ip) as u64 + addresses;
-            put16(out, ip + 10, !fold(sum));
+        if layout.family == Family::V4 {
+            let sum = template.ip_sum + (len - layout.ip) as u64 + addresses;
+            put16(out, layout.ip + 10, !fold(sum));
         }
-        let signed = if signature { signature::LEN } else { 0 };
-        if signature {
+        let mut data = len - layout.payload;
+        if layout.signature {
+            data -= signature::LEN;
             let signature =
                 Signature { substream: self.substream, sequence: number as u32, due_ns };
             out[len - signature::LEN..].copy_from_slice(&signature.bytes(token));
         }
-        let own = template.l4_sum + template.payload_sum(len - payload - signed) + ports;
+        let own = template.l4_sum + template.payload_sum(data) + ports;
         let sum = own + addresses + u64::from(l4_len);
-        match transport {
+        match layout.transport {
             Transport::Udp => {
                 // Its length is in the header and in the pseudo-header.
                 let check = !fold(sum + u64::from(l4_len));
@@ -197,7 +198,7 @@ impl Stream {
             Transport::Tcp => put16(out, l4 + 16, !fold(sum)),
             Transport::Icmp => {
                 put16(out, l4 + 6, number as u16);
-                let sum = if template.layout.has_pseudo_header() { sum } else { own };
+                let sum = if layout.has_pseudo_header() { sum } else { own };
                 put16(out, l4 + 2, !fold(sum + u64::from(number as u16)));
             }
             Transport::Sctp => {
@@ -208,7 +209,7 @@ impl Stream {
             }
         }
         // Over IPv4 it has no checksum (RFC 7348 §5: it should be zero).
-        if let Some(outer) = outer
+        if let Some(outer) = &layout.outer
             && outer.family == Family::V6
         {
             put16(out, outer.udp + 6, 0);

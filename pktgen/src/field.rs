@@ -138,33 +138,54 @@ pub struct Field(Kind);
 #[derive(Clone, Debug)]
 enum Kind {
     Fixed(u128),
-    Range { value: u128, first: u128, last: u128, step: u128, turn: Turn },
-    Sequence { at: usize, values: Box<[u128]>, turn: Turn },
+    Range { first: u128, step: u64, turn: Turn },
+    Sequence { values: Box<[u128]>, turn: Turn },
     Random { first: u128, span: u128, rng: Rng },
     List { values: Box<[u128]>, rng: Rng },
 }
 
-/// How long a value is kept: packet `index` has value number index / every.
+/// A position that goes round: packet `index` has position (index / every) mod len.
 #[derive(Clone, Debug)]
 struct Turn {
+    len: u64,
+    position: u64,
+    /// How much further each packet is, and what is left over of its stride.
+    hop: u64,
+    rest: u64,
+    /// What is left over makes one more position when there are `every` of it.
     every: u64,
     held: u64,
-    stride: u64,
 }
 
 impl Turn {
-    fn new(every: u64, share: Share) -> Self {
-        Self { every, held: share.worker % every, stride: share.workers }
+    fn new(len: u64, every: u64, share: Share) -> Self {
+        Self {
+            len,
+            position: (share.worker / every) % len,
+            hop: (share.workers / every) % len,
+            rest: share.workers % every,
+            every,
+            held: share.worker % every,
+        }
     }
 
-    /// Goes on to the next packet: `step` by `step` to its value.
     #[inline]
-    fn go(&mut self, mut step: impl FnMut()) {
-        self.held += self.stride;
-        while self.held >= self.every {
+    fn next(&mut self) -> u64 {
+        let now = self.position;
+        self.go(self.hop);
+        self.held += self.rest;
+        if self.held >= self.every {
             self.held -= self.every;
-            step();
+            self.go(1);
         }
+        now
+    }
+
+    /// `by` is not more than `len`.
+    #[inline]
+    fn go(&mut self, by: u64) {
+        let left = self.len - self.position;
+        self.position = if by < left { self.position + by } else { by - left };
     }
 }
 
@@ -189,16 +210,16 @@ impl Field {
         Self(match spec {
             Spec::Fixed(value) => Kind::Fixed(*value),
             Spec::Range { first, last, step, every } => {
-                // Of all 2^128 addresses a worker's place is among the first all the same.
-                let len = ((last - first) / step).saturating_add(1);
-                let value = first + step * (u128::from(share.worker / every) % len);
-                let turn = Turn::new(*every, share);
-                Kind::Range { value, first: *first, last: *last, step: *step, turn }
+                // Nobody comes to the end of 2^64 values.
+                let len = u64::try_from((last - first) / step).unwrap_or(u64::MAX);
+                let turn = Turn::new(len.saturating_add(1), *every, share);
+                // A step that is longer than that has one value.
+                let step = u64::try_from(*step).unwrap_or(0);
+                Kind::Range { first: *first, step, turn }
             }
             Spec::Sequence { values, every } => Kind::Sequence {
-                at: (share.worker / every) as usize % values.len().max(1),
                 values: values.as_slice().into(),
-                turn: Turn::new(*every, share),
+                turn: Turn::new(values.len().max(1) as u64, *every, share),
             },
             Spec::Random { first, last } => {
                 Kind::Random { first: *first, span: (last - first).saturating_add(1), rng: rng() }
@@ -212,15 +233,11 @@ impl Field {
     pub fn draw(&mut self) -> u128 {
         match &mut self.0 {
             Kind::Fixed(value) => *value,
-            Kind::Range { value, first, last, step, turn } => {
-                let now = *value;
-                turn.go(|| *value = if *last - *value >= *step { *value + *step } else { *first });
-                now
+            Kind::Range { first, step, turn } => {
+                *first + u128::from(*step) * u128::from(turn.next())
             }
-            Kind::Sequence { at, values, turn } => {
-                let now = *at;
-                turn.go(|| *at = if *at + 1 < values.len() { *at + 1 } else { 0 });
-                values.get(now).copied().unwrap_or(0)
+            Kind::Sequence { values, turn } => {
+                values.get(turn.next() as usize).copied().unwrap_or(0)
             }
             Kind::Random { first, span, rng } => match u64::try_from(*span) {
                 Ok(span) => *first + u128::from(rng.below(span)),

@@ -19,6 +19,8 @@ pub struct Pacer {
     inverse: f64,
     over: f64,
     next: f64,
+    /// `next` in whole nanoseconds.
+    due: u64,
     paced: bool,
 }
 
@@ -50,10 +52,11 @@ impl Pacer {
         let over = ramp.map_or(Duration::ZERO, |ramp| ramp.over).as_nanos() as f64;
         let (from, to) = (from / part, to / part);
         let (inverse, paced) = (1.0 / to, rate != Rate::Max);
-        let mut pacer = Self { fixed, per_byte, from, to, inverse, over, next: 0.0, paced };
+        let mut pacer = Self { fixed, per_byte, from, to, inverse, over, next: 0.0, due: 0, paced };
         if paced {
             let one = pacer.fixed + pacer.per_byte * 64.0;
             pacer.next = one / pacer.rate() * worker as f64 / part;
+            pacer.due = pacer.next as u64;
         }
         Some(pacer)
     }
@@ -68,7 +71,7 @@ impl Pacer {
     /// When the next packet is due.
     #[inline]
     pub fn due(&self) -> u64 {
-        self.next as u64
+        self.due
     }
 
     /// Whether packets are due at times at all.
@@ -87,6 +90,7 @@ impl Pacer {
         let time = self.fixed + self.per_byte * size;
         // A division is for ramps alone.
         self.next += if self.next >= self.over { time * self.inverse } else { time / self.rate() };
+        self.due = self.next as u64;
     }
 }
 

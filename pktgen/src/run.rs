@@ -193,7 +193,8 @@ fn merged(tx: &EndPlan, rx: &EndPlan) -> EndPlan {
     plan
 }
 
-fn check_mtu(plan: &Plan, end: &End) -> Result<(), EndError> {
+/// Refuses packets that are longer than the interface's MTU.
+pub fn check_mtu(plan: &Plan, end: &End) -> Result<(), EndError> {
     for stream in &plan.streams {
         let layout = Layout::of(stream);
         let header = 14 + 4 * stream.vlans.len();

@@ -338,10 +338,10 @@ pub fn words(bytes: &[u8]) -> u32 {
 /// A sum of words as one; sums of 32 bits at a time fold to the same.
 #[inline]
 pub fn fold(sum: u64) -> u16 {
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    ((sum & 0xffff) + (sum >> 16)) as u16
+    let (sum, over) = (sum as u32).overflowing_add((sum >> 32) as u32);
+    let sum = sum + u32::from(over);
+    // The halves are added in the upper half, and their carry comes from the lower one.
+    (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
 }
 
 /// Stores a 16-bit word.
@@ -479,5 +479,28 @@ fn ip_step(
             };
             ethernet.vlan(VlanHeader::Double(header)).ip(ip)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_folded_sum_is_that_of_the_words(words in prop::collection::vec(any::<u32>(), 0..20)) {
+            let mut slow: u64 = words.iter().map(|w| u64::from(w >> 16) + u64::from(w & 0xffff)).sum();
+            while slow > 0xffff {
+                slow = (slow >> 16) + (slow & 0xffff);
+            }
+            prop_assert_eq!(u64::from(fold(words.iter().map(|w| u64::from(*w)).sum())), slow);
+        }
+    }
+
+    #[test]
+    fn nothing_is_nought_and_all_ones_are_not() {
+        let sums = [0, 0xffff, 0x1_0000, 0x1_fffe, 0xffff_ffff, 0x1_0000_0000, 0xffff_ffff_0000];
+        assert_eq!(sums.map(fold), [0, 0xffff, 1, 0xffff, 0xffff, 1, 0xffff]);
     }
 }
