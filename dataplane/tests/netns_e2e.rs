@@ -14,17 +14,6 @@ use std::time::Duration;
 const MEGABYTE: u64 = 1 << 20;
 const NAMES: [&str; rig::BACKENDS] = ["backend-1", "backend-2", "backend-3"];
 
-/// Leaves the test, saying why, where the binaries aren't built.
-macro_rules! require_binaries {
-    () => {
-        require_root!();
-        if let Some(why) = rig::missing_binaries() {
-            eprintln!("SKIP {}: {why}", std::thread::current().name().unwrap_or("test"));
-            return;
-        }
-    };
-}
-
 fn serve(rig: &Rig) -> Vec<Server> {
     let mut servers = Vec::new();
     for (index, namespace) in rig.backends.iter().enumerate() {

@@ -24,18 +24,7 @@ mod starts;
 #[path = "policy/worlds.rs"]
 mod worlds;
 
-use common::{pods::Pods, rig};
-
-/// Leaves the test, saying why, where the binaries aren't built.
-macro_rules! require_binaries {
-    () => {
-        require_root!();
-        if let Some(why) = rig::missing_binaries() {
-            eprintln!("SKIP {}: {why}", std::thread::current().name().unwrap_or("test"));
-            return;
-        }
-    };
-}
+use common::pods::Pods;
 
 #[test]
 fn verdicts_are_as_written_and_as_the_model_says() {

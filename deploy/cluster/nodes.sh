@@ -100,18 +100,25 @@ serve_sctp() {
     runs $!
 }
 
-start_engine() {
-    local node=$1
-    cat >"$work/engine-$node.toml" <<END
-mode = "service-proxy"
-socket = "$work/engine-$node.sock"
+# engine_sizes CPU: what engines of one worker have here, as configuration.
+engine_sizes() {
+    cat <<END
 [workers]
-cpus = [$((node % $(nproc)))]
+cpus = [$1]
 mode = "adaptive"
 [umem]
 frames = 2048
 [conntrack]
 entries = 4096
+END
+}
+
+start_engine() {
+    local node=$1
+    cat >"$work/engine-$node.toml" <<END
+mode = "service-proxy"
+socket = "$work/engine-$node.sock"
+$(engine_sizes $((node % $(nproc))))
 [[interface]]
 name = "eth0"
 ${more:-}

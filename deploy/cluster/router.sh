@@ -47,13 +47,7 @@ router_build() {
     cat >"$work/router.toml" <<END
 mode = "router"
 socket = "$work/router.sock"
-[workers]
-cpus = [0]
-mode = "adaptive"
-[umem]
-frames = 2048
-[conntrack]
-entries = 4096
+$(engine_sizes 0)
 [[interface]]
 name = "pod1"
 addresses = ["10.61.1.1/24", "fd61:1::1/64"]

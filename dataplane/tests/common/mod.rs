@@ -46,6 +46,18 @@ macro_rules! require_root {
     };
 }
 
+/// Leaves the test, saying why, where the binaries aren't built either.
+#[macro_export]
+macro_rules! require_binaries {
+    () => {
+        require_root!();
+        if let Some(why) = common::rig::missing_binaries() {
+            eprintln!("SKIP {}: {why}", std::thread::current().name().unwrap_or("test"));
+            return;
+        }
+    };
+}
+
 /// Waits until `condition` holds; fails naming `what` when it doesn't within `limit`.
 pub fn eventually(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + limit;

@@ -1,6 +1,5 @@
 //! Random worlds, asked about everything by packets: what the network does is what the model says, and what `explain` says.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::time::Instant;
@@ -52,14 +51,7 @@ fn world(seed: u64) -> Vec<Value> {
     for number in 0..random.below(4) {
         objects.push(random::cluster_policy(&format!("cnp{number}"), random, odds));
     }
-    // One of a name counts: the last.
-    let mut last = BTreeMap::new();
-    for object in objects {
-        let of = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
-        let kind = object["kind"].as_str().unwrap().to_owned();
-        last.insert((kind, of("namespace"), of("name")), object);
-    }
-    last.into_values().collect()
+    random::last_of_each_name(objects)
 }
 
 /// All flows between hosts that pass the engine, with what the model says of them.

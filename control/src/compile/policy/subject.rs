@@ -85,7 +85,7 @@ pub(super) struct Subject {
     /// Some policy of the cluster is about what is sent, also to this node itself.
     fenced: bool,
     /// Those of its peers that have every pod, sorted.
-    everyone_else: Box<[u32]>,
+    of_every_pod: Box<[u32]>,
     /// The map of a pod's class that is in none of the other peers.
     pub(super) default: u32,
     memo: HashMap<Question, u32>,
@@ -148,7 +148,7 @@ impl Subject {
         let everyone = subject.by_peer.keys().copied().filter(|peer| is_everyone(*peer));
         let mut everyone: Vec<u32> = everyone.collect();
         everyone.sort_unstable();
-        subject.everyone_else = everyone.clone().into();
+        subject.of_every_pod = everyone.clone().into();
         let pod = ClassKey { peers: everyone.into(), pod: true, ..ClassKey::default() };
         subject.default = subject.map_of(key, &pod, maps);
         subject
@@ -156,13 +156,13 @@ impl Subject {
 
     /// Peers that its rules name, but for those that have every pod: its default is what they say.
     pub(super) fn peers(&self) -> impl Iterator<Item = u32> + '_ {
-        let others = |peer: &u32| self.everyone_else.binary_search(peer).is_err();
+        let others = |peer: &u32| self.of_every_pod.binary_search(peer).is_err();
         self.by_peer.keys().copied().filter(others)
     }
 
     /// Whether its rules name all pods, so that whatever is no pod may be treated as no pod is.
     pub(super) fn names_every_pod(&self) -> bool {
-        !self.everyone_else.is_empty()
+        !self.of_every_pod.is_empty()
     }
 
     /// Whether it has a say about what is sent to this node itself.
@@ -172,7 +172,7 @@ impl Subject {
 
     /// Whether its rules ask for ports of the other end by name, of anyone or of every pod.
     pub(super) fn asks_ports_of_everyone(&self) -> bool {
-        let of_pods = self.everyone_else.iter().filter_map(|peer| self.by_peer.get(peer)).flatten();
+        let of_pods = self.of_every_pod.iter().filter_map(|peer| self.by_peer.get(peer)).flatten();
         let mut rules = self.everyone.iter().chain(of_pods);
         self.named && rules.any(|at| names_ports(&self.entries[*at as usize].ports))
     }

@@ -1,5 +1,7 @@
 //! Random objects: few names, labels, addresses and ports, so that they meet; some of their parts malformed.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
 /// The same numbers from the same seed (xorshift64*).
@@ -32,6 +34,18 @@ impl Random {
     fn list<T>(&mut self, most: u64, mut make: impl FnMut(&mut Random) -> T) -> Vec<T> {
         (0..self.below(most + 1)).map(|_| make(self)).collect()
     }
+}
+
+/// Kind, namespace and name.
+pub fn name(object: &Value) -> (String, String, String) {
+    let of = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
+    (object["kind"].as_str().unwrap().to_owned(), of("namespace"), of("name"))
+}
+
+/// One object of a name counts: the last.
+pub fn last_of_each_name(objects: Vec<Value>) -> Vec<Value> {
+    let named: BTreeMap<_, _> = objects.into_iter().map(|it| (name(&it), it)).collect();
+    named.into_values().collect()
 }
 
 /// How often a part is malformed, of 100.

@@ -173,16 +173,7 @@ fn world(seed: u64) -> Vec<Value> {
     for number in 0..random.below(4) {
         objects.push(random::cluster_policy(&format!("cnp{number}"), random, odds));
     }
-    // One of a name counts: the last.
-    let mut last = BTreeMap::new();
-    for object in objects {
-        let of = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
-        last.insert(
-            (object["kind"].as_str().unwrap().to_owned(), of("namespace"), of("name")),
-            object,
-        );
-    }
-    last.into_values().collect()
+    random::last_of_each_name(objects)
 }
 
 fn compare_worlds(seeds: std::ops::Range<u64>) -> (u64, u64) {
@@ -226,13 +217,8 @@ fn random_histories_end_as_if_all_had_been_read_at_once() {
         let mut objects: BTreeMap<(String, String, String), Value> = BTreeMap::new();
         let base = [random::node(0, &mut random), random::node(1, &mut random)];
         let put = |control: &mut Control, objects: &mut BTreeMap<_, _>, object: Value| {
-            let of =
-                |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
             control.set(&object);
-            objects.insert(
-                (object["kind"].as_str().unwrap().to_owned(), of("namespace"), of("name")),
-                object,
-            );
+            objects.insert(random::name(&object), object);
         };
         base.into_iter().for_each(|object| put(&mut control, &mut objects, object));
         control.publish();
