@@ -129,8 +129,9 @@ fn run(flags: Flags) -> Result<ExitCode, Failure> {
         return Err(problem.to_string().into());
     }
     let source = source(flags.manifests, flags.kubeconfig, &config)?;
-    let segment =
-        SegmentConfig { bytes: (flags.tables as usize) << 20, ..SegmentConfig::default() };
+    // An engine takes generations 1 and 2 for those that it began with.
+    let bytes = (flags.tables as usize) << 20;
+    let segment = SegmentConfig { bytes, generation: 2, ..SegmentConfig::default() };
     if let (true, Some(output), Some(engine_config)) =
         (flags.once, &flags.output, &flags.engine_config)
     {

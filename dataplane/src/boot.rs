@@ -7,10 +7,10 @@ use millrace_tables::{Error, InterfaceSpec, NextHop, RouteSpec, SegmentConfig, T
 
 use crate::interface::Interfaces;
 
-/// The generation of these tables; control goes on from it.
-pub const GENERATION: u64 = 1;
+/// The generation of these tables, behind the empty one that a segment begins with; control's, also that of an image, is a later one.
+pub const GENERATION: u64 = 2;
 
-/// Connected routes and owned addresses of the interfaces, as generation 1.
+/// Connected routes and owned addresses of the interfaces.
 pub fn tables(interfaces: &Interfaces) -> Result<Arc<Tables>, Error> {
     let mut writer = Writer::create(&SegmentConfig::default())?;
     for interface in interfaces.iter() {
@@ -33,4 +33,15 @@ pub fn tables(interfaces: &Interfaces) -> Result<Arc<Tables>, Error> {
     }
     writer.publish()?;
     Ok(writer.tables())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn these_tables_are_known_by_their_generation() {
+        let tables = tables(&Interfaces::default()).unwrap();
+        assert!(tables.snapshot().generation() <= GENERATION);
+    }
 }

@@ -186,6 +186,9 @@ pub fn run(config: &Config, stop: &Arc<AtomicBool>) -> Result<(), EngineError> {
     housekeeping.unfollow();
     if let Some(trunk) = &mut trunk {
         trunk.withdraw();
+        if result.is_ok() {
+            trunk.open_pods();
+        }
     }
     // First the program lets go, so that what comes from here on is the kernel's.
     housekeeping.steer(Vec::new());

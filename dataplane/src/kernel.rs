@@ -9,6 +9,7 @@
 //! | routes to service addresses | `kernel/route.rs` | go with the device |
 //! | two rules a family | `kernel/route.rs` | stay, and lead to empty tables |
 //! | the table `inet millrace` | `kernel/nft.rs` | stays: node ports of this node are not answered to its own pods and processes |
+//! | the table `inet millrace-pods` | `kernel/pods.rs` | stays, also over the next start: isolated pods are reached by their node alone, and reach it alone |
 //!
 //! Rules and tables have one name for all engines, so there is one engine a network namespace at a time ([`LOCK`]).
 //! No global sysctl is written and no address, route or neighbor of others touched. Needs CAP_NET_ADMIN all along, CAP_SYS_ADMIN to make
@@ -18,6 +19,7 @@ pub mod follow;
 mod link;
 mod netlink;
 mod nft;
+pub mod pods;
 pub mod ports;
 mod route;
 mod sockets;
@@ -65,6 +67,8 @@ pub struct Settings {
     pub addresses: Vec<IpNet>,
     /// The bit by which answers are known, in connections' and packets' marks.
     pub mark: u32,
+    /// Whether isolated pods stay closed after a normal end, as they do after any other.
+    pub closed_after_exit: bool,
 }
 
 impl Default for Settings {
@@ -74,6 +78,7 @@ impl Default for Settings {
             name: "millrace0".into(),
             addresses: addresses.iter().filter_map(|text| text.parse().ok()).collect(),
             mark: 0x1000,
+            closed_after_exit: false,
         }
     }
 }
@@ -222,6 +227,9 @@ impl Trunk {
 
     fn try_lead(&self) -> io::Result<()> {
         nft::run(&nft::table(&self.settings, &self.surroundings))?;
+        // One of another release may have the same names for other things.
+        let pods = pods::table(&self.settings);
+        nft::run(&pods).or_else(|_| nft::run(&(pods::gone() + &pods)))?;
         for way in self.ways() {
             lead_in(&self.netlink, &self.settings, &way)?;
         }
@@ -244,7 +252,16 @@ impl Trunk {
         usable.map(move |gateway| Way { index, gateway })
     }
 
-    /// Leads nothing into the trunk any more.
+    /// Isolated pods are as open as others: at a normal end, if nothing else was asked for.
+    pub fn open_pods(&self) {
+        if !self.settings.closed_after_exit
+            && let Err(error) = nft::run(&pods::gone())
+        {
+            warn!(%error, "isolated pods stay closed: millrace-dataplane --cleanup opens them");
+        }
+    }
+
+    /// Leads nothing into the trunk any more. Isolated pods are closed from now on.
     pub fn withdraw(&mut self) {
         if std::mem::take(&mut self.is_led)
             && let Err(error) = withdraw(&self.netlink)
@@ -357,7 +374,7 @@ fn holder() -> Option<u32> {
     })
 }
 
-/// Takes away routes, rules and the nftables table. How many routes and rules there were.
+/// Takes away routes, rules and the nftables table, but not that of isolated pods. How many routes and rules there were.
 fn withdraw(netlink: &Netlink) -> io::Result<usize> {
     let removed = route::remove_rules(netlink)? + route::remove_all(netlink)?;
     nft::run(&nft::gone())?;
@@ -384,8 +401,9 @@ pub fn clean_up(settings: &Settings) -> Result<(), TrunkError> {
     // One that was killed a moment ago has its last thread end first.
     let _lock = lock(PREDECESSOR / 5).map_err(failed)?;
     let netlink = Netlink::open().map_err(failed)?;
-    let table = nft::is_there();
+    let table = nft::is_there() || nft::lists(pods::TABLE);
     let rules = withdraw(&netlink).map_err(failed)?;
+    nft::run(&pods::gone()).map_err(failed)?;
     let device = match link::is_veth(&netlink, &settings.name) {
         Ok(true) => link::remove(&netlink, &settings.name),
         Ok(false) => Ok(false),

@@ -45,6 +45,8 @@ mod hostile;
 mod short;
 #[path = "path/trunk.rs"]
 mod trunk;
+#[path = "path/led.rs"]
+mod led;
 #[path = "path/policy.rs"]
 mod policy;
 #[path = "path/leave.rs"]

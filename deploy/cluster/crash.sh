@@ -7,16 +7,16 @@ traces() {
     at "node-$1" ip -6 rule show | grep 'proto 77'
     at "node-$1" ip route show table all proto 77
     at "node-$1" ip -6 route show table all proto 77
-    at "node-$1" nft list tables | grep millrace
+    at "node-$1" nft list tables | grep millrace | sort
     true
 }
 
 is_gone() { ! at "node-$1" ip link show millrace0; }
 
-# All of it, with what is in the nftables table.
+# All of it, with what is in the nftables tables.
 all_traces() {
     traces 1
-    at node-1 nft list table inet millrace | tr -d '\n\t ' | sed 's/elements={[^}]*}/\n&\n/g' | tr ',' '\n' | sort
+    { at node-1 nft list table inet millrace && at node-1 nft list table inet millrace-pods; } | tr -d '\n\t ' | sed 's/elements={[^}]*}/\n&\n/g' | tr ',' '\n' | sort
 }
 
 is_whole() { [[ $(all_traces) == "$whole" ]]; }
@@ -33,6 +33,7 @@ disturb() {
     said=$(at node-1 "$bin/millrace-dataplane" --config "$work/second.toml" --cleanup 2>&1) && bad "--cleanup beside an engine is refused" "$said"
     if [[ $said == *"process ${engine[1]},"* ]] && is_whole; then good "--cleanup beside an engine is refused, names it and takes nothing away"; else bad "--cleanup beside an engine is refused, names it and takes nothing away" "$said"; fi
     at node-1 nft delete table inet millrace
+    at node-1 nft delete table inet millrace-pods
     at node-1 ip rule del pref 76
     at node-1 ip -6 rule del pref 77
     at node-1 ip route flush table 7701

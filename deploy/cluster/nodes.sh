@@ -22,16 +22,7 @@ build() {
         for pod in a b; do
             pod "$node" $pod
         done
-        # What a CNI plugin does for pods that leave the cluster.
-        at "node-$node" nft -f - <<'END'
-table inet cni {
-  chain postrouting {
-    type nat hook postrouting priority srcnat; policy accept;
-    ip saddr 10.41.0.0/16 ip daddr != 10.41.0.0/16 masquerade
-    ip6 saddr fd41::/16 ip6 daddr != fd41::/16 masquerade
-  }
-}
-END
+        masquerade_pods "$node"
     done
     for node in "${nodes[@]}"; do
         local other
@@ -50,6 +41,19 @@ END
     at client ip route add 10.42.0.0/24 via 10.40.0.1
     at client ip route add fd42::/64 via fd40::1
     at client ip route add 10.42.1.0/24 via 10.40.0.2
+}
+
+# masquerade_pods NODE: what a CNI plugin does for pods that leave the cluster.
+masquerade_pods() {
+    at "node-$1" nft -f - <<'END'
+table inet cni {
+  chain postrouting {
+    type nat hook postrouting priority srcnat; policy accept;
+    ip saddr 10.41.0.0/16 ip daddr != 10.41.0.0/16 masquerade
+    ip6 saddr fd41::/16 ip6 daddr != fd41::/16 masquerade
+  }
+}
+END
 }
 
 # attach NAME ADDRESS4 ADDRESS6: a host on the LAN.
@@ -140,9 +144,11 @@ start_control() {
     cat >"$work/control-$node.toml" <<END
 engine = "$work/engine-$node.sock"
 node = "node-$node"
+${control_more:-}
 END
+    # shellcheck disable=SC2086
     ip netns exec "$(ns "node-$node")" "$bin/millrace-control" --config "$work/control-$node.toml" --manifests "$work/manifests" \
-        --cluster-cidr 10.41.0.0/16,fd41::/16 --service-cidr 10.43.0.0/16,fd43::/112 --healthz-bind-address 0.0.0.0:10256 2>>"$work/control-$node.log" &
+        ${cidr---cluster-cidr 10.41.0.0/16,fd41::/16} --service-cidr 10.43.0.0/16,fd43::/112 --healthz-bind-address 0.0.0.0:10256 2>>"$work/control-$node.log" &
     control[$node]=$!
     runs $!
 }

@@ -18,7 +18,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 bin=${MILLRACE_BIN:-$here/../../target/release}
 export PATH=$PATH:/usr/sbin:/sbin
 export LC_ALL=C PYTHONDONTWRITEBYTECODE=1
-for part in check nodes manifests proxy kinds policies netpol hosts refusals sizes sctp icmp health conntrack router crash changes handover others; do
+for part in check nodes manifests proxy kinds policies netpol egress hosts refusals sizes sctp icmp health conntrack router crash changes handover others; do
     . "$here/$part.sh"
 done
 
@@ -122,6 +122,7 @@ meet
 [[ $short == yes ]] || act rolling
 act conntrack udp_flows
 act netpol
+act egress
 act others
 act crash
 if [[ $short == no ]]; then

@@ -12,11 +12,23 @@ pub(super) struct File {
     name: Option<String>,
     addresses: Option<Vec<String>>,
     mark: Option<u32>,
+    after_exit: Option<AfterExit>,
+}
+
+/// What isolated pods are after a normal end.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum AfterExit {
+    Open,
+    Closed,
 }
 
 impl File {
     pub(super) fn is_given(&self) -> bool {
-        self.name.is_some() || self.addresses.is_some() || self.mark.is_some()
+        self.name.is_some()
+            || self.addresses.is_some()
+            || self.mark.is_some()
+            || self.after_exit.is_some()
     }
 }
 
@@ -56,5 +68,6 @@ pub(super) fn settings(file: File) -> Result<Settings, ConfigError> {
             format!("{mark:#x} is not one bit; write one that nobody else uses, such as 0x1000"),
         );
     }
-    Ok(Settings { name, addresses, mark })
+    let closed_after_exit = matches!(file.after_exit, Some(AfterExit::Closed));
+    Ok(Settings { name, addresses, mark, closed_after_exit })
 }

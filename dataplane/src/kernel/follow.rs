@@ -1,4 +1,4 @@
-//! A thread that keeps the kernel's routes to service addresses, and the sets of node ports and isolated pods, as the tables want them.
+//! A thread that keeps the kernel's routes to service addresses, and the sets of node ports and of isolated pods, as the tables want them.
 //!
 //! Housekeeping says what is wanted and goes on; system calls and `nft` cost it nothing. What others have taken away (the kernel removes routes whose
 //! source address goes; `nft flush ruleset` and network managers take more) is put back within [`LOOK`].
@@ -15,6 +15,7 @@ use millrace_tables::trunk;
 use tracing::{debug, warn};
 
 use super::netlink::Netlink;
+use super::pods::{self, Pods};
 use super::route::Way;
 use super::{Settings, Surroundings, Trunk, everything, lead_in, nft, route, sockets};
 
@@ -34,10 +35,8 @@ pub struct Wanted {
     pub sources: Vec<IpAddr>,
     /// Address of this node's own, protocol number and port.
     pub node_ports: BTreeSet<(IpAddr, u8, u16)>,
-    /// Isolated pods of this node: what they send to pods comes here too.
-    pub isolated: BTreeSet<IpAddr>,
-    /// Where all pods of the cluster have their addresses from.
-    pub pods: BTreeSet<IpNet>,
+    /// Pods whose packets come here. `None`: not known yet, so that those of a predecessor stay.
+    pub pods: Option<Pods>,
 }
 
 #[derive(Default)]
@@ -105,8 +104,8 @@ struct Work {
     kept: BTreeSet<IpNet>,
     /// As they were given to nft.
     node_ports: BTreeSet<(IpAddr, u8, u16)>,
-    /// Isolated pods and pods' ranges, as they were.
-    pods: Option<(BTreeSet<IpAddr>, BTreeSet<IpNet>)>,
+    /// As they were given to nft; at first what a killed predecessor has left.
+    pods: Option<Pods>,
     settings: Settings,
     surroundings: Surroundings,
     host_ports: Arc<HostPorts>,
@@ -162,10 +161,19 @@ impl Work {
         if !nft::is_there() {
             // Its sets will be empty, and so to be filled.
             self.node_ports.clear();
-            self.pods = None;
             let made = nft::run(&nft::table(&self.settings, &self.surroundings));
             if made.is_ok() {
                 warn!("somebody took the nftables table inet millrace away; it is there again");
+            }
+            result = result.and(made);
+        }
+        if !nft::lists(pods::TABLE) {
+            self.pods = None;
+            let made = nft::run(&pods::table(&self.settings));
+            if made.is_ok() {
+                warn!(
+                    "somebody took the nftables table inet millrace-pods away; it is there again"
+                );
             }
             result = result.and(made);
         }
@@ -222,11 +230,10 @@ impl Work {
             }
             result = result.and(set);
         }
-        let pods = (wanted.isolated.clone(), wanted.pods.clone());
-        if self.pods.as_ref().unwrap_or(&Default::default()) != &pods {
-            let set = nft::run(&nft::pods(pods.0.iter(), pods.1.iter()));
+        if wanted.pods.is_some() && self.pods != wanted.pods {
+            let set = wanted.pods.as_ref().map_or(Ok(()), |pods| nft::run(&pods::sets(pods)));
             if set.is_ok() {
-                self.pods = Some(pods);
+                self.pods.clone_from(&wanted.pods);
             }
             result = result.and(set);
         }

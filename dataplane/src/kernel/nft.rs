@@ -1,6 +1,6 @@
 //! The nftables table `inet millrace`: what keeps a connection's two directions together where the kernel routes by destination alone.
 //!
-//! Static but for the sets of node ports, and of pods. Written by one call of `nft`, whose transactions are atomic. What each chain is for:
+//! Static but for the sets of node ports. What leads isolated pods' packets here is another table, [`super::pods`]. Written by one call of `nft`, whose transactions are atomic. What each chain is for:
 //!
 //! * `guard`: nobody but the engine speaks from or to the trunk's addresses on other links, and nobody on another link from an IPv6 address of
 //!   this node (from an IPv4 one the kernel refuses by itself). What the kernel is only to send on it does not track: seen now and then
@@ -10,7 +10,6 @@
 //!   is treated as what came by the wire. What the kernel's conntrack takes for invalid (late, out of window, errors about what it has not tracked)
 //!   goes into the trunk as well: the engine translates it if it knows the flow, and sends it on as it is if not. A reset of this node's own
 //!   stack to a segment that was meant for a translated connection would end that, and is dropped.
-//! * `from-pods`: what an isolated pod of this node sends to other pods goes into the trunk, where policies are; and so its answers find their flow.
 //! * `to-node-ports`, `own-to-node-ports`: who asks on this node for a port of one of its addresses is sent to the engine's own address, since
 //!   the kernel would deliver it here.
 //! * `leaving`: what goes into the trunk keeps its source whatever rules of others say, since it is the engine that decides on that; what comes
@@ -24,8 +23,6 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
-
-use ipnet::IpNet;
 
 use super::netlink::explain;
 use super::{HANDED_ON_MAC, ONWARD_MAC, Settings, Surroundings};
@@ -56,12 +53,6 @@ pub(super) fn table(settings: &Settings, surroundings: &Surroundings) -> String 
     let guard = each(&|ip, _, addr| {
         format!(
             "    iifname != \"{name}\" {ip} daddr {addr} drop\n    iifname != \"{name}\" {ip} saddr {addr} drop\n"
-        )
-    });
-    let steer = each(&|ip, ports, _| {
-        let version = if ports == "node-ports4" { 4 } else { 6 };
-        format!(
-            "    iifname != \"{name}\" {ip} saddr @isolated{version} {ip} daddr @pods{version} fib daddr type != local meta mark set meta mark or {mark:#x}\n"
         )
     });
     let translate = |from: &str| {
@@ -96,22 +87,6 @@ table {TABLE} {{
   set node-ports6 {{
     type ipv6_addr . inet_proto . inet_service
   }}
-  set isolated4 {{
-    type ipv4_addr
-  }}
-  set isolated6 {{
-    type ipv6_addr
-  }}
-  set pods4 {{
-    type ipv4_addr
-    flags interval
-    auto-merge
-  }}
-  set pods6 {{
-    type ipv6_addr
-    flags interval
-    auto-merge
-  }}
   chain guard {{
     type filter hook prerouting priority raw; policy accept;
 {guard}    iifname \"{name}\" ether saddr {onward} notrack
@@ -125,9 +100,6 @@ table {TABLE} {{
     ct direction reply ct mark and {mark:#x} != 0 meta mark set meta mark or {mark:#x}
     ct state invalid iifname != {{ {beyond} }} goto stray
   }}
-  chain from-pods {{
-    type filter hook prerouting priority mangle + 10; policy accept;
-{steer}  }}
   chain own-answers {{
     type route hook output priority mangle + 10; policy accept;
     ct direction reply ct mark and {mark:#x} != 0 meta mark set meta mark or {mark:#x}
@@ -170,25 +142,6 @@ pub(super) fn node_ports<'a>(ports: impl Iterator<Item = &'a (IpAddr, u8, u16)>)
     script
 }
 
-/// Replaces the sets of isolated pods, and of the ranges that all pods are in.
-pub(super) fn pods<'a>(
-    isolated: impl Iterator<Item = &'a IpAddr>,
-    ranges: impl Iterator<Item = &'a IpNet>,
-) -> String {
-    let mut script = String::new();
-    for set in ["isolated4", "isolated6", "pods4", "pods6"] {
-        let _ = writeln!(script, "flush set {TABLE} {set}");
-    }
-    let version = |addr: IpAddr| if addr.is_ipv4() { 4 } else { 6 };
-    for addr in isolated {
-        let _ = writeln!(script, "add element {TABLE} isolated{} {{ {addr} }}", version(*addr));
-    }
-    for net in ranges {
-        let _ = writeln!(script, "add element {TABLE} pods{} {{ {net} }}", version(net.addr()));
-    }
-    script
-}
-
 /// Removes the table, if it is there. Adding it first makes deleting it succeed.
 pub(super) fn gone() -> String {
     format!("table {TABLE}\ndelete table {TABLE}\n")
@@ -196,7 +149,12 @@ pub(super) fn gone() -> String {
 
 /// Whether the table is there.
 pub(super) fn is_there() -> bool {
-    let listed = Command::new("nft").args(["-t", "list", "table", "inet", "millrace"]).output();
+    lists(TABLE)
+}
+
+/// Whether a table is there.
+pub(super) fn lists(table: &str) -> bool {
+    let listed = Command::new("nft").args(["-t", "list", "table"]).args(table.split(' ')).output();
     listed.is_ok_and(|listed| listed.status.success())
 }
 
@@ -219,7 +177,7 @@ pub(super) fn run(script: &str) -> io::Result<()> {
     }
     let said = String::from_utf8_lossy(&ended.stderr);
     let first = said.lines().next().unwrap_or("no reason given");
-    Err(io::Error::other(format!("nft refused the table {TABLE}: {first}")))
+    Err(io::Error::other(format!("nft refused a table of ours: {first}")))
 }
 
 #[cfg(test)]
@@ -237,28 +195,12 @@ mod tests {
             "ip saddr 169.254.77.1 masquerade",
             "oifname { \"eth0\", \"eth1\" } ip6 saddr fd4d:696c:6c72::1 meta l4proto { tcp, udp, sctp } th sport 1024-29999 masquerade to :1024-29999",
             "ct mark or 0x1000",
-            "ip saddr @isolated4 ip daddr @pods4 fib daddr type != local meta mark set meta mark or 0x1000",
-            "ip6 saddr @isolated6 ip6 daddr @pods6",
             "ether saddr != 02:4d:52:00:00:03",
             "iifname \"millrace0\" ether saddr 02:4d:52:00:00:04 notrack",
             "ct state invalid iifname != { \"eth0\", \"eth1\", \"lo\" } goto stray",
         ] {
             assert!(script.contains(needle), "{needle} in\n{script}");
         }
-    }
-
-    #[test]
-    fn pods_are_replaced_as_a_whole() {
-        let none = pods([].iter(), [].iter());
-        assert_eq!(none.matches("flush set inet millrace ").count(), 4);
-        let pod: IpAddr = "10.41.1.11".parse().unwrap();
-        let nets: Vec<IpNet> =
-            ["10.41.0.0/16", "fd41::/16"].map(|text| text.parse().unwrap()).into();
-        let added = "add element inet millrace isolated4 { 10.41.1.11 }
-add element inet millrace pods4 { 10.41.0.0/16 }
-add element inet millrace pods6 { fd41::/16 }
-";
-        assert_eq!(pods([pod].iter(), nets.iter()), format!("{none}{added}"));
     }
 
     #[test]

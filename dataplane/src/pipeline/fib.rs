@@ -11,6 +11,7 @@ use millrace_wire::Addr;
 
 use super::conntrack::Flow;
 use super::{Context, local, policy, trunk};
+use crate::boot;
 use crate::exit::Exit;
 use crate::flow::Tuple;
 use crate::packet::{Packet, Parsed, Part};
@@ -45,14 +46,10 @@ pub fn lookup<O: Observer>(
     context.observer.see(|| Step::Route { destination, route });
     use millrace_tables::Route as Row;
     let hop = match route {
-        None => {
-            return Err(reply::error(
-                packet,
-                Problem::NetUnreachable,
-                DropReason::NoRoute,
-                context,
-            ));
-        }
+        None => match trunk::without_route(packet, context) {
+            Some(hop) => hop,
+            None => return Err(no_route(packet, context)),
+        },
         Some(Row::Blackhole) => return Err(DropReason::Blackhole.into()),
         Some(Row::Unreachable) => {
             return Err(reply::error(
@@ -87,6 +84,18 @@ pub fn lookup<O: Observer>(
     }
     check_transit(packet, out.mtu, context)?;
     Ok(route)
+}
+
+/// Nobody is told before the first tables are there: what comes then was led here by a predecessor's rules.
+#[cold]
+fn no_route<O: Observer>(
+    packet: &mut Packet<'_, Parsed<'_>>,
+    context: &mut Context<'_, O>,
+) -> Exit {
+    if context.tables.generation() <= boot::GENERATION && trunk::is_from_kernel(context) {
+        return DropReason::NoRoute.into();
+    }
+    reply::error(packet, Problem::NetUnreachable, DropReason::NoRoute, context)
 }
 
 /// Whether the packet leaves with another tuple than it has.

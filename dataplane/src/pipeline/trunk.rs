@@ -5,14 +5,15 @@
 //!
 //! 1. [`bend`]: all that leaves by the trunk is for the kernel's MAC there. A flow of a pod to what is no pod goes by the trunk too, since
 //!    only the node's own rules know whether pods' addresses mean anything there; so does one whose source is the trunk's address. What leaves
-//!    with a source for which the kernel has routes of its own (`ip rule from …`) is the kernel's to send on.
+//!    with a source for which the kernel has routes of its own (`ip rule from …`) is the kernel's to send on. Packets of pods that are led here
+//!    from and to anywhere ([`Snapshot::is_led`](millrace_tables::Snapshot::is_led)) go back to it, tracked or not: [`of_led_pod`].
 //! 2. [`instead`]: a neighbor that control has not told of is the kernel's to find: it gets the packet, and control will hear of the answer.
 //!    The engine is through with such a packet, so the kernel is only to send it on: it comes from a MAC of its own ([`onward`]), and
 //!    the kernel's conntrack, which has not seen the rest of the flow and would have rules of others change its source, passes it by.
 //! 3. [`must_masquerade`]: whose answers the kernel would deliver or switch past us.
 //! 4. [`hand_on`]: what is the kernel's goes to it as it came, from a MAC that tells it so.
 
-use millrace_tables::Route as Row;
+use millrace_tables::{NextHop, Route as Row};
 use millrace_wire::{Addr, Mac, ethernet};
 
 use super::Context;
@@ -38,6 +39,11 @@ pub(super) fn bend<O: Observer>(
 ) -> Route {
     let Some(trunk) = context.interfaces.trunk() else { return route };
     let leaves = flow.translation(context.state).unwrap_or(packet.headers().tuple);
+    if context.tables.has_policies()
+        && let Some(neighbor) = of_led_pod(&route, flow, &leaves, packet, context)
+    {
+        return Route { interface: trunk.id, neighbor };
+    }
     let by_trunk = route.interface == trunk.id || {
         let node = context.tables.node();
         let leaves_pods = context.from == trunk.id
@@ -60,6 +66,81 @@ pub(super) fn bend<O: Observer>(
         }
         _ => route,
     }
+}
+
+/// As whom the kernel gets a packet of a pod whose packets are all led here, if it gets it.
+///
+/// Between such a pod and the engine the kernel tracks nothing (`kernel/pods.rs`), what goes to services excepted. So it has to track what goes on from
+/// here to others, and what comes from others to the pod has been tracked already if it came by the kernel, by which it came if the kernel
+/// had to translate it. Only what goes between pods by the uplinks never needs it: it is tracked nowhere.
+#[inline(never)]
+fn of_led_pod<O: Observer>(
+    route: &Route,
+    flow: &Flow,
+    leaves: &Tuple,
+    packet: &Packet<'_, Parsed<'_>>,
+    context: &Context<'_, O>,
+) -> Option<Addr> {
+    let trunk = context.interfaces.trunk()?;
+    let (tables, quotes) = (&context.tables, packet.headers().quote.is_some());
+    let (src, dst) = if quotes {
+        (packet.source().ok()?, packet.destination().ok()?)
+    } else {
+        (leaves.src, leaves.dst)
+    };
+    let is_led = |addr: &Addr| tables.is_led(&tables.policy_endpoint(addr));
+    let (tracked, untracked) = (trunk.peer(dst.is_v4()), trunk.onward(dst.is_v4()));
+    let (service, direction) = match flow.known {
+        Known::New { service, .. } => (service, Direction::Original),
+        Known::Found(hit) => {
+            (context.state.conntrack.table().entry(hit).and_then(|it| it.service), hit.direction())
+        }
+        Known::Untracked => (None, Direction::Original),
+    };
+    if route.interface == trunk.id && is_led(&dst) {
+        // What gets the engine's own address as source gets another one from the kernel.
+        let masqueraded = match flow.known {
+            Known::New { service, translated, masquerade } => {
+                masquerade || service.is_some() && must_masquerade(&translated, route, context)
+            }
+            Known::Found(_) | Known::Untracked => is_its_own(&src, context),
+        };
+        if masqueraded {
+            return tracked;
+        }
+        let passed = match service {
+            Some(_) => direction == Direction::Original,
+            None => context.from == trunk.id || goes_by_uplink(&src, context),
+        };
+        return if passed || quotes { untracked } else { tracked };
+    }
+    let leaves_pods = context.from == trunk.id && service.is_none() && !tables.node().is_pod(&dst);
+    if route.interface != trunk.id && leaves_pods && is_led(&src) { tracked } else { None }
+}
+
+/// Whether it is another node's pod, to which packets leave without the kernel.
+fn goes_by_uplink<O: Observer>(addr: &Addr, context: &Context<'_, O>) -> bool {
+    let trunk = context.interfaces.trunk().map(|trunk| trunk.id);
+    context.tables.node().is_pod(addr)
+        && match context.tables.route(addr) {
+            Some(Row::Forward(group)) => {
+                context.tables.next_hop(group, 0).is_some_and(|hop| Some(hop.interface) != trunk)
+            }
+            _ => false,
+        }
+}
+
+/// The way of a packet for which no route of the engine's is: what the kernel has led here for its pod's sake it has one for itself.
+#[cold]
+pub(super) fn without_route<O: Observer>(
+    packet: &Packet<'_, Parsed<'_>>,
+    context: &Context<'_, O>,
+) -> Option<NextHop> {
+    let trunk = context.interfaces.trunk().filter(|trunk| trunk.id == context.from)?;
+    let (source, tables) = (packet.source().ok()?, &context.tables);
+    let is_led = tables.has_policies() && tables.is_led(&tables.policy_endpoint(&source));
+    let gateway = trunk.peer(source.is_v4());
+    (is_led && gateway.is_some()).then_some(NextHop { interface: trunk.id, gateway })
 }
 
 /// Whether the kernel has routes of their own for what leaves with this source. Not so for what is masqueraded: its source is of

@@ -9,12 +9,14 @@
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
-use millrace_tables::{FrontendKind, InterfaceId, Route, Snapshot};
+use millrace_tables::{Endpoint, FrontendKind, InterfaceId, Route, Snapshot};
 use millrace_wire::{Addr, Protocol};
 
 use super::PortSet;
+use crate::boot;
 use crate::interface::Interfaces;
 use crate::kernel::follow;
+use crate::kernel::pods::{self, Pods};
 use crate::snat::Ports;
 
 /// What comes to the engine.
@@ -97,16 +99,16 @@ pub fn wanted(tables: &Snapshot<'_>, interfaces: &Interfaces, snat: &Ports) -> W
         }
         wanted.addresses.insert(IpNet::from(net.addr()));
     }
-    let pods = node.pods.iter().filter(|net| has_peer(net.addr().is_ipv4()));
-    wanted.trunk.pods = pods.copied().collect();
-    // Without ranges no pod is known by its address.
-    if !wanted.trunk.pods.is_empty() && tables.has_policies() {
-        let isolated = tables.policy_endpoints().filter(|(net, endpoint)| {
-            let is_host = net.prefix_len() == net.max_prefix_len();
-            is_host && endpoint.is_isolated() && has_peer(net.addr().is_ipv4())
-        });
-        wanted.trunk.isolated = isolated.map(|(net, _)| net.addr()).collect();
-    }
+    wanted.trunk.pods = (tables.generation() > boot::GENERATION).then(|| {
+        let rows = || tables.policy_endpoints().filter(|(net, _)| has_peer(net.addr().is_ipv4()));
+        if !tables.has_policies() {
+            return Pods::default();
+        }
+        Pods {
+            led: pods::ranges(rows(), |endpoint| tables.is_led(endpoint)),
+            closed: pods::ranges(rows(), Endpoint::is_isolated),
+        }
+    });
     wanted.trunk.sources = sources(&node.sources, trunk.id);
     if !wanted.addresses.is_empty() {
         for port in (0..snat.count()).map(|n| snat.nth(n)) {
@@ -165,7 +167,7 @@ mod tests {
     use super::*;
     use crate::interface::Interface;
     use millrace_tables::{
-        BackendSpec, Endpoint, EndpointSpec, FrontendSpec, InterfaceKind, NextHop, NodeSpec,
+        BackendSpec, EndpointSpec, FrontendSpec, InterfaceKind, NextHop, NodeSpec, PolicyChanges,
         RouteSpec, SegmentConfig, ServiceSpec, SetChoice, SubjectId, Writer,
     };
     use millrace_wire::Mac;
@@ -253,36 +255,52 @@ mod tests {
     }
 
     #[test]
-    fn isolated_pods_are_led_here_once_pods_are_known_by_their_ranges() {
+    fn isolated_and_unknown_pods_are_led_here_and_closed_elsewhere() {
         let mut writer = writer();
         let isolated = |subject| EndpointSpec { ingress: subject, ..EndpointSpec::default() };
-        for (pod, subject) in [
-            ("10.41.1.11/32", Some(SubjectId(0))),
-            ("10.41.1.12/32", None),
-            ("2001:db8:41::11/128", Some(SubjectId(0))),
+        let local = EndpointSpec { flags: Endpoint::LOCAL, ..EndpointSpec::default() };
+        for (pod, spec) in [
+            ("10.41.1.11/32", isolated(Some(SubjectId(0)))),
+            ("10.41.1.12/32", local),
+            ("2001:db8:41::11/128", isolated(Some(SubjectId(0)))),
+            // A block that a rule names is nobody's.
+            ("10.0.0.0/8", EndpointSpec::default()),
         ] {
-            writer.set_policy_endpoint(net(pod), &isolated(subject)).unwrap();
+            writer.set_policy_endpoint(net(pod), &spec).unwrap();
         }
-        // A range of pods that are not known yet is no pod.
-        let closed = EndpointSpec { flags: Endpoint::CLOSED, ..EndpointSpec::default() };
-        writer.set_policy_endpoint(net("10.41.1.0/24"), &closed).unwrap();
-        let mut led = |pods: &[&str], trunk: &[&str]| {
-            let pods = pods.iter().map(|text| net(text)).collect();
-            writer.set_node(&NodeSpec { pods, ..NodeSpec::default() }).unwrap();
+        let led = |writer: &mut Writer, trunk: &[&str]| {
             writer.publish().unwrap();
             let tables = writer.tables();
-            let ports = Ports::new(&[61_000..=61_001], &[]).unwrap();
-            let wanted = wanted(&tables.snapshot(), &interfaces(trunk), &ports).trunk;
-            let isolated: Vec<String> = wanted.isolated.iter().map(ToString::to_string).collect();
-            (isolated, wanted.pods.len())
+            let wanted = wanted(&tables.snapshot(), &interfaces(trunk), &Ports::default()).trunk;
+            let Pods { led, closed } = wanted.pods.unwrap();
+            [led, closed].map(|ranges| {
+                let texts = ranges.into_iter().map(|(from, to)| format!("{from}-{to}"));
+                texts.collect::<Vec<String>>().join(" ")
+            })
         };
         let (v4, both) = (["169.254.77.1/30"], ["169.254.77.1/30", "fd4d:696c:6c72::1/126"]);
-        assert_eq!(led(&[], &both), (vec![], 0));
-        assert_eq!(
-            led(&["10.41.0.0/16", "2001:db8:41::/48"], &both),
-            (vec!["10.41.1.11".into(), "2001:db8:41::11".into()], 2)
-        );
-        assert_eq!(led(&["10.41.0.0/16", "2001:db8:41::/48"], &v4), (vec!["10.41.1.11".into()], 1));
+        let one = "10.41.1.11-10.41.1.11";
+        let two = format!("{one} 2001:db8:41::11-2001:db8:41::11");
+        assert_eq!(led(&mut writer, &both), [two.clone(), two]);
+        assert_eq!(led(&mut writer, &v4), [one, one]);
+        // All of a range that has no pod is closed, and the rest of it is not.
+        let closed = EndpointSpec { flags: Endpoint::CLOSED, ..EndpointSpec::default() };
+        writer.set_policy_endpoint(net("10.41.1.8/29"), &closed).unwrap();
+        let all = "10.41.1.8-10.41.1.10 10.41.1.11-10.41.1.11 10.41.1.13-10.41.1.15";
+        assert_eq!(led(&mut writer, &v4), [all, all]);
+        // Where flows are left alone, they have to be known.
+        writer.set_policy_changes(PolicyChanges::Keep);
+        let [led, closed] = led(&mut writer, &v4);
+        assert!(led.contains("10.41.1.12-10.41.1.12"), "{led}");
+        assert_eq!(closed, all);
+    }
+
+    #[test]
+    fn before_the_first_tables_nothing_is_said_of_pods() {
+        let interfaces = interfaces(&["169.254.77.1/30"]);
+        let tables = boot::tables(&interfaces).unwrap();
+        let wanted = wanted(&tables.snapshot(), &interfaces, &Ports::default());
+        assert_eq!(wanted.trunk.pods, None);
     }
 
     #[test]

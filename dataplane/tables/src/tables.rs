@@ -425,6 +425,13 @@ impl<'a> Snapshot<'a> {
         }
     }
 
+    /// Whether all packets of this endpoint are to come to the engine where a kernel forwards them: it is isolated; or, where changes leave
+    /// established flows alone, it is any pod of this node, since which are established only who has seen them can tell.
+    pub fn is_led(&self, endpoint: &policy::Endpoint) -> bool {
+        endpoint.is_isolated()
+            || endpoint.is_local() && self.policy_changes() == PolicyChanges::Keep
+    }
+
     /// The policies that decided, or with `shadow` those that would deny: those that isolate the endpoint, or the one whose rule it was (cold).
     pub fn deciders(
         &self,

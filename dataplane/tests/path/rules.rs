@@ -46,8 +46,12 @@ fn only(port: u16) -> Vec<(u16, DecisionId)> {
 impl World {
     /// Sets decisions and maps. Nobody is isolated.
     pub fn with_rules() -> World {
-        let mut world = World::new();
-        let writer = &mut world.writer;
+        World::new().given_rules()
+    }
+
+    /// The same of this world.
+    pub fn given_rules(mut self) -> World {
+        let writer = &mut self.writer;
         for (id, name, shadow) in [
             (DENY_ALL, "NetworkPolicy default/deny-all", false),
             (ALLOW, "NetworkPolicy default/allow", false),
@@ -83,10 +87,10 @@ impl World {
         for (addr, class) in
             [(CLIENT, CLIENTS), (CLIENT6, CLIENTS), (BACKEND, BACKENDS), (BACKEND6, BACKENDS)]
         {
-            world.endpoint(addr, EndpointSpec { class, ..EndpointSpec::default() });
+            self.endpoint(addr, EndpointSpec { class, ..EndpointSpec::default() });
         }
-        world.writer.publish().unwrap();
-        world
+        self.writer.publish().unwrap();
+        self
     }
 
     pub fn endpoint(&mut self, at: &str, spec: EndpointSpec) {

@@ -12,33 +12,33 @@ use crate::world::*;
 
 const KERNEL_MAC: [u8; 6] = [2, 0x4d, 0x52, 0, 0, 2];
 /// Two pods on one bridge, one that is routed, one of another node, and a host outside of the cluster.
-const POD: &str = "10.0.2.10";
-const NEIGHBOR: &str = "10.0.2.11";
-const ROUTED: &str = "10.0.3.10";
-const REMOTE: &str = "10.0.4.10";
-const OUTSIDE: &str = "10.0.1.2";
+pub const POD: &str = "10.0.2.10";
+pub const NEIGHBOR: &str = "10.0.2.11";
+pub const ROUTED: &str = "10.0.3.10";
+pub const REMOTE: &str = "10.0.4.10";
+pub const OUTSIDE: &str = "10.0.1.2";
 /// On the uplink's link; nobody has heard of it.
 const UNKNOWN: &str = "10.0.1.99";
 /// A service of one backend.
-const WEB: &str = "172.30.0.90";
-const NODE: &str = "10.0.1.1";
-const TRUNK: &str = "169.254.77.1";
+pub const WEB: &str = "172.30.0.90";
+pub const NODE: &str = "10.0.1.1";
+pub const TRUNK: &str = "169.254.77.1";
 const PEER: &str = "169.254.77.2";
 
-fn from_kernel() -> Link {
+pub fn from_kernel() -> Link {
     Link::new(KERNEL_MAC, DOWN_MAC)
 }
 
-fn to_kernel() -> Link {
+pub fn to_kernel() -> Link {
     Link::new(DOWN_MAC, KERNEL_MAC)
 }
 
-fn onward() -> Link {
+pub fn onward() -> Link {
     Link::new(ONWARD_MAC.0, KERNEL_MAC)
 }
 
 /// With a service at [`WEB`] of one backend.
-fn world(backend: &str, partial: bool) -> World {
+pub fn world(backend: &str, partial: bool) -> World {
     furnished(World::beside_a_kernel(KERNEL_MAC, partial), backend)
 }
 
@@ -76,7 +76,7 @@ fn furnished(mut world: World, backend: &str) -> World {
     world
 }
 
-fn ask(ip: &Ip, sport: u16, dport: u16) -> Vec<u8> {
+pub fn ask(ip: &Ip, sport: u16, dport: u16) -> Vec<u8> {
     ip.udp(sport, dport, b"question")
 }
 
