@@ -264,3 +264,39 @@ fn an_address_that_two_pods_claim_is_closed_and_both_are_named() {
     let by = denied_by(&all[0]);
     assert!(by.contains("default/one and default/two"), "{by}");
 }
+
+/// What becomes of flows of the web pod of this node to its own service: with itself as the backend, and with the other one.
+fn to_itself(answer: &Value) -> [&Value; 2] {
+    let outcomes = answer["outcomes"].as_array().unwrap();
+    assert_eq!(outcomes.len(), 2, "{answer}");
+    let other = outcomes.iter().position(|it| {
+        it["backend"] == "10.0.2.9:8080" || it["by"] == "NetworkPolicy default/closed (egress)"
+    });
+    let other = other.unwrap_or_else(|| panic!("{answer}"));
+    [&outcomes[1 - other], &outcomes[other]]
+}
+
+#[test]
+fn a_pod_that_reaches_itself_by_its_service_is_subject_to_cluster_policies_alone() {
+    let own = flow("own", "10.0.1.7", ("10.0.1.7", 8080), "TCP");
+    let by_service =
+        with(flow("service", "10.0.1.7", ("172.30.0.41", 80), "TCP"), json!({"count": 64}));
+    let cluster = json!({"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy", "metadata": {"name": "apart"},
+        "spec": {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}},
+            "ingress": [{"action": "Deny", "from": [{"pods": {"podSelector": {"matchLabels": {"app": "web"}}}}]}]}});
+    let all = answers("policy-itself", &[cluster], &[own.clone(), by_service.clone()]);
+    assert_eq!(outcome(&all[0])["verdict"], "transmit", "its own address is its own affair");
+    let [itself, other] = to_itself(&all[1]);
+    assert_eq!((&itself["verdict"], &itself["reason"]), (&json!("drop"), &json!("policy")));
+    assert_eq!(itself["by"], "ClusterNetworkPolicy apart (ingress) rule 1");
+    assert_eq!(other["verdict"], "transmit", "the other node judges that");
+    let closed = network_policy(
+        "closed",
+        json!({"podSelector": {"matchLabels": {"app": "web"}}, "policyTypes": ["Ingress", "Egress"]}),
+    );
+    let all = answers("policy-itself-network", &[closed], &[own, by_service]);
+    assert_eq!(outcome(&all[0])["verdict"], "transmit");
+    let [itself, other] = to_itself(&all[1]);
+    assert_eq!(itself["verdict"], "transmit", "a pod can't be kept from itself");
+    assert_eq!(other["by"], "NetworkPolicy default/closed (egress)");
+}

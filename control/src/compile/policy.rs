@@ -129,6 +129,8 @@ struct Known {
     egress: Option<u32>,
     flags: u32,
     name: Box<str>,
+    /// Maps of what it sends to itself by way of a service, as what comes to it and as what it sends. Held by its subjects.
+    itself: [Option<u32>; 2],
 }
 
 /// Remembers what it compiled, so that the next time only differences come out.
@@ -181,6 +183,8 @@ struct Todo {
     /// Pods whose labels, namespace, ports or policies may have changed.
     pods: BTreeSet<u32>,
     nets: BTreeSet<IpNet>,
+    /// Endpoints that policies of the cluster are about, whose rows are to be set.
+    itself: Vec<IpNet>,
     /// Policies whose row, or whose set's members, changed.
     policies: BTreeSet<u32>,
     new_classes: Vec<u32>,
@@ -247,7 +251,7 @@ impl Policies {
         if !changed.is_empty() {
             // Policies first: each looks at the pods that are there, and those that are to come look at the policies.
             let of = |kind: Kind| changed.iter().filter(move |key| key.kind == kind);
-            for key in of(Kind::NetworkPolicy).chain(of(Kind::ClusterNetworkPolicy)) {
+            for key in changed.iter().filter(|key| key.kind.is_policy()) {
                 self.set_policy(key, store.policy(key));
             }
             of(Kind::Node).for_each(|key| self.set_node(key, store));
@@ -265,6 +269,7 @@ impl Policies {
         self.match_peers();
         self.classify();
         self.fill();
+        self.reach_themselves();
         self.sweep();
         self.rows.take()
     }
@@ -272,7 +277,7 @@ impl Policies {
     /// Whether it knows something of an object, so that its end has to be heard.
     pub(super) fn knows(&self, key: &Key) -> bool {
         match key.kind {
-            Kind::NetworkPolicy | Kind::ClusterNetworkPolicy => self.policies.number(key).is_some(),
+            kind if kind.is_policy() => self.policies.number(key).is_some(),
             Kind::Node => self.nodes.contains_key(key),
             Kind::EndpointSlice => self.slices.contains_key(key),
             Kind::Pod => self.pods.number(key).is_some(),

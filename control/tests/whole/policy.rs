@@ -20,6 +20,12 @@ pub fn judge(
     port: u16,
 ) -> (bool, Option<Decision>, Option<Decision>) {
     let (source, destination) = (snapshot.policy_endpoint(&from), snapshot.policy_endpoint(&to));
+    // By way of a service: other packets of a pod to itself don't leave it.
+    if from == to && !source.is_node() {
+        let [egress, ingress] = snapshot.judge_itself(&source, protocol, port);
+        let allowed = [egress, ingress].iter().flatten().all(Decision::is_allowed);
+        return (allowed, egress, ingress);
+    }
     let unfenced = destination.is_node() && !source.is_fenced();
     if !snapshot.has_policies() || source.is_node() || unfenced || from == to {
         return (true, None, None);

@@ -3,7 +3,7 @@
 
 use millrace_control::compile::node;
 use millrace_control::reflect::documents;
-use millrace_control::{Compiler, Kind, Store, apply};
+use millrace_control::{Compiler, Store, apply};
 use millrace_tables::{Readers, SegmentConfig, Writer};
 use millrace_wire::Addr;
 
@@ -63,7 +63,7 @@ pub fn check(data: &[u8]) -> usize {
     }
     let policies: Vec<_> = store.rows().map(|row| row.key.clone()).collect();
     for key in policies {
-        if matches!(key.kind, Kind::NetworkPolicy | Kind::ClusterNetworkPolicy) {
+        if key.kind.is_policy() {
             store.delete(&key);
         }
     }

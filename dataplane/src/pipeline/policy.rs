@@ -5,7 +5,8 @@
 //! both have to allow it. What control has compiled is looked up ([`millrace_tables::policy`]); here is only what is judged, and when:
 //!
 //! * not at all: what this node itself sends (kubelet's probes; Kubernetes has the node reach its own pods whatever policies
-//!   say; who has one of its addresses and does not come from its stack is dropped), a pod to itself, and answers and ICMP errors of a flow that was allowed: they find its entry;
+//!   say; who has one of its addresses and does not come from its stack is dropped), a pod to its own address, and answers and ICMP errors of a flow that was allowed: they find its entry;
+//! * a pod to itself by way of a service: by ClusterNetworkPolicies alone, for which control has compiled an answer of its own ([`Snapshot::judge_itself`]);
 //! * what a pod sends to this node only by rules that are about that too ([`Endpoint::FENCED`]): a NetworkPolicy never forbids it, a ClusterNetworkPolicy may;
 //! * a known flow, in the direction that it began in, whichever way the packet goes, once for each generation of the tables. What is forbidden now
 //!   is dropped (`strict`), or goes on (`keep`);
@@ -83,9 +84,6 @@ fn put_together(
     decisions: impl FnOnce() -> [Option<Decision>; 2],
 ) -> Judgement {
     let [source, destination] = ends;
-    if tuple.src == tuple.dst {
-        return Judgement::default();
-    }
     let local = source.is_local() || destination.is_local();
     if !is_concerned(source, destination) {
         return Judgement { local, ..Judgement::default() };
@@ -96,6 +94,18 @@ fn put_together(
     let closed = closed.filter(|_| !destination.is_node());
     let [egress, ingress] = decisions();
     Judgement { concerned: true, local, closed, egress, ingress }
+}
+
+/// Judges what comes back to its sender. Only a service sends it there: what a pod sends to its own address does not leave it, and is its own affair.
+#[cold]
+fn judge_itself(tables: &Snapshot<'_>, tuple: &Tuple, by_service: bool) -> (bool, Judgement) {
+    let end = tables.policy_endpoint(&tuple.src);
+    let (false, true) = (end.is_node(), by_service) else {
+        return (end.is_node(), Judgement::default());
+    };
+    let [egress, ingress] = tables.judge_itself(&end, tuple.protocol.0, tuple.dport);
+    let concerned = egress.is_some() || ingress.is_some();
+    (false, Judgement { concerned, local: end.is_local(), closed: None, egress, ingress })
 }
 
 /// What `ahead` has found out, if it has asked about this flow.
@@ -191,20 +201,18 @@ fn in_force<O: Observer>(
     context: &mut Context<'_, O>,
 ) -> Result<(), Exit> {
     let headers = packet.headers();
-    let tuple = match flow.known {
+    let (tuple, by_service) = match flow.known {
         Known::Found(hit) => match began_as(hit, context) {
-            Some(tuple) => tuple,
+            Some(began) => began,
             None => return Err(DropReason::Inconsistent.into()),
         },
-        Known::New { translated, .. } => translated,
-        Known::Untracked if headers.quote.is_some() => Tuple {
-            src: packet.source()?,
-            dst: packet.destination()?,
-            sport: 0,
-            dport: 0,
-            protocol: headers.protocol,
-        },
-        Known::Untracked => headers.tuple,
+        Known::New { translated, .. } => (translated, translated.dst != headers.tuple.dst),
+        Known::Untracked if headers.quote.is_some() => {
+            let (src, dst) = (packet.source()?, packet.destination()?);
+            let protocol = headers.protocol;
+            (Tuple { src, dst, sport: 0, dport: 0, protocol }, false)
+        }
+        Known::Untracked => (headers.tuple, false),
     };
     let known = matches!(flow.known, Known::Found(_));
     if known && context.tables.policy_changes() == PolicyChanges::Keep {
@@ -212,6 +220,7 @@ fn in_force<O: Observer>(
         return Ok(());
     }
     let (from_node, mut judgement) = match found_ahead(headers, &tuple, context) {
+        _ if tuple.src == tuple.dst => judge_itself(&context.tables, &tuple, by_service),
         Some(Judged { endpoints, decisions, .. }) => {
             (endpoints[0].is_node(), put_together(&tuple, endpoints, || *decisions))
         }
@@ -285,13 +294,14 @@ fn may_ask<O: Observer>(packet: &Packet<'_, Parsed<'_>>, context: &Context<'_, O
             || table.find(&headers.tuple, headers.hash, context.now).is_none())
 }
 
-/// The tuple that a known flow began with, and had behind DNAT.
-fn began_as<O: Observer>(hit: Hit, context: &Context<'_, O>) -> Option<Tuple> {
+/// The tuple that a known flow began with, and had behind DNAT; and whether DNAT has given it another destination.
+fn began_as<O: Observer>(hit: Hit, context: &Context<'_, O>) -> Option<(Tuple, bool)> {
     let table = context.state.conntrack.table();
     let [original, reply] =
         [Direction::Original, Direction::Reply].map(|direction| table.tuple(hit, direction));
     let (original, reply) = (original?, reply?);
-    Some(Tuple { dst: reply.src, dport: reply.sport, ..original })
+    let tuple = Tuple { dst: reply.src, dport: reply.sport, ..original };
+    Some((tuple, tuple.dst != original.dst))
 }
 
 fn see<O: Observer>(judgement: &Judgement, context: &mut Context<'_, O>) {

@@ -15,7 +15,8 @@
 //! ```text
 //! record     0: endpoints 4 | endpoints 6 << 32 (FIB roots)   1: endpoint rows   2: subjects   3: port maps   4: decisions
 //!            5: policies   6: flags (8 bits; 1: established flows are kept) | generation of the last change of 5 << 8   7: 0
-//! endpoint   0: class | flags << 32   1: ingress subject + 1 | egress subject + 1 << 32   2: names | 1 << 63   3: 0
+//! endpoint   0: class | flags << 32   1: ingress subject + 1 | egress subject + 1 << 32   2: names | 1 << 63
+//!            3: port map + 1 for what comes to it from itself by way of a service | for what it sends so << 32
 //! subject    see `policy/cells.rs`        port map   see `policy/ports.rs`
 //! decision   0: verdict (8) | rule + 1 (17, at 8) | policy + 1 << 32   1: the same of shadow policies   2: list | shadow list << 32   3: 0
 //! policy     0: names | pods << 32   1: fingerprint (32) | shadow (1, at 32) | 1 << 63
@@ -61,7 +62,7 @@ pub use spec::{ByPolicies, DecisionSpec, EndpointSpec, Intervals, PolicySpec, Po
 /// Layout of these tables, for the segment's layout hash: change it with them.
 pub const DESCRIPTION: &str = "\
     policy record endpoints4|6 endpoints subjects portmaps decisions policies flags8|named56; rows top u32 of 16; \
-    endpoint class32|flags32 ingress32|egress32 names32 spare, leaf row+1; subject default32|top32 room32|cells32, \
+    endpoint class32|flags32 ingress32|egress32 names32 itself32|32, leaf row+1; subject default32|top32 room32|cells32, \
     top u32 of 64 uniform1@31, node bitmap64 u32s of runs map+1; \
     portmap form8|tcp8|udp8|sctp8|other32, 7 intervals start16|decision32 or list or entries tcp32|udp32 sctp32, top 256xu32 leaf 256xu32 block1@31; \
     decision verdict8|rule17@8|policy32 shadow lists32|32 spare; list count32 u32s; policy names32|pods32 fingerprint32|shadow1; ";
@@ -350,6 +351,22 @@ impl<'a> View<'a> {
         let Some(map) = map.checked_sub(1) else { return Decision::MISSING };
         let id = ports::find(self.words, self.word(record::PORT_MAPS), map, protocol, port);
         self.decision(id)
+    }
+
+    /// What is said of a flow that an endpoint sends to itself by way of a service: of the endpoint as the source, and as the destination.
+    pub fn judge_itself(
+        &self,
+        endpoint: &Endpoint,
+        protocol: u8,
+        port: u16,
+    ) -> [Option<Decision>; 2] {
+        let row = self.endpoint_row(endpoint.leaf);
+        let maps = row.map_or(0, |row| self.words.at(row, 3));
+        [high(maps), maps as u32].map(|map| {
+            let map = map.checked_sub(1)?;
+            let maps = self.word(record::PORT_MAPS);
+            Some(self.decision(ports::find(self.words, maps, map, protocol, port)))
+        })
     }
 
     /// The row of a decision + 1.

@@ -415,6 +415,17 @@ impl<'a> Snapshot<'a> {
         self.policy_tables().judge(subject, class, protocol, port)
     }
 
+    /// What is said of a flow that an endpoint sends to itself by way of a service, as its source and as its destination (cold). `None`:
+    /// nothing, so that it may pass.
+    pub fn judge_itself(
+        &self,
+        endpoint: &Endpoint,
+        protocol: u8,
+        port: u16,
+    ) -> [Option<Decision>; 2] {
+        self.policy_tables().judge_itself(endpoint, protocol, port)
+    }
+
     /// What established flows do when policies change.
     #[inline]
     pub fn policy_changes(&self) -> PolicyChanges {

@@ -255,6 +255,41 @@ fn the_node_and_the_pod_itself_always_pass() {
 }
 
 #[test]
+fn a_pod_is_judged_on_its_way_to_itself_by_a_service_and_by_rules_for_that_alone() {
+    for (_, vip, backend) in FAMILIES {
+        let mut world = World::with_rules();
+        let mut spec = EndpointSpec {
+            class: BACKENDS,
+            ingress: Some(INGRESS),
+            egress: Some(EGRESS),
+            flags: Endpoint::LOCAL,
+            ..EndpointSpec::default()
+        };
+        for (port, itself, passes) in [
+            (4000, [None, None], true),
+            (4001, [Some(WEB), None], true),
+            (4002, [Some(WEB), Some(NOTHING)], false),
+            (4003, [Some(DATAGRAMS), Some(WEB)], false),
+            (4004, [Some(WEB), Some(ANYTHING)], true),
+        ] {
+            spec.itself = itself;
+            world.endpoint(backend, spec.clone());
+            world.writer.publish().unwrap();
+            let [there, own] = [vip, backend].map(|to| between(backend, to));
+            if passes {
+                world.passes(DOWN, there.syn(port, 80));
+                world.passes(DOWN, ack(&there, port, 80));
+            } else {
+                world.denied(DOWN, there.syn(port, 80));
+                // What passed before is judged again.
+                world.denied(DOWN, ack(&there, 4001, 80));
+            }
+            world.passes(DOWN, own.syn(port, 8080));
+        }
+    }
+}
+
+#[test]
 fn a_pod_that_nothing_is_known_of_is_reached_by_the_node_alone() {
     let mut world = World::with_rules();
     let closed = EndpointSpec { flags: Endpoint::CLOSED, ..EndpointSpec::default() };

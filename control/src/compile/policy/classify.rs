@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use millrace_tables::{ClassId, Endpoint, EndpointSpec, SubjectId};
+use millrace_tables::{ClassId, Endpoint, EndpointSpec, PortMapId, SubjectId};
 use millrace_wire::Addr;
 
 use super::{
@@ -40,8 +40,22 @@ impl Policies {
                     Some(subject)
                 };
                 let (ingress, egress) = (subject(wanted.ingress), subject(wanted.egress));
-                Known { class, ingress, egress, flags: wanted.flags, name: wanted.name }
+                // What these maps are follows from the rest.
+                let itself = self.known.get(&net).map(|old| old.itself).unwrap_or_default();
+                (
+                    Known {
+                        class,
+                        ingress,
+                        egress,
+                        flags: wanted.flags,
+                        name: wanted.name,
+                        itself,
+                    },
+                    wanted.cluster,
+                )
             });
+            let cluster = new.as_ref().is_some_and(|(_, cluster)| *cluster);
+            let new = new.map(|(known, _)| known);
             let old = self.known.get(&net);
             if old == new.as_ref() {
                 if let Some(known) = new {
@@ -49,7 +63,12 @@ impl Policies {
                 }
                 continue;
             }
-            self.rows.endpoint(net, new.as_ref().map(endpoint));
+            let new = new.map(|known| Known { itself: [None; 2], ..known });
+            if cluster {
+                self.todo.itself.push(net);
+            } else {
+                self.rows.endpoint(net, new.as_ref().map(endpoint));
+            }
             let old = match new {
                 Some(known) => self.known.insert(net, known),
                 None => self.known.remove(&net),
@@ -57,6 +76,19 @@ impl Policies {
             if let Some(known) = old {
                 self.release(&known);
             }
+        }
+    }
+
+    /// Sets the rows of endpoints that policies of the cluster are about, with the maps of what they send to themselves by way of a service.
+    pub(super) fn reach_themselves(&mut self) {
+        for net in std::mem::take(&mut self.todo.itself) {
+            let Some(known) = self.known.get_mut(&net) else { continue };
+            let Some(class) = self.classes.key(known.class) else { continue };
+            known.itself = [known.ingress, known.egress].map(|number| {
+                let key = Arc::clone(self.subjects.key(number?)?);
+                self.subjects.value_mut(number?)?.map_of_itself(&key, class, &mut self.maps)
+            });
+            self.rows.endpoint(net, Some(endpoint(known)));
         }
     }
 
@@ -115,9 +147,13 @@ impl Policies {
                     let row = self.policies.value(*policy).and_then(|state| state.row.as_ref());
                     row.is_some_and(|row| row.tier != Tier::Network)
                 };
-                if wanted.egress.as_ref().is_some_and(|key| key.policies.iter().any(fences)) {
+                let [ingress, egress] = [&wanted.ingress, &wanted.egress].map(|subject| {
+                    subject.as_ref().is_some_and(|key| key.policies.iter().any(fences))
+                });
+                if egress {
                     wanted.flags |= Endpoint::FENCED;
                 }
+                wanted.cluster = ingress || egress;
             }
             needed = true;
         } else if endpoint {
@@ -180,6 +216,8 @@ struct Wanted {
     name: Box<str>,
     /// Several pods say that they have it.
     contested: bool,
+    /// Policies of the cluster are about it.
+    cluster: bool,
 }
 
 pub(super) fn is_local(view: &View, pod: &crate::desired::Pod) -> bool {
@@ -193,6 +231,7 @@ pub(super) fn endpoint(known: &Known) -> EndpointSpec {
         egress: known.egress.map(SubjectId),
         flags: known.flags,
         name: known.name.to_string(),
+        itself: known.itself.map(|map| map.map(PortMapId)),
     }
 }
 

@@ -69,8 +69,19 @@ struct Isolating {
     shadow: Vec<u32>,
 }
 
-/// What an answer depends on: of a class's peers those that the rules name, its ports, and whether it is this node.
-type Question = (Box<[u32]>, Box<[NamedPort]>, bool);
+/// What an answer depends on: of a class's peers those that the rules name, its ports, and who it is.
+type Question = (Box<[u32]>, Box<[NamedPort]>, Who);
+
+/// The other end, as far as it matters beside its class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Who {
+    /// Anybody.
+    Other,
+    /// This node: NetworkPolicies say nothing about it.
+    Node,
+    /// The pod itself, by way of a service: a NetworkPolicy can't keep it from itself, so that where one is about the pod, nobody else is asked behind it.
+    Itself,
+}
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -82,6 +93,8 @@ pub(super) struct Subject {
     has_shadow: bool,
     /// Some rule of what is sent names a port of the other end.
     named: bool,
+    /// Some policy of the cluster is among them.
+    cluster: bool,
     /// Some policy of the cluster is about what is sent, also to this node itself.
     fenced: bool,
     /// Those of its peers that have every pod, sorted.
@@ -117,6 +130,7 @@ impl Subject {
                 Tier::Network => Stage::Network,
                 Tier::Baseline(_) => Stage::Baseline,
             };
+            subject.cluster |= stage != Stage::Network;
             subject.fenced |= key.egress && stage != Stage::Network;
             if stage == Stage::Network {
                 let list = &mut subject.isolating;
@@ -179,10 +193,26 @@ impl Subject {
 
     /// The number of the port map for peers of this class.
     pub(super) fn map_of(&mut self, key: &SubjectKey, class: &ClassKey, maps: &mut Maps) -> u32 {
+        let who = if class.own { Who::Node } else { Who::Other };
+        self.map_for(key, class, who, maps)
+    }
+
+    /// The number of the port map for what a pod of this class sends to itself by way of a service; `None` where no policy of the cluster is
+    /// about that.
+    pub(super) fn map_of_itself(
+        &mut self,
+        key: &SubjectKey,
+        class: &ClassKey,
+        maps: &mut Maps,
+    ) -> Option<u32> {
+        self.cluster.then(|| self.map_for(key, class, Who::Itself, maps))
+    }
+
+    fn map_for(&mut self, key: &SubjectKey, class: &ClassKey, who: Who, maps: &mut Maps) -> u32 {
         let known: Box<[u32]> =
             class.peers.iter().filter(|peer| self.by_peer.contains_key(peer)).copied().collect();
         let ports = if self.named { class.ports.clone() } else { Box::default() };
-        let question = (known, ports, class.own);
+        let question = (known, ports, who);
         if let Some(map) = self.memo.get(&question) {
             return *map;
         }
@@ -192,30 +222,17 @@ impl Subject {
         }
         matching.sort_unstable();
         matching.dedup();
-        if class.own {
-            matching.retain(|at| self.entries[*at as usize].stage != Stage::Network);
-        }
         let named = if key.egress { &question.1 } else { &key.ports };
-        let map = self.paint(&matching, named, class.own, maps);
+        let map = self.paint(&matching, named, who, maps);
         self.memo.insert(question, map);
         map
     }
 
-    fn paint(&self, matching: &[u32], named: &[NamedPort], own: bool, maps: &mut Maps) -> u32 {
-        let entries = || matching.iter().map(|at| &self.entries[*at as usize]);
-        let stroke = |entry: &Entry| {
-            let ports = numbers(&entry.ports, named);
-            let Entry { policy, at, stage, action, .. } = *entry;
-            Stroke { stage, action, policy, at, ports }
-        };
-        let enforced: Vec<Stroke> = entries().filter(|entry| !entry.shadow).map(stroke).collect();
-        let isolated = !own && !self.isolating.enforced.is_empty();
-        let painted = paint(&enforced, isolated);
-        let with_shadow: Painted = if self.has_shadow {
-            let all: Vec<Stroke> = entries().map(stroke).collect();
-            paint(&all, isolated || (!own && !self.isolating.shadow.is_empty()))
-        } else {
-            painted.clone()
+    fn paint(&self, matching: &[u32], named: &[NamedPort], who: Who, maps: &mut Maps) -> u32 {
+        let painted = self.painted(matching, named, who, false);
+        let with_shadow = match self.has_shadow {
+            true => self.painted(matching, named, who, true),
+            false => painted.clone(),
         };
         let mut strips = [const { Vec::new() }; 4];
         for (strip, (one, other)) in strips.iter_mut().zip(painted.iter().zip(&with_shadow)) {
@@ -243,6 +260,27 @@ impl Subject {
             maps.release_decisions(number);
         }
         number
+    }
+
+    /// What the rules say together, those of policies in shadow mode among them or not.
+    fn painted(&self, matching: &[u32], named: &[NamedPort], who: Who, shadow: bool) -> Painted {
+        let Isolating { enforced, shadow: shadows } = &self.isolating;
+        let isolated = !enforced.is_empty() || (shadow && !shadows.is_empty());
+        let asked = |stage: Stage| match who {
+            Who::Other => true,
+            Who::Node => stage != Stage::Network,
+            Who::Itself => stage == Stage::Admin || (stage == Stage::Baseline && !isolated),
+        };
+        let entries = matching.iter().map(|at| &self.entries[*at as usize]);
+        let entries = entries.filter(|entry| (shadow || !entry.shadow) && asked(entry.stage));
+        let strokes: Vec<Stroke> = entries
+            .map(|entry| {
+                let ports = numbers(&entry.ports, named);
+                let Entry { policy, at, stage, action, .. } = *entry;
+                Stroke { stage, action, policy, at, ports }
+            })
+            .collect();
+        paint(&strokes, isolated && who == Who::Other)
     }
 
     fn decision(&self, says: Says, with_shadow: Says) -> DecisionSpec {

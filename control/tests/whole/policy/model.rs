@@ -140,10 +140,11 @@ impl Model {
         to: IpAddr,
         flows: &[(&str, u64)],
     ) -> Vec<(bool, Option<Said>, Option<Said>)> {
-        if from == to || self.own(from) {
+        if self.own(from) {
             return vec![(true, None, None); flows.len()];
         }
-        let closed = (self.closed(from) || self.closed(to)) && !self.own(to);
+        // To itself: by way of a service, other packets of that kind don't leave a pod.
+        let closed = from != to && (self.closed(from) || self.closed(to)) && !self.own(to);
         let egress = self.direction(from, to, "egress");
         let ingress = self.direction(to, from, "ingress");
         let target = self.pod(to);
@@ -172,12 +173,18 @@ impl Model {
         let (mut rules, mut isolating, mut concerned) = (Vec::new(), Vec::new(), false);
         // What a pod sends to its own node is no NetworkPolicy's.
         let own = self.own(peer);
+        // A pod can't be kept from itself by a NetworkPolicy, which has the last word all the same.
+        let mut permits = false;
         let network = self.of("NetworkPolicy").filter(|policy| !own && !Self::is_shadow(policy));
         for policy in network {
             let namespace = text(policy, "/metadata/namespace");
             let spec = &policy["spec"];
             let selects = may_select(&spec["podSelector"], &pod.labels);
             if namespace != pod.namespace || !selects || !types(spec).contains(&direction) {
+                continue;
+            }
+            if at == peer {
+                permits = true;
                 continue;
             }
             let name = format!("NetworkPolicy {namespace}/{}", text(policy, "/metadata/name"));
@@ -236,6 +243,7 @@ impl Model {
                 }
             }
         }
+        rules.retain(|rule| !permits || rule.order.0 == 0);
         rules.sort_by(|a, b| (&a.order, a.at).cmp(&(&b.order, b.at)));
         isolating.sort();
         concerned.then_some((rules, isolating))
@@ -487,6 +495,9 @@ fn cnp_port(item: &Value) -> Option<Meant<'_>> {
         _ => return None,
     };
     let port = &value["destinationPort"];
+    if only(value, &["destinationPort"]) && port.is_null() {
+        return Some(Meant { protocol: Some(protocol), which: Which::From(0, 65535) });
+    }
     if !only(value, &["destinationPort"]) || !only(port, &["number", "range"]) {
         return None;
     }

@@ -26,6 +26,8 @@ pub struct EndpointSpec {
     pub flags: u32,
     /// What `explain` calls them, such as `default/web-0`. May be empty.
     pub name: String,
+    /// What is decided of what they send to themselves by way of a service, as what comes to them and as what they send. `None`: it may pass.
+    pub itself: [Option<PortMapId>; 2],
 }
 
 /// Who decides: one policy by a rule, or those that isolate the endpoint, together.
@@ -107,6 +109,10 @@ impl EndpointSpec {
                 row(),
                 format!("numbers of class and subjects have to be below {MAX_NUMBER}"),
             ));
+        }
+        if self.itself.iter().flatten().any(|map| map.0 >= MAX_NUMBER) {
+            let why = format!("numbers of port maps have to be below {MAX_NUMBER}");
+            return Err(refused(row(), why));
         }
         use crate::Endpoint;
         let known = Endpoint::NODE | Endpoint::CLOSED | Endpoint::LOCAL | Endpoint::FENCED;

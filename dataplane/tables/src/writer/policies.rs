@@ -201,7 +201,10 @@ impl Writer {
         let named =
             old.map(|row| cold::read(self.arena.words(), low(row[2])).next().unwrap_or_default());
         let keeps_name = named.as_ref() == Some(&spec.name);
-        if keeps_name && old.is_some_and(|row| row[..2] == [head, subjects]) {
+        let itself = spec.itself.map(|map| map.map_or(0, |id| u64::from(id.0) + 1));
+        let itself = itself[0] | itself[1] << 32;
+        if keeps_name && old.is_some_and(|row| [row[0], row[1], row[3]] == [head, subjects, itself])
+        {
             return Ok(());
         }
         self.room(
@@ -212,7 +215,7 @@ impl Writer {
             Some(row) if keeps_name => low(row[2]),
             _ => names(&mut self.arena, &spec.name)?,
         };
-        let row = [head, subjects, u64::from(names.raw()) | USED, 0];
+        let row = [head, subjects, u64::from(names.raw()) | USED, itself];
         self.policies.endpoints.set(&mut self.arena, number, row)?;
         if leaf.is_none()
             && let Err(error) =

@@ -67,15 +67,19 @@ fn intervals() -> impl Strategy<Value = Vec<(u16, DecisionId)>> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let endpoint =
-        (0u32..100, prop::option::of(0u32..4), prop::option::of(0u32..4), 0u32..16, "(pod-[a-c])?")
-            .prop_map(|(class, ingress, egress, flags, name)| EndpointSpec {
-                class: ClassId(class),
-                ingress: ingress.map(SubjectId),
-                egress: egress.map(SubjectId),
-                flags,
-                name,
-            });
+    let map = || prop_oneof![3 => Just(None), 1 => (0u32..5).prop_map(|id| Some(PortMapId(id)))];
+    let subject = || prop::option::of(0u32..4);
+    let itself = [map(), map()];
+    let endpoint = (0u32..100, subject(), subject(), 0u32..16, "(pod-[a-c])?", itself).prop_map(
+        |(class, ingress, egress, flags, name, itself)| EndpointSpec {
+            class: ClassId(class),
+            ingress: ingress.map(SubjectId),
+            egress: egress.map(SubjectId),
+            flags,
+            name,
+            itself,
+        },
+    );
     let map =
         (intervals(), intervals(), intervals(), 0u32..6).prop_map(|(tcp, udp, sctp, other)| {
             PortMapSpec { tcp, udp, sctp, other: DecisionId(other) }
@@ -212,7 +216,11 @@ impl Model {
 
     fn judge(&self, subject: u32, class: u32, protocol: u8, port: u16) -> Option<&DecisionSpec> {
         let default = self.defaults.get(&subject)?;
-        let map = self.maps.get(self.cells.get(&(subject, class)).unwrap_or(default))?;
+        self.ask(*self.cells.get(&(subject, class)).unwrap_or(default), protocol, port)
+    }
+
+    fn ask(&self, map: u32, protocol: u8, port: u16) -> Option<&DecisionSpec> {
+        let map = self.maps.get(&map)?;
         let ports = match protocol {
             6 => &map.tcp,
             17 => &map.udp,
@@ -237,6 +245,15 @@ impl Model {
             prop_assert_eq!((found.ingress(), found.egress()), (want.ingress, want.egress));
             prop_assert_eq!((found.flags, found.is_isolated()), (want.flags, isolated(&want)));
             prop_assert_eq!(snapshot.endpoint_name(&found).unwrap_or_default(), want.name);
+            let [ingress, egress] = want.itself;
+            for (said, map) in
+                snapshot.judge_itself(&found, 6, 80).into_iter().zip([egress, ingress])
+            {
+                prop_assert_eq!(said.is_some(), map.is_some());
+                if let (Some(said), Some(map)) = (said, map) {
+                    same(snapshot, &said, self.ask(map.0, 6, 80))?;
+                }
+            }
         }
         at_once(snapshot)?;
         let shown: BTreeSet<IpNet> =
@@ -506,6 +523,9 @@ fn what_is_refused_changes_nothing() {
     assert!(writer.set_policy_endpoint(mapped, &EndpointSpec::default()).is_err());
     let far = EndpointSpec { class: ClassId(u32::MAX), ..EndpointSpec::default() };
     assert!(writer.set_policy_endpoint(prefix.trunc(), &far).is_err());
+    let nowhere =
+        EndpointSpec { itself: [None, Some(PortMapId(u32::MAX))], ..EndpointSpec::default() };
+    assert!(writer.set_policy_endpoint("10.0.0.0/8".parse().unwrap(), &nowhere).is_err());
     let odd = EndpointSpec { flags: 64, ..EndpointSpec::default() };
     assert!(writer.set_policy_endpoint(prefix.trunc(), &odd).is_err());
     assert!(writer.set_subject(SubjectId(u32::MAX), PortMapId(0)).is_err());

@@ -95,6 +95,7 @@ pub fn isolate(writer: &mut Writer, pods: &[Addr], ports: u16) {
             egress: Some(subject),
             flags: n as u32 % 4,
             name: format!("default/pod-{n}"),
+            itself: [None, (n % 2 == 1).then_some(PortMapId(first))],
         };
         writer.set_policy_endpoint(pod.to_ip().into(), &spec).unwrap();
     }
