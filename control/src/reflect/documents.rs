@@ -4,6 +4,7 @@
 //! and fields to [`crate::object`]. A file is hostile input: size, depth, nodes and alias expansion are bounded.
 
 use serde_json::Value;
+use serde_saphyr::options::DuplicateKeyPolicy;
 
 /// Largest manifest file, in bytes. 10,000 Services with 100,000 endpoints in one file are about 30 MB.
 pub const LARGEST_FILE: u64 = 64 << 20;
@@ -20,6 +21,25 @@ pub struct Document {
     pub number: usize,
     /// The document, or what is wrong with its syntax.
     pub value: Result<Value, SyntaxError>,
+    /// What is wrong with it all the same: it can be read in more than one way, or bytes of it not at all.
+    pub doubt: Option<Doubt>,
+}
+
+/// Why a document may not mean what was read.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// A key is there twice; the first was taken.
+    Twice(SyntaxError),
+    /// Bytes are no UTF-8; U+FFFD was taken for them.
+    Bytes(SyntaxError),
+}
+
+impl Doubt {
+    /// What is wrong.
+    pub fn error(&self) -> &SyntaxError {
+        let (Doubt::Twice(error) | Doubt::Bytes(error)) = self;
+        error
+    }
 }
 
 /// A document that is no YAML or JSON.
@@ -49,10 +69,45 @@ pub fn parse(text: &str) -> Vec<Document> {
             number += values.len().saturating_sub(1);
             documents.extend(values);
         } else {
-            documents.push(Document { number, value: yaml(part, line) });
+            documents.push(yaml(part, line, number));
         }
     }
     documents
+}
+
+/// The same of bytes that may be no text. What is no UTF-8 leaves the documents alone that it is not in.
+pub fn parse_bytes(bytes: Vec<u8>) -> Vec<Document> {
+    let error = match String::from_utf8(bytes) {
+        Ok(text) => return parse(&text),
+        Err(error) => error,
+    };
+    let at = error.utf8_error().valid_up_to();
+    let mut documents = parse(&String::from_utf8_lossy(error.as_bytes()));
+    let is_marked = |text: &str| text.contains(char::REPLACEMENT_CHARACTER);
+    for document in &mut documents {
+        let why = format!("is not UTF-8: byte {at} of the file");
+        match &mut document.value {
+            Ok(value) if has_text(value, &is_marked) => {
+                let error = SyntaxError { line: None, why, looks_like: None };
+                document.doubt.get_or_insert(Doubt::Bytes(error));
+            }
+            Ok(_) => {}
+            Err(error) => error.why = format!("{why}; {}", error.why),
+        }
+    }
+    documents
+}
+
+/// Whether some text in it, a key or a value, is such.
+fn has_text(value: &Value, is_such: &impl Fn(&str) -> bool) -> bool {
+    match value {
+        Value::String(text) => is_such(text),
+        Value::Array(items) => items.iter().any(|item| has_text(item, is_such)),
+        Value::Object(map) => {
+            map.iter().any(|(key, value)| is_such(key) || has_text(value, is_such))
+        }
+        _ => false,
+    }
 }
 
 /// Parts with the line (from 1) each begins on. `---` at the start of a line always separates: no scalar may contain it
@@ -90,8 +145,25 @@ fn is_blank(part: &str) -> bool {
     })
 }
 
-fn yaml(part: &str, line: usize) -> Result<Value, SyntaxError> {
+fn yaml(part: &str, line: usize, number: usize) -> Document {
+    let strict = yaml_value(part, line, DuplicateKeyPolicy::Error);
+    let error = match strict {
+        Ok(value) => return Document { number, value: Ok(value), doubt: None },
+        Err(error) => error,
+    };
+    match yaml_value(part, line, DuplicateKeyPolicy::FirstWins) {
+        Ok(value) => Document { number, value: Ok(value), doubt: Some(Doubt::Twice(error)) },
+        Err(_) => Document { number, value: Err(error), doubt: None },
+    }
+}
+
+fn yaml_value(
+    part: &str,
+    line: usize,
+    duplicate_keys: DuplicateKeyPolicy,
+) -> Result<Value, SyntaxError> {
     let options = serde_saphyr::options! {
+        duplicate_keys: duplicate_keys,
         budget: serde_saphyr::budget! {
             max_events: 2 * MOST_NODES,
             max_nodes: MOST_NODES,
@@ -122,7 +194,7 @@ fn json(part: &str, line: usize, number: usize) -> Vec<Document> {
             }
         });
         let failed = value.is_err();
-        documents.push(Document { number: number + documents.len(), value });
+        documents.push(Document { number: number + documents.len(), value, doubt: None });
         if failed {
             break;
         }
@@ -242,6 +314,28 @@ mod tests {
     #[test]
     fn the_byte_order_mark_and_carriage_returns_are_no_content() {
         assert_eq!(values("\u{feff}---\r\na: 1\r\n---\r\nb: 2\r\n").len(), 2);
+    }
+
+    #[test]
+    fn a_key_that_is_there_twice_is_read_as_the_first_and_said() {
+        let found = parse("a: 1\nb: {c: 1, c: 2}\n---\nd: 1\n");
+        assert_eq!(found[0].value.as_ref().unwrap(), &json!({"a": 1, "b": {"c": 1}}));
+        let Some(Doubt::Twice(error)) = &found[0].doubt else { panic!("{found:?}") };
+        assert!(error.line == Some(2) && error.why.contains("duplicate"), "{error:?}");
+        assert!(found[1].doubt.is_none());
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_a_fault_of_the_document_that_they_are_in() {
+        let bytes = b"a: 1 # \xff\n---\nb: \"x\xfe\"\n---\nc: [\xff\n---\nd: 1\n".to_vec();
+        let found = parse_bytes(bytes);
+        assert_eq!(found.len(), 4);
+        assert!(found[0].doubt.is_none() && found[3].doubt.is_none(), "{found:?}");
+        assert_eq!(found[1].value.as_ref().unwrap(), &json!({"b": "x\u{fffd}"}));
+        assert!(
+            matches!(&found[1].doubt, Some(Doubt::Bytes(error)) if error.why.contains("byte 7"))
+        );
+        assert!(found[2].value.as_ref().unwrap_err().why.contains("UTF-8"));
     }
 
     #[test]

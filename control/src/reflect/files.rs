@@ -17,7 +17,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::documents::{self, Document};
+use super::documents::{self, Document, Doubt};
 use crate::{
     desired::Row,
     object::{Decoded, Key, Kind, Refusal, decode},
@@ -313,8 +313,8 @@ fn read(
 ) -> File {
     let mut new = File { stamp, ..File::default() };
     let problem = |document, line, refusal| Problem { file: path.into(), document, line, refusal };
-    let text = match contents(path) {
-        Ok(text) => text,
+    let bytes = match contents(path) {
+        Ok(bytes) => bytes,
         Err(why) => {
             let refusal = Refusal {
                 kind: String::new(),
@@ -331,7 +331,7 @@ fn read(
     };
     // (key, document) of broken ones; no key when even the identity can't be read.
     let mut broken: Vec<(Option<Key>, usize)> = Vec::new();
-    for Document { number, value } in documents::parse(&text) {
+    for Document { number, value, doubt } in documents::parse_bytes(bytes) {
         let value = match value {
             Ok(value) => value,
             Err(error) => {
@@ -356,7 +356,15 @@ fn read(
                 continue;
             }
         };
-        for decoded in decode(value) {
+        for mut decoded in decode(value) {
+            if let Some(doubt) = &doubt
+                && let Err(broken_one) = doubted(&mut decoded, doubt)
+            {
+                let (key, refusal) = *broken_one;
+                broken.push((key, number));
+                new.problems.push(problem(Some(number), doubt.error().line, refusal));
+                continue;
+            }
             match decoded {
                 Decoded::Object(key, object) => {
                     if let Some(first) = new.rows.get(&key) {
@@ -396,6 +404,26 @@ fn read(
     new
 }
 
+/// Of a document that may not mean what was read, what is taken: policies, closed where it can't be told what they allow. Of other objects nothing.
+fn doubted(decoded: &mut Decoded, doubt: &Doubt) -> Result<(), Box<(Option<Key>, Refusal)>> {
+    let why = format!("is malformed: {}", doubt.error().why);
+    match decoded {
+        Decoded::Object(key, object) => {
+            if object.doubt(&why, matches!(doubt, Doubt::Twice(_))) {
+                Ok(())
+            } else {
+                Err(Box::new((Some(key.clone()), refusal(key, "", why))))
+            }
+        }
+        // It is broken anyway.
+        Decoded::Refused(_, refusal) => {
+            refusal.why = format!("{}; {}", doubt.error().why, refusal.why);
+            Ok(())
+        }
+        Decoded::Ignored { .. } => Ok(()),
+    }
+}
+
 fn keep(broken: Vec<(Option<Key>, usize)>, old: &mut File, store: &Store, new: &mut File) {
     let mut unknown = None;
     for (key, document) in broken {
@@ -423,7 +451,7 @@ fn keep(broken: Vec<(Option<Key>, usize)>, old: &mut File, store: &Store, new: &
     }
 }
 
-fn contents(path: &Path) -> Result<String, String> {
+fn contents(path: &Path) -> Result<Vec<u8>, String> {
     use io::Read;
     for _ in 0..TRIES {
         // Not blocking: a FIFO with a manifest's name must not stop the process.
@@ -450,9 +478,7 @@ fn contents(path: &Path) -> Result<String, String> {
             .map_err(|error| format!("can't be read: {error}"))?;
         let after = file.metadata().map_err(|error| format!("can't be read: {error}"))?;
         if stamp(&before) == stamp(&after) && bytes.len() as u64 == after.len() {
-            return String::from_utf8(bytes).map_err(|error| {
-                format!("is not UTF-8: byte {}", error.utf8_error().valid_up_to())
-            });
+            return Ok(bytes);
         }
     }
     Err("changes while it is read".into())

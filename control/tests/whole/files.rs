@@ -10,7 +10,7 @@ use std::{
 
 use crate::common::TempDir;
 use millrace_control::{
-    Store,
+    Key, Kind, Store,
     reflect::{
         files::{Files, Outcome},
         watch,
@@ -44,6 +44,12 @@ impl Watched {
     fn problems(&mut self) -> Vec<String> {
         let prefix = format!("{}/", self.dir.path().display());
         self.look().new.iter().map(|problem| problem.to_string().replace(&prefix, "")).collect()
+    }
+
+    /// Ingress rules of a NetworkPolicy in force.
+    fn rules(&self, name: &str) -> Option<usize> {
+        let key = Key { kind: Kind::NetworkPolicy, namespace: "default".into(), name: name.into() };
+        self.store.policy(&key)?.ingress.as_ref().map(Vec::len)
     }
 
     /// `name=clusterIP` of each Service in force.
@@ -224,12 +230,61 @@ fn a_file_that_can_not_be_read_keeps_what_it_had() {
     watched.dir.write("a.yaml", &service("a", "172.30.0.1"));
     watched.look();
     fs::write(watched.dir.path().join("a.yaml"), b"\xff\xfe not text").unwrap();
-    assert_eq!(watched.problems(), ["a.yaml: object: is not UTF-8: byte 0"]);
+    let problems = watched.problems();
+    assert!(
+        problems[0].starts_with("a.yaml, document 1: object: is not UTF-8: byte 0 of the file; "),
+        "{problems:?}"
+    );
     assert_eq!(watched.services(), ["a=172.30.0.1"]);
     let huge = fs::File::create(watched.dir.path().join("a.yaml")).unwrap();
     huge.set_len(1 << 40).unwrap();
     assert!(watched.problems()[0].contains("at most 67108864 are read"));
     assert_eq!(watched.services(), ["a=172.30.0.1"]);
+}
+
+fn policy(name: &str, ingress: &str) -> String {
+    format!(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: {name}}}\nspec:\n  podSelector: {{matchLabels: {{app: web}}}}\n  ingress: {ingress}\n"
+    )
+}
+
+#[test]
+fn a_policy_that_can_be_read_in_two_ways_isolates_and_allows_nothing() {
+    let mut watched = Watched::new();
+    let twice = policy("twice", "[{from: [{ipBlock: {cidr: 10.0.0.0/8}}]}]\n  ingress: [{}]");
+    let service_twice = service("a", "172.30.0.1") + "spec: {}\n";
+    watched
+        .dir
+        .write("a.yaml", &format!("{twice}---\n{service_twice}---\n{}", policy("good", "[{}]")));
+    let problems = watched.problems();
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert!(
+        problems[0].starts_with("a.yaml, document 1")
+            && problems[0].contains("NetworkPolicy default/twice: is malformed: duplicate"),
+        "{problems:?}"
+    );
+    assert!(problems[1].contains("Service default/a: is malformed: duplicate"), "{problems:?}");
+    assert_eq!(watched.rules("twice"), Some(0), "it is there, and allows nothing");
+    assert_eq!(watched.rules("good"), Some(1));
+    assert!(watched.services().is_empty(), "of other objects nothing is guessed");
+}
+
+#[test]
+fn bytes_that_are_no_text_spoil_the_item_that_they_are_in() {
+    let mut watched = Watched::new();
+    let text = policy("p", "[{from: [{podSelector: {matchLabels: {a: \"ZZ\"}}}]}, {}]");
+    let mut bytes = format!("{text}---\n{}", service("a", "172.30.0.1")).into_bytes();
+    let at = bytes.windows(2).position(|two| two == b"ZZ").unwrap();
+    bytes[at..at + 2].copy_from_slice(b"\xff\xfe");
+    fs::write(watched.dir.path().join("a.yaml"), &bytes).unwrap();
+    let problems = watched.problems();
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert!(problems.iter().any(|it| it.contains(&format!("is not UTF-8: byte {at} of the file"))));
+    assert!(
+        problems.iter().any(|it| it.contains("spec.ingress[0].from[0].podSelector.matchLabels")),
+        "{problems:?}"
+    );
+    assert_eq!((watched.rules("p"), watched.services().len()), (Some(2), 1));
 }
 
 #[test]
