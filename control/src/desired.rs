@@ -90,7 +90,7 @@ pub enum Desired {
     Pod(Arc<Pod>),
     /// A ServiceCIDR.
     ServiceCidr(Arc<ServiceCidr>),
-    /// A NetworkPolicy or a ClusterNetworkPolicy.
+    /// A policy of any kind.
     Policy(Arc<Policy>),
 }
 
@@ -119,7 +119,8 @@ impl Row {
                 Desired::Policy(Arc::new(policy))
             }
             Object::ClusterNetworkPolicy(object, meaning) => {
-                Desired::Policy(Arc::new(policy::cluster::judge(&mut check, object, *meaning)))
+                let policy = policy::cluster::judge(&mut check, key.kind, object, *meaning);
+                Desired::Policy(Arc::new(policy))
             }
         };
         let metadata = match object {

@@ -37,10 +37,14 @@ pub enum Kind {
     NetworkPolicy,
     /// `policy.networking.k8s.io/v1alpha2/ClusterNetworkPolicy`
     ClusterNetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha1/AdminNetworkPolicy`
+    AdminNetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha1/BaselineAdminNetworkPolicy`
+    BaselineAdminNetworkPolicy,
 }
 
 /// All of them.
-pub(crate) const KINDS: [Kind; 8] = [
+pub(crate) const KINDS: [Kind; 10] = [
     Kind::Service,
     Kind::EndpointSlice,
     Kind::Node,
@@ -49,6 +53,8 @@ pub(crate) const KINDS: [Kind; 8] = [
     Kind::ServiceCidr,
     Kind::NetworkPolicy,
     Kind::ClusterNetworkPolicy,
+    Kind::AdminNetworkPolicy,
+    Kind::BaselineAdminNetworkPolicy,
 ];
 
 impl Kind {
@@ -68,6 +74,8 @@ impl Kind {
             Kind::ServiceCidr => "ServiceCIDR",
             Kind::NetworkPolicy => "NetworkPolicy",
             Kind::ClusterNetworkPolicy => "ClusterNetworkPolicy",
+            Kind::AdminNetworkPolicy => "AdminNetworkPolicy",
+            Kind::BaselineAdminNetworkPolicy => "BaselineAdminNetworkPolicy",
         }
     }
 
@@ -77,15 +85,30 @@ impl Kind {
             Kind::EndpointSlice => "discovery.k8s.io/v1",
             Kind::ServiceCidr | Kind::NetworkPolicy => "networking.k8s.io/v1",
             Kind::ClusterNetworkPolicy => "policy.networking.k8s.io/v1alpha2",
+            Kind::AdminNetworkPolicy | Kind::BaselineAdminNetworkPolicy => {
+                "policy.networking.k8s.io/v1alpha1"
+            }
             _ => "v1",
         }
     }
 
     /// Nodes, namespaces, ranges of Service addresses and policies of the cluster live in no namespace.
     pub fn is_namespaced(self) -> bool {
-        !matches!(
+        match self {
+            Kind::Node | Kind::Namespace | Kind::ServiceCidr => false,
+            Kind::NetworkPolicy => true,
+            kind => !kind.is_policy(),
+        }
+    }
+
+    /// Says who may reach whom.
+    pub fn is_policy(self) -> bool {
+        matches!(
             self,
-            Kind::Node | Kind::Namespace | Kind::ServiceCidr | Kind::ClusterNetworkPolicy
+            Kind::NetworkPolicy
+                | Kind::ClusterNetworkPolicy
+                | Kind::AdminNetworkPolicy
+                | Kind::BaselineAdminNetworkPolicy
         )
     }
 }
@@ -133,7 +156,7 @@ pub enum Object {
     ServiceCidr(Box<ServiceCIDR>),
     /// A NetworkPolicy, as it came: what of it can be read is for [`crate::desired::policy`] to say.
     NetworkPolicy(Box<Value>, Meaning),
-    /// A ClusterNetworkPolicy, as it came.
+    /// A policy of the cluster, as it came.
     ClusterNetworkPolicy(Box<Value>, Meaning),
 }
 
@@ -176,6 +199,23 @@ pub struct Typed {
     pub refused: Vec<(String, String)>,
 }
 
+impl Typed {
+    /// Has it said that the object may not mean what was read; of a policy whose rules can be read in two ways (`twice`) none allows anything then.
+    /// False for other objects, which are not to be taken so.
+    pub(crate) fn doubt(&mut self, why: &str, twice: bool) -> bool {
+        let (Object::NetworkPolicy(_, meaning) | Object::ClusterNetworkPolicy(_, meaning)) =
+            &mut self.object
+        else {
+            return false;
+        };
+        if twice && *meaning == Meaning::Whole {
+            *meaning = Meaning::Isolation;
+        }
+        self.refused.push((String::new(), why.to_owned()));
+        true
+    }
+}
+
 /// What became of one value.
 #[derive(Debug)]
 pub enum Decoded {
@@ -189,9 +229,6 @@ pub enum Decoded {
     /// Malformed. The key is there when the identity could still be read.
     Refused(Option<Key>, Refusal),
 }
-
-/// Policies that this release doesn't enforce: worth a word that can be searched for, unlike a ConfigMap.
-const NOT_ENFORCED: [&str; 2] = ["AdminNetworkPolicy", "BaselineAdminNetworkPolicy"];
 
 /// Reads one value; a List becomes one answer for each item, in order.
 pub fn decode(value: Value) -> Vec<Decoded> {
@@ -260,9 +297,6 @@ fn decode_one(value: Value) -> Decoded {
     let Some(kind) = Kind::parse(kind_text).filter(|kind| kind.api_version() == version) else {
         let object = refusal("", "");
         let effect = match () {
-            () if NOT_ENFORCED.contains(&kind_text) => {
-                "is not enforced: write a ClusterNetworkPolicy of policy.networking.k8s.io/v1alpha2"
-            }
             () if Kind::parse(kind_text).is_some() => "is of an API version that is not read",
             () => "is of a kind that no table is made from",
         };
@@ -294,7 +328,10 @@ fn decode_one(value: Value) -> Decoded {
         Kind::Namespace => read(kind, value, Object::Namespace),
         Kind::Pod => read(kind, value, Object::Pod),
         Kind::ServiceCidr => read(kind, value, Object::ServiceCidr),
-        Kind::NetworkPolicy | Kind::ClusterNetworkPolicy => return policy::decode(kind, value),
+        Kind::NetworkPolicy
+        | Kind::ClusterNetworkPolicy
+        | Kind::AdminNetworkPolicy
+        | Kind::BaselineAdminNetworkPolicy => return policy::decode(kind, value),
     };
     match object {
         Ok(object) => Decoded::Object(key, object),
@@ -405,15 +442,11 @@ mod tests {
     }
 
     #[test]
-    fn other_kinds_are_ignored_and_policies_among_them_say_what_to_write() {
+    fn other_kinds_and_other_groups_kinds_are_ignored() {
         let notice = |value| match one(value) {
             Decoded::Ignored { notice } => notice,
             other => panic!("{other:?}"),
         };
-        let policy = json!({"apiVersion": "policy.networking.k8s.io/v1alpha1", "kind": "AdminNetworkPolicy", "metadata": {"name": "deny"}});
-        assert!(notice(policy).ends_with(
-            "is not enforced: write a ClusterNetworkPolicy of policy.networking.k8s.io/v1alpha2"
-        ));
         let other = json!({"apiVersion": "projectcalico.org/v3", "kind": "NetworkPolicy", "metadata": {"name": "deny"}});
         assert!(notice(other).ends_with("is of an API version that is not read"));
         let knative = json!({"apiVersion": "serving.knative.dev/v1", "kind": "Service", "metadata": {"name": "web"}});

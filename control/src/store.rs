@@ -227,7 +227,7 @@ impl Store {
         }
     }
 
-    /// A NetworkPolicy or ClusterNetworkPolicy.
+    /// A policy.
     pub fn policy(&self, key: &Key) -> Option<&Arc<Policy>> {
         match &self.rows.get(key)?.desired {
             Desired::Policy(policy) => Some(policy),
@@ -336,7 +336,8 @@ impl Store {
             }
             Kind::Node => self.changed.world = true,
             Kind::ServiceCidr => self.changed.ranges = true,
-            Kind::Namespace | Kind::NetworkPolicy | Kind::ClusterNetworkPolicy => {}
+            Kind::Namespace => {}
+            kind => debug_assert!(kind.is_policy()),
         }
     }
 }

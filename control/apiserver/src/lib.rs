@@ -176,7 +176,7 @@ impl ApiServer {
         self.shared.changed.notify_all();
     }
 
-    /// Answers every request about a kind with this status, 404 or 503 as the case may be, until `None` lets it in again.
+    /// Answers every request about a kind, or about what begins with a path (`/apis/GROUP/VERSION/`), with this status, 404 or 503 as the case may be, until `None` lets it in again.
     pub fn set_answer(&self, kind: &str, code: Option<u16>) {
         self.shared.change(|store| match code {
             Some(code) => _ = store.answers.insert(kind.to_owned(), code),

@@ -43,6 +43,8 @@ impl Target {
             "servicecidrs" => "ServiceCIDR",
             "networkpolicies" => "NetworkPolicy",
             "clusternetworkpolicies" => "ClusterNetworkPolicy",
+            "adminnetworkpolicies" => "AdminNetworkPolicy",
+            "baselineadminnetworkpolicies" => "BaselineAdminNetworkPolicy",
             _ => return None,
         };
         Some(Target { kind, namespace, name: rest.get(1).map(|name| (*name).to_owned()) })

@@ -57,8 +57,14 @@ fn serve(shared: &Shared, stream: TcpStream) -> io::Result<()> {
             continue;
         }
         let target = Target::of(&request.path);
-        let refused =
-            target.as_ref().and_then(|target| shared.lock().answers.get(target.kind).copied());
+        let refused = target.as_ref().and_then(|target| {
+            let store = shared.lock();
+            let by_path = |(begins, _): &(&String, _)| {
+                begins.starts_with('/') && request.path.starts_with(*begins)
+            };
+            let of_kind = store.answers.get(target.kind);
+            of_kind.or_else(|| store.answers.iter().find(by_path).map(|(_, code)| code)).copied()
+        });
         if let Some(code) = refused {
             let reason = match code {
                 403 => "Forbidden",

@@ -1,5 +1,6 @@
 //! The conformance cases of ClusterNetworkPolicy, through `millrace explain`: with all pods on one node, the one in the node's network
-//! included, and with clients and servers on two nodes, where both have to let a connection pass.
+//! included, and with clients and servers on two nodes, where both have to let a connection pass. Then with the same policies as AdminNetworkPolicies and
+//! BaselineAdminNetworkPolicies.
 
 mod common;
 
@@ -81,17 +82,79 @@ fn protocols(text: &str) -> Value {
     text.split(' ').map(one).collect::<Vec<Value>>().into()
 }
 
+/// How a policy is written.
+type Form = fn(&Value) -> Value;
+
+fn as_it_is(policy: &Value) -> Value {
+    policy.clone()
+}
+
+/// A ClusterNetworkPolicy in the words of v1alpha1.
+fn in_older_words(policy: &Value) -> Value {
+    let mut policy = policy.clone();
+    if policy["kind"] != "ClusterNetworkPolicy" {
+        return policy;
+    }
+    policy["apiVersion"] = "policy.networking.k8s.io/v1alpha1".into();
+    let spec = policy["spec"].as_object_mut().unwrap();
+    let kind = match spec.remove("tier").unwrap().as_str().unwrap() {
+        "Admin" => "AdminNetworkPolicy",
+        _ => {
+            spec.remove("priority");
+            "BaselineAdminNetworkPolicy"
+        }
+    };
+    for rule in ["ingress", "egress"]
+        .into_iter()
+        .flat_map(|list| spec.get(list).cloned().map(|rules| (list, rules)))
+        .collect::<Vec<_>>()
+    {
+        let (list, mut rules) = rule;
+        for rule in rules.as_array_mut().unwrap().iter_mut().map(|it| it.as_object_mut().unwrap()) {
+            if rule["action"] == "Accept" {
+                rule["action"] = "Allow".into();
+            }
+            if let Some(protocols) = rule.remove("protocols") {
+                let ports = protocols.as_array().unwrap().iter().map(older_port);
+                rule.insert("ports".into(), ports.collect::<Vec<Value>>().into());
+            }
+        }
+        spec[list] = rules;
+    }
+    policy["kind"] = kind.into();
+    if kind == "BaselineAdminNetworkPolicy" {
+        policy["metadata"]["name"] = "default".into();
+    }
+    policy
+}
+
+fn older_port(item: &Value) -> Value {
+    let (name, value) = item.as_object().unwrap().iter().next().unwrap();
+    if name == "destinationNamedPort" {
+        return json!({"namedPort": value});
+    }
+    let (protocol, port) = (name.to_uppercase(), &value["destinationPort"]);
+    match &port["range"] {
+        Value::Null if protocol == "TCP" => json!({"portNumber": {"port": port["number"]}}),
+        Value::Null => json!({"portNumber": {"protocol": protocol, "port": port["number"]}}),
+        range => {
+            json!({"portRange": {"protocol": protocol, "start": range["start"], "end": range["end"]}})
+        }
+    }
+}
+
 /// The objects of one test, as they stand.
 struct World {
     policies: BTreeMap<String, Value>,
     place: Place,
+    form: Form,
     lines: Vec<Value>,
     /// By number: what was asked, which pods, and whether it passes.
     asked: Vec<(String, [String; 2], bool)>,
 }
 
 impl World {
-    fn new(place: Place) -> World {
+    fn new(place: Place, form: Form) -> World {
         let mut objects: Vec<Value> = (0..2)
             .map(|number| json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node_name(number), "labels": {"kubernetes.io/os": "linux"}},
                 "spec": {"podCIDRs": [format!("10.0.{}.0/24", number + 1)]},
@@ -109,7 +172,7 @@ impl World {
             }
         }
         let lines = vec![json!({"objects": objects})];
-        World { policies: BTreeMap::new(), place, lines, asked: Vec::new() }
+        World { policies: BTreeMap::new(), place, form, lines, asked: Vec::new() }
     }
 
     fn namespace(name: &str, label: &str) -> Value {
@@ -166,7 +229,7 @@ impl World {
 
     /// Has the objects that are changed read.
     fn apply(&mut self, name: &str) {
-        self.lines.push(json!({"objects": [self.policies[name]]}));
+        self.lines.push(json!({"objects": [(self.form)(&self.policies[name])]}));
     }
 
     fn step(&mut self, line: &str) {
@@ -254,13 +317,13 @@ impl World {
     }
 }
 
-fn run(place: Place, name: &str) {
+fn run(place: Place, form: Form, name: &str) {
     let folder = Folder::new(name);
     let text = include_str!("conformance.txt");
     let (mut cases, mut connections) = (0, 0);
     for test in text.split("\ntest ").skip(1) {
         let (title, body) = test.split_once('\n').unwrap();
-        let mut world = World::new(place);
+        let mut world = World::new(place, form);
         let mut policy = String::new();
         let mut begun = false;
         for line in body.lines() {
@@ -268,7 +331,7 @@ fn run(place: Place, name: &str) {
             if line == "case" {
                 cases += 1;
                 if !begun {
-                    let all: Vec<Value> = world.policies.values().cloned().collect();
+                    let all: Vec<Value> = world.policies.values().map(form).collect();
                     world.lines.push(json!({"objects": all}));
                     begun = true;
                 }
@@ -290,10 +353,15 @@ fn run(place: Place, name: &str) {
 
 #[test]
 fn with_all_pods_on_one_node() {
-    run(one_node, "conformance-one");
+    run(one_node, as_it_is, "conformance-one");
 }
 
 #[test]
 fn with_pods_on_two_nodes() {
-    run(two_nodes, "conformance-two");
+    run(two_nodes, as_it_is, "conformance-two");
+}
+
+#[test]
+fn as_admin_network_policies() {
+    run(one_node, in_older_words, "conformance-older");
 }

@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use super::{Decoded, Key, Kind, Object, Typed, check_name, text};
+use super::{Decoded, KINDS, Key, Kind, Object, Typed, check_name, text};
 
 /// How much of a policy is in force.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,11 +22,14 @@ pub enum Meaning {
 /// The version in which NetworkPolicies were first served, with the fields that they have now.
 const OLD: &str = "extensions/v1beta1";
 
+/// What ClusterNetworkPolicy is called where it is called beta, with the fields that it has.
+const BETA: &str = "policy.networking.k8s.io/v1beta1";
+
 /// The kind of policy that an object is meant as: its API group says so, or it says nothing of that.
 pub(super) fn kind_of(value: &Value) -> Option<Kind> {
     let name = text(value, &["kind"])?;
-    let kinds = [Kind::NetworkPolicy, Kind::ClusterNetworkPolicy];
-    let kind = kinds.into_iter().find(|kind| kind.name().eq_ignore_ascii_case(name))?;
+    let policies = KINDS.into_iter().filter(|kind| kind.is_policy());
+    let kind = policies.into_iter().find(|kind| kind.name().eq_ignore_ascii_case(name))?;
     let Some(version) = value.get("apiVersion").and_then(Value::as_str) else { return Some(kind) };
     let group = |version: &str| version.split_once('/').map_or("", |(group, _)| group).to_owned();
     let is_its = group(version) == group(kind.api_version())
@@ -45,6 +48,7 @@ pub(super) fn decode(kind: Kind, value: Value) -> Decoded {
     let wanted = kind.api_version();
     match value.get("apiVersion").and_then(Value::as_str) {
         Some(version) if version == wanted => {}
+        Some(BETA) if kind == Kind::ClusterNetworkPolicy => {}
         Some(OLD) => refuse(
             "apiVersion",
             format!("{OLD} is no longer served: write {wanted}; it is read as that"),
@@ -109,8 +113,8 @@ pub(super) fn decode(kind: Kind, value: Value) -> Decoded {
     };
     let value = Box::new(value);
     let object = match kind {
-        Kind::ClusterNetworkPolicy => Object::ClusterNetworkPolicy(value, meaning),
-        _ => Object::NetworkPolicy(value, meaning),
+        Kind::NetworkPolicy => Object::NetworkPolicy(value, meaning),
+        _ => Object::ClusterNetworkPolicy(value, meaning),
     };
     Decoded::Object(Key { kind, namespace, name }, Typed { object, refused })
 }

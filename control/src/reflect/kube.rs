@@ -129,40 +129,87 @@ pub enum Item {
 struct Resource {
     kind: Kind,
     path: &'static str,
+    /// Where the server may have it instead: the same fields under another version.
+    instead: Option<&'static str>,
     /// Label selector: other proxies' objects and headless Services' slices stay with the API server, as with kube-proxy.
     labels: &'static str,
     /// Tables are good without it, and older servers don't have it: that must be heard before anything is published.
     optional: bool,
 }
 
+impl Resource {
+    /// From now on where it may be instead; false where there is no such place.
+    fn turn(&mut self) -> bool {
+        let Some(other) = self.instead else { return false };
+        self.instead = Some(std::mem::replace(&mut self.path, other));
+        true
+    }
+}
+
 const OURS: &str = "!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless";
 
-const RESOURCES: [Resource; 8] = [
-    Resource { kind: Kind::Node, path: "/api/v1/nodes", labels: "", optional: false },
-    Resource { kind: Kind::Service, path: "/api/v1/services", labels: OURS, optional: false },
+const RESOURCES: [Resource; 10] = [
+    Resource {
+        kind: Kind::Node,
+        path: "/api/v1/nodes",
+        instead: None,
+        labels: "",
+        optional: false,
+    },
+    Resource {
+        kind: Kind::Service,
+        path: "/api/v1/services",
+        instead: None,
+        labels: OURS,
+        optional: false,
+    },
     Resource {
         kind: Kind::EndpointSlice,
         path: "/apis/discovery.k8s.io/v1/endpointslices",
+        instead: None,
         labels: OURS,
         optional: false,
     },
     Resource {
         kind: Kind::ServiceCidr,
         path: "/apis/networking.k8s.io/v1/servicecidrs",
+        instead: None,
         labels: "",
         optional: true,
     },
-    Resource { kind: Kind::Pod, path: "/api/v1/pods", labels: "", optional: false },
-    Resource { kind: Kind::Namespace, path: "/api/v1/namespaces", labels: "", optional: false },
+    Resource { kind: Kind::Pod, path: "/api/v1/pods", instead: None, labels: "", optional: false },
+    Resource {
+        kind: Kind::Namespace,
+        path: "/api/v1/namespaces",
+        instead: None,
+        labels: "",
+        optional: false,
+    },
     Resource {
         kind: Kind::NetworkPolicy,
         path: "/apis/networking.k8s.io/v1/networkpolicies",
+        instead: None,
         labels: "",
         optional: false,
     },
     Resource {
         kind: Kind::ClusterNetworkPolicy,
         path: "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies",
+        instead: Some("/apis/policy.networking.k8s.io/v1beta1/clusternetworkpolicies"),
+        labels: "",
+        optional: true,
+    },
+    Resource {
+        kind: Kind::AdminNetworkPolicy,
+        path: "/apis/policy.networking.k8s.io/v1alpha1/adminnetworkpolicies",
+        instead: None,
+        labels: "",
+        optional: true,
+    },
+    Resource {
+        kind: Kind::BaselineAdminNetworkPolicy,
+        path: "/apis/policy.networking.k8s.io/v1alpha1/baselineadminnetworkpolicies",
+        instead: None,
         labels: "",
         optional: true,
     },

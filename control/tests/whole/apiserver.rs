@@ -221,7 +221,7 @@ fn history(seed: u64, faults: Faults, streams: Streams, relist: Duration) {
     // The last word on everything may have been what a fault swallowed: only what comes later shows it, as in a real cluster.
     (0..3).for_each(|_| change(&server, &mut random));
     follower.converge(&server);
-    assert_eq!(follower.health.kinds().count(), 8);
+    assert_eq!(follower.health.kinds().count(), 10);
 }
 
 const ALL: Faults =

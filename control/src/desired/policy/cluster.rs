@@ -1,4 +1,5 @@
-//! ClusterNetworkPolicy, `policy.networking.k8s.io/v1alpha2`.
+//! ClusterNetworkPolicy, `policy.networking.k8s.io/v1alpha2`; and what came before it, AdminNetworkPolicy and BaselineAdminNetworkPolicy of `v1alpha1`, which
+//! say the same in other words: a kind for each tier, `Allow` for `Accept`, `ports` for `protocols`.
 //!
 //! An item that can't be read matches nothing, the others of its rule work. A peer with no known field fails closed as the API says: a rule that
 //! accepts matches nothing, one that denies or passes denies all.
@@ -16,9 +17,66 @@ use crate::desired::{
     check::{Checker, known},
     selector::{self, Selector},
 };
-use crate::object::Meaning;
+use crate::object::{Kind, Meaning};
 
-const SPEC: [&str; 5] = ["tier", "priority", "subject", "ingress", "egress"];
+/// How a kind says it.
+struct Form {
+    kind: Kind,
+    spec: &'static [&'static str],
+    accept: &'static str,
+    /// What else there is.
+    actions: &'static [(&'static str, Action)],
+    ports: &'static str,
+}
+
+const CLUSTER: Form = Form {
+    kind: Kind::ClusterNetworkPolicy,
+    spec: &["tier", "priority", "subject", "ingress", "egress"],
+    accept: "Accept",
+    actions: &[("Deny", Action::Deny), ("Pass", Action::Pass)],
+    ports: "protocols",
+};
+const ADMIN: Form = Form {
+    kind: Kind::AdminNetworkPolicy,
+    spec: &["priority", "subject", "ingress", "egress"],
+    accept: "Allow",
+    actions: &[("Deny", Action::Deny), ("Pass", Action::Pass)],
+    ports: "ports",
+};
+/// One of a cluster, asked behind all others of its tier.
+const BASELINE: Form = Form {
+    kind: Kind::BaselineAdminNetworkPolicy,
+    spec: &["subject", "ingress", "egress"],
+    accept: "Allow",
+    actions: &[("Deny", Action::Deny)],
+    ports: "ports",
+};
+
+impl Form {
+    fn of(kind: Kind) -> &'static Form {
+        match kind {
+            Kind::AdminNetworkPolicy => &ADMIN,
+            Kind::BaselineAdminNetworkPolicy => &BASELINE,
+            _ => &CLUSTER,
+        }
+    }
+
+    fn action(&self, map: &Map<String, Value>) -> Option<Action> {
+        let said = map.get("action").and_then(Value::as_str)?;
+        let all =
+            std::iter::once((self.accept, Action::Accept)).chain(self.actions.iter().copied());
+        all.into_iter().find(|(name, _)| *name == said).map(|(_, action)| action)
+    }
+
+    /// Its words for them, as they are listed.
+    fn all_actions(&self) -> String {
+        match self.actions {
+            [(one, _)] => format!("{} or {one}", self.accept),
+            _ => format!("{}, Deny or Pass", self.accept),
+        }
+    }
+}
+
 const MOST_PRIORITY: i64 = 1000;
 const LONGEST_NAME: usize = 100;
 
@@ -39,7 +97,13 @@ const EGRESS: Direction = Direction {
 };
 
 /// Judges the object.
-pub(crate) fn judge(check: &mut Checker<'_>, object: &Value, meaning: Meaning) -> Policy {
+pub(crate) fn judge(
+    check: &mut Checker<'_>,
+    kind: Kind,
+    object: &Value,
+    meaning: Meaning,
+) -> Policy {
+    let form = Form::of(kind);
     let empty = Map::new();
     let spec = match object.get("spec") {
         Some(Value::Object(spec)) => spec,
@@ -48,28 +112,45 @@ pub(crate) fn judge(check: &mut Checker<'_>, object: &Value, meaning: Meaning) -
             &empty
         }
     };
-    known(check, "spec", spec, &SPEC);
+    known(check, "spec", spec, form.spec);
     let before = check.refusals.len();
+    let tier = tier(check, form, object, spec);
+    let subject = subject(check, spec);
+    let trusted = check.refusals.len() == before && meaning == Meaning::Whole;
+    let mut direction = |of: Direction| {
+        let listed = list(check, "spec", spec, of.rules).unwrap_or_default();
+        let mut rules: Vec<Rule> = listed
+            .iter()
+            .enumerate()
+            .filter_map(|(at, item)| rule(check, form, of, at, item))
+            .collect();
+        rules.retain(|rule| trusted || rule.action == Action::Deny);
+        (!rules.is_empty()).then_some(rules)
+    };
+    let (ingress, egress) = (direction(INGRESS), direction(EGRESS));
+    Policy { tier, subject, ingress, egress, shadow: shadow(check, object) }
+}
+
+fn tier(check: &mut Checker<'_>, form: &Form, object: &Value, spec: &Map<String, Value>) -> Tier {
+    match form.kind {
+        Kind::AdminNetworkPolicy => return Tier::Admin(priority(check, spec)),
+        Kind::BaselineAdminNetworkPolicy => {
+            if object.pointer("/metadata/name").is_none_or(|name| name != "default") {
+                check.refuse("metadata.name", "must be default: a cluster has one of them");
+            }
+            return Tier::Baseline(u16::MAX);
+        }
+        _ => {}
+    }
     let priority = priority(check, spec);
-    let tier = match spec.get("tier").and_then(Value::as_str) {
+    match spec.get("tier").and_then(Value::as_str) {
         Some("Baseline") => Tier::Baseline(priority),
         Some("Admin") => Tier::Admin(priority),
         _ => {
             check.refuse("spec.tier", "must be Admin or Baseline");
             Tier::Admin(priority)
         }
-    };
-    let subject = subject(check, spec);
-    let trusted = check.refusals.len() == before && meaning == Meaning::Whole;
-    let mut direction = |of: Direction| {
-        let listed = list(check, "spec", spec, of.rules).unwrap_or_default();
-        let mut rules: Vec<Rule> =
-            listed.iter().enumerate().filter_map(|(at, item)| rule(check, of, at, item)).collect();
-        rules.retain(|rule| trusted || rule.action == Action::Deny);
-        (!rules.is_empty()).then_some(rules)
-    };
-    let (ingress, egress) = (direction(INGRESS), direction(EGRESS));
-    Policy { tier, subject, ingress, egress, shadow: shadow(check, object) }
+    }
 }
 
 fn priority(check: &mut Checker<'_>, spec: &Map<String, Value>) -> u16 {
@@ -136,7 +217,13 @@ fn absent(check: &mut Checker<'_>, field: String, name: &str) -> bool {
 }
 
 /// One rule; `None` when nothing is left of it.
-fn rule(check: &mut Checker<'_>, of: Direction, at: usize, item: &Value) -> Option<Rule> {
+fn rule(
+    check: &mut Checker<'_>,
+    form: &Form,
+    of: Direction,
+    at: usize,
+    item: &Value,
+) -> Option<Rule> {
     let field = format!("spec.{}[{at}]", of.rules);
     let closed =
         Rule { at: place(at), action: Action::Deny, peers: Peers::Everyone, ports: Ports::All };
@@ -144,16 +231,11 @@ fn rule(check: &mut Checker<'_>, of: Direction, at: usize, item: &Value) -> Opti
         check.refuse(field, "must be a mapping with action and peers");
         return Some(closed);
     };
-    let action = match map.get("action").and_then(Value::as_str) {
-        Some("Accept") => Action::Accept,
-        Some("Deny") => Action::Deny,
-        Some("Pass") => Action::Pass,
-        _ => {
-            check.refuse(format!("{field}.action"), "must be Accept, Deny or Pass");
-            return Some(closed);
-        }
+    let Some(action) = form.action(map) else {
+        check.refuse(format!("{field}.action"), format!("must be {}", form.all_actions()));
+        return Some(closed);
     };
-    let mut usable = known(check, &field, map, &["name", "action", of.peers, "protocols"]);
+    let mut usable = known(check, &field, map, &["name", "action", of.peers, form.ports]);
     match map.get("name") {
         None | Some(Value::Null) => {}
         Some(Value::String(name)) if name.chars().count() <= LONGEST_NAME => {}
@@ -164,7 +246,10 @@ fn rule(check: &mut Checker<'_>, of: Direction, at: usize, item: &Value) -> Opti
     }
     let read = peers(check, of, &field, map);
     usable &= read.understood;
-    let ports = ports::cluster(check, &field, map);
+    let ports = match form.kind {
+        Kind::ClusterNetworkPolicy => ports::cluster(check, &field, map),
+        _ => ports::admin(check, &field, map),
+    };
     match action {
         Action::Accept if !usable => None,
         Action::Deny | Action::Pass if !(usable && read.supported) => Some(closed),

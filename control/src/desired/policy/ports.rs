@@ -137,9 +137,9 @@ fn cluster_port(check: &mut Checker<'_>, field: &str, item: &Value) -> Option<Po
     let field = format!("{field}.{name}");
     let map = mapping(check, &field, value, &["destinationPort"])?;
     let field = format!("{field}.destinationPort");
+    // "If destinationPort is omitted, all ports for the specified protocol match."
     let Some(port) = map.get("destinationPort").filter(|value| !value.is_null()) else {
-        check.refuse(field, "is missing");
-        return None;
+        return Some(Port::Range(protocol, 0, u16::MAX));
     };
     let map = mapping(check, &field, port, &["number", "range"])?;
     let mut given = set(map);
@@ -167,6 +167,63 @@ fn cluster_port(check: &mut Checker<'_>, field: &str, item: &Value) -> Option<Po
             None
         }
     }
+}
+
+/// `ports` of a rule of an AdminNetworkPolicy or BaselineAdminNetworkPolicy. An item that can't be read matches nothing.
+pub(super) fn admin(check: &mut Checker<'_>, field: &str, rule: &Map<String, Value>) -> Ports {
+    match list(check, field, rule, "ports") {
+        Some([]) => Ports::All,
+        listed => Ports::Of(
+            listed
+                .into_iter()
+                .flatten()
+                .enumerate()
+                .filter_map(|(at, item)| admin_port(check, &format!("{field}.ports[{at}]"), item))
+                .collect(),
+        ),
+    }
+}
+
+fn admin_port(check: &mut Checker<'_>, field: &str, item: &Value) -> Option<Port> {
+    let fields = ["portNumber", "namedPort", "portRange"];
+    let map = mapping(check, field, item, &fields)?;
+    let mut given = set(map);
+    let (Some((name, value)), None) = (given.next(), given.next()) else {
+        check.refuse(field, format!("must have exactly one of {}", fields.join(", ")));
+        return None;
+    };
+    let field = format!("{field}.{name}");
+    if name == "namedPort" {
+        let named = value.as_str().filter(|name| is_port_name(name));
+        if named.is_none() {
+            check.refuse(field, format!("{} is not the name of a port", Shown(value)));
+        }
+        return named.map(|name| Port::Named(None, name.into()));
+    }
+    let is_range = name == "portRange";
+    let fields: &[&str] =
+        if is_range { &["protocol", "start", "end"] } else { &["protocol", "port"] };
+    let map = mapping(check, &field, value, fields)?;
+    let protocol = match map.get("protocol") {
+        None | Some(Value::Null) => Protocol::TCP,
+        Some(Value::String(text)) => check.protocol(|| format!("{field}.protocol"), Some(text))?,
+        Some(_) => {
+            check.refuse(format!("{field}.protocol"), "is not a string");
+            return None;
+        }
+    };
+    let mut port_of = |name: &str| {
+        number(check, &format!("{field}.{name}"), map.get(name).unwrap_or(&Value::Null))
+    };
+    if !is_range {
+        return port_of("port").map(|port| Port::Range(protocol, port, port));
+    }
+    let (start, end) = (port_of("start")?, port_of("end")?);
+    if start >= end {
+        check.refuse(field, format!("start {start} must be less than end {end}"));
+        return None;
+    }
+    Some(Port::Range(protocol, start, end))
 }
 
 fn number(check: &mut Checker<'_>, field: &str, value: &Value) -> Option<u16> {

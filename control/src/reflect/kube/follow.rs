@@ -62,7 +62,7 @@ pub(super) async fn follow(
         listed: false,
     };
     let (mut failures, mut since): (u32, Option<Instant>) = (0, None);
-    let mut gone = false;
+    let (mut gone, mut turned) = (false, false);
     loop {
         let began = Instant::now();
         (follower.opened, follower.news) = (None, false);
@@ -73,6 +73,12 @@ pub(super) async fn follow(
             Ok(End::Over) | Err(End::Over) => None,
             Ok(End::Fault(fault)) | Err(End::Fault(fault)) => Some(fault),
         };
+        // Before it is said that the server is without it, the other place is looked at.
+        turned = matches!(fault, Some(Fault::Absent(_))) && !turned && follower.resource.turn();
+        if turned {
+            follower.version.clear();
+            continue;
+        }
         let lived = follower.opened.map(|opened| opened.elapsed());
         failures = failures_after(failures, lived, follower.news, fault.as_ref());
         // A server that is back after an outage knows no versions from before it. That is no further failure, the first time.

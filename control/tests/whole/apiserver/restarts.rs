@@ -25,13 +25,34 @@ fn a_kind_that_comes_later_is_followed_from_then_on() {
 }
 
 #[test]
+fn a_kind_is_followed_under_the_version_that_the_server_has() {
+    let server = ApiServer::start().unwrap();
+    server.apply(service("web", 1));
+    server.apply(json!({"apiVersion": "policy.networking.k8s.io/v1beta1", "kind": "ClusterNetworkPolicy", "metadata": {"name": "beta"},
+        "spec": {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}}}));
+    server.set_answer("/apis/policy.networking.k8s.io/v1alpha2/", Some(404));
+    let mut follower = Follower::start(&server, |_| {});
+    follower.wait("the rest", |follower| follower.intake.is_complete());
+    // It was not thought that there are none, even for a moment.
+    assert_eq!(follower.store.count(Kind::ClusterNetworkPolicy), 1);
+    server.set_answer("/apis/policy.networking.k8s.io/v1alpha2/", None);
+    server.set_answer("/apis/policy.networking.k8s.io/v1beta1/", Some(404));
+    server.end_watches();
+    server.apply(json!({"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy", "metadata": {"name": "older"},
+        "spec": {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}}}));
+    follower.wait("the other", |follower| follower.store.count(Kind::ClusterNetworkPolicy) == 2);
+}
+
+#[test]
 fn what_a_server_forbids_before_it_has_let_us_see_anything_is_not_taken_for_absent() {
     let server = ApiServer::start().unwrap();
     server.apply(service("web", 1));
     let kinds =
         ["Node", "Service", "EndpointSlice", "ServiceCIDR", "Pod", "Namespace", "NetworkPolicy"];
     // A server that has only just begun knows no roles.
-    for kind in kinds.into_iter().chain(["ClusterNetworkPolicy"]) {
+    let of_the_cluster =
+        ["ClusterNetworkPolicy", "AdminNetworkPolicy", "BaselineAdminNetworkPolicy"];
+    for kind in kinds.into_iter().chain(of_the_cluster) {
         server.set_answer(kind, Some(403));
     }
     let mut follower = Follower::start(&server, |options| {
@@ -42,11 +63,15 @@ fn what_a_server_forbids_before_it_has_let_us_see_anything_is_not_taken_for_abse
     for kind in kinds {
         server.set_answer(kind, None);
     }
-    server.set_answer("ClusterNetworkPolicy", Some(503));
+    for kind in of_the_cluster {
+        server.set_answer(kind, Some(503));
+    }
     follower.wait("the Service", |follower| follower.store.count(Kind::Service) == 1);
     (0..20).for_each(|_| follower.turn(Duration::from_millis(20)));
     assert!(!follower.intake.is_complete(), "published without the policies");
-    server.set_answer("ClusterNetworkPolicy", None);
+    for kind in of_the_cluster {
+        server.set_answer(kind, None);
+    }
     follower.wait("the policies", |follower| follower.intake.is_complete());
 }
 
