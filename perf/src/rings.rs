@@ -66,6 +66,9 @@ pub struct Options {
     /// Runs of all scenarios in turns, one worker each, with ratios of neighboring runs to the first scenario
     #[arg(long, conflicts_with_all = ["instructions", "workers"])]
     in_turns: bool,
+    /// In turns, of scenarios that differ in policies alone: build their tables anew so many times, as where they lie is luck
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
+    layouts: u32,
     /// Print figures for programs
     #[arg(long)]
     json: bool,
@@ -93,6 +96,9 @@ struct Report<'a> {
     cpu: String,
     kernel: String,
     results: &'a [Row],
+    /// Of scenarios that differ in policies alone, what each takes as a multiple of the one with fewest, on one engine in turns.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    policies: Vec<turns::Row>,
 }
 
 /// Runs the scenarios one after the other.
@@ -216,13 +222,18 @@ fn measure(options: &Options) -> Result<(), String> {
             }
         }
     }
+    let policies = turns::of_policies(options, &chosen(options, Scenario::ALL), &cpus)?;
     if options.json {
-        let report = Report { cpu, kernel, results: &rows };
+        let report = Report { cpu, kernel, results: &rows, policies };
         let text = serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?;
         println!("{text}");
     } else {
         let loud = rows.iter().filter(|row| !row.conclusive).count();
         println!("\n{loud} of {} are inconclusive: their runs vary by 3 % or more", rows.len());
+        if !policies.is_empty() {
+            println!("\nWhere only the policies differ, on one engine:");
+            turns::print(options, &policies);
+        }
     }
     match &options.against {
         Some(path) => conclusive::gate(path, &cpu_model(), &rows, (options.allow / 100.0).max(0.0)),

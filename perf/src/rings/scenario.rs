@@ -3,13 +3,13 @@
 use super::net::{self, Datagram};
 use super::policies;
 use super::routes::{Random, Routes, shuffle};
-use super::world::{Knowledge, World};
+use super::world::{self, Knowledge, World};
 use clap::ValueEnum;
 use ipnet::Ipv4Net;
 use millrace_dataplane::driver::looped::{Frames, Time};
 use millrace_dataplane::flow::Tuple;
-use millrace_tables::InterfaceId;
 use millrace_tables::fib::Family;
+use millrace_tables::{InterfaceId, Tables};
 use millrace_wire::Protocol;
 use serde::Serialize;
 use std::error::Error;
@@ -89,12 +89,32 @@ impl Scenario {
     }
 
     /// Policies that it has.
-    fn policies(self) -> usize {
+    pub fn policies(self) -> usize {
         match self {
             Scenario::Policy | Scenario::PolicyEstablished => 10_000,
             Scenario::Policy1000 => 1_000,
             Scenario::Policy10 => 10,
             _ => 0,
+        }
+    }
+
+    /// Whether it is about flows that policies judge: such scenarios differ in the policies alone.
+    pub fn is_judged(self) -> bool {
+        matches!(self, Scenario::Policy | Scenario::Policy1000 | Scenario::Policy10)
+    }
+
+    /// Tables of one that [`Scenario::is_judged`], in memory of their own.
+    pub fn tables(self, scale: &Scale) -> Result<Arc<Tables>, Box<dyn Error>> {
+        world::tables(&self.knowledge(scale))
+    }
+
+    fn knowledge(self, scale: &Scale) -> Knowledge {
+        Knowledge {
+            services: 0,
+            routes: Routes::none(),
+            conntrack: scale.conntrack,
+            masquerade: false,
+            policies: self.policies(),
         }
     }
 }
@@ -245,13 +265,7 @@ pub fn build(
     let full = matches!(scenario, Scenario::NatEstablishedFull | Scenario::NatReplyFull);
     let flows = if full { scale.flows.1 } else { scale.flows.0 };
     let random = &mut Random(3);
-    let mut knowledge = Knowledge {
-        services: 0,
-        routes: Routes::none(),
-        conntrack: scale.conntrack,
-        masquerade: false,
-        policies: scenario.policies(),
-    };
+    let mut knowledge = scenario.knowledge(scale);
     let mut way = (net::UP, net::DOWN);
     let (world, mut coming) = match scenario {
         Scenario::L2 => {

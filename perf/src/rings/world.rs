@@ -16,7 +16,7 @@ use millrace_dataplane::state::segment::{Segment, Settings as StateSettings, Siz
 use millrace_dataplane::worker::Worker;
 use millrace_tables::{
     BackendSpec, Frontend, FrontendKind, FrontendSpec, InterfaceId, InterfaceKind, NextHop,
-    Readers, RouteSpec, SegmentConfig, ServiceSpec, SetChoice, Writer,
+    Readers, RouteSpec, SegmentConfig, ServiceSpec, SetChoice, Tables, Writer,
 };
 use millrace_wire::{Mac, Protocol};
 use millrace_xsk::{Pool, Umem, UmemConfig};
@@ -100,6 +100,8 @@ pub struct World {
     pub workers: Vec<Runner>,
     /// What time it is for them.
     pub time: Time,
+    /// Where the engine's workers have their tables from.
+    live: Option<Arc<Live>>,
 }
 
 impl World {
@@ -110,7 +112,7 @@ impl World {
             let queues = [(); 2].map(|()| LoopQueue::new(Arc::clone(&umem)));
             Runner::Bare(Box::new(Forwarder { pool: pool.split(FRAMES as usize), queues }))
         };
-        Ok(World { workers: (0..workers).map(forwarder).collect(), time })
+        Ok(World { workers: (0..workers).map(forwarder).collect(), time, live: None })
     }
 
     /// An engine of so many workers that knows all this.
@@ -125,7 +127,7 @@ impl World {
         // Fixed seeds: the same places in all tables in every run.
         let segment = Segment::create(&sizes, [7, 9])?;
         let settings = StateSettings::of(&sizes);
-        let tables = tables(knowledge)?.tables();
+        let tables = tables(knowledge)?;
         let missed = segment.neighbors(&settings)?.sync_static(
             tables.snapshot().static_neighbors().map(|row| (row.interface, row.addr, row.mac)),
             now(time),
@@ -151,7 +153,15 @@ impl World {
             worker.state.idle();
             Ok(Runner::Engine(Box::new(worker)))
         };
-        Ok(World { workers: (0..workers).map(worker).collect::<Result<_, _>>()?, time })
+        let workers = (0..workers).map(worker).collect::<Result<_, _>>()?;
+        Ok(World { workers, time, live: Some(live) })
+    }
+
+    /// Gives the workers other tables, as a control process does that comes anew. Neighbors stay those that the first had.
+    pub fn use_tables(&self, tables: &Arc<Tables>) {
+        if let Some(live) = &self.live {
+            live.replace(Arc::clone(tables));
+        }
     }
 
     /// Carries what the worker's queue on `from` has on offer, at most `count` packets more. Returns what was sent out of `out`.
@@ -223,7 +233,8 @@ fn interfaces() -> Result<Interfaces, Box<dyn Error>> {
     Interfaces::new(list).map_err(|id| format!("interface {} out of place", id.0).into())
 }
 
-fn tables(knowledge: &Knowledge) -> Result<Writer, Box<dyn Error>> {
+/// Tables that say all this, in memory of their own.
+pub fn tables(knowledge: &Knowledge) -> Result<Arc<Tables>, Box<dyn Error>> {
     let mut writer = Writer::create(&SegmentConfig { seed: Some(11), ..SegmentConfig::default() })?;
     // Nobody reads before all is published.
     writer.set_readers(Readers::Nobody);
@@ -263,7 +274,7 @@ fn tables(knowledge: &Knowledge) -> Result<Writer, Box<dyn Error>> {
     policies::set(&mut writer, knowledge.policies)?;
     writer.publish()?;
     writer.set_readers(Readers::Unknown);
-    Ok(writer)
+    Ok(writer.tables())
 }
 
 fn forward(hop: NextHop) -> RouteSpec {
