@@ -332,16 +332,15 @@ fn a_config_map_that_is_swapped_below_its_links_takes_effect() {
 }
 
 #[test]
-fn a_kind_that_is_not_enforced_is_said_once() {
+fn a_kind_that_is_not_read_is_said_once() {
     let mut watched = Watched::new();
-    let policy = "apiVersion: policy.networking.k8s.io/v1alpha1\nkind: AdminNetworkPolicy\nmetadata: {name: deny}\n---\n";
+    let policy =
+        "apiVersion: projectcalico.org/v3\nkind: NetworkPolicy\nmetadata: {name: deny}\n---\n";
     watched.dir.write("a.yaml", &format!("{policy}{}", service("a", "172.30.0.1")));
     let notices = watched.look().notices;
     assert!(
         notices.len() == 1
-            && notices[0].contains(
-                "policy.networking.k8s.io/v1alpha1 AdminNetworkPolicy /deny is not enforced"
-            ),
+            && notices[0].contains("projectcalico.org/v3 NetworkPolicy default/deny is of an API version that is not read"),
         "{notices:?}"
     );
     watched.dir.replace("a.yaml", &format!("{policy}{}", service("a", "172.30.0.2")));
