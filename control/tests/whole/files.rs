@@ -340,7 +340,9 @@ fn a_kind_that_is_not_read_is_said_once() {
     let notices = watched.look().notices;
     assert!(
         notices.len() == 1
-            && notices[0].contains("projectcalico.org/v3 NetworkPolicy default/deny is of an API version that is not read"),
+            && notices[0].contains(
+                "projectcalico.org/v3 NetworkPolicy /deny is of an API version that is not read"
+            ),
         "{notices:?}"
     );
     watched.dir.replace("a.yaml", &format!("{policy}{}", service("a", "172.30.0.2")));
