@@ -9,7 +9,7 @@
 //! | routes to service addresses | `kernel/route.rs` | go with the device |
 //! | two rules a family | `kernel/route.rs` | stay, and lead to empty tables |
 //! | the table `inet millrace` | `kernel/nft.rs` | stays: node ports of this node are not answered to its own pods and processes |
-//! | the table `inet millrace-pods` | `kernel/pods.rs` | stays, also over the next start: isolated pods are reached by their node alone, and reach it alone |
+//! | the tables `inet millrace-pods`, `ip` and `ip6 millrace-own` | `kernel/pods.rs` | stay, also over the next start: isolated pods are reached by their node alone, and reach it alone |
 //!
 //! Rules and tables have one name for all engines, so there is one engine a network namespace at a time ([`LOCK`]).
 //! No global sysctl is written and no address, route or neighbor of others touched. Needs CAP_NET_ADMIN all along, CAP_SYS_ADMIN to make
@@ -230,6 +230,11 @@ impl Trunk {
         // One of another release may have the same names for other things.
         let pods = pods::table(&self.settings);
         nft::run(&pods).or_else(|_| nft::run(&(pods::gone() + &pods)))?;
+        let own = pods::own_tables(&self.settings);
+        let made = nft::run(&own).or_else(|_| nft::run(&(pods::own_gone() + &own)));
+        if let Err(error) = made {
+            warn!(%error, "pods can't be kept from this node itself, as a ClusterNetworkPolicy may want it: that needs nft_dup_ipv4 and nft_dup_ipv6 of the kernel");
+        }
         for way in self.ways() {
             lead_in(&self.netlink, &self.settings, &way)?;
         }
@@ -255,7 +260,7 @@ impl Trunk {
     /// Isolated pods are as open as others: at a normal end, if nothing else was asked for.
     pub fn open_pods(&self) {
         if !self.settings.closed_after_exit
-            && let Err(error) = nft::run(&pods::gone())
+            && let Err(error) = nft::run(&(pods::gone() + &pods::own_gone()))
         {
             warn!(%error, "isolated pods stay closed: millrace-dataplane --cleanup opens them");
         }
@@ -401,9 +406,9 @@ pub fn clean_up(settings: &Settings) -> Result<(), TrunkError> {
     // One that was killed a moment ago has its last thread end first.
     let _lock = lock(PREDECESSOR / 5).map_err(failed)?;
     let netlink = Netlink::open().map_err(failed)?;
-    let table = nft::is_there() || nft::lists(pods::TABLE);
+    let table = nft::is_there() || nft::lists(pods::TABLE) || pods::has_own(settings);
     let rules = withdraw(&netlink).map_err(failed)?;
-    nft::run(&pods::gone()).map_err(failed)?;
+    nft::run(&(pods::gone() + &pods::own_gone())).map_err(failed)?;
     let device = match link::is_veth(&netlink, &settings.name) {
         Ok(true) => link::remove(&netlink, &settings.name),
         Ok(false) => Ok(false),

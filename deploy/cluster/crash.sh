@@ -15,8 +15,9 @@ is_gone() { ! at "node-$1" ip link show millrace0; }
 
 # All of it, with what is in the nftables tables.
 all_traces() {
+    local table
     traces 1
-    { at node-1 nft list table inet millrace && at node-1 nft list table inet millrace-pods; } | tr -d '\n\t ' | sed 's/elements={[^}]*}/\n&\n/g' | tr ',' '\n' | sort
+    { for table in "inet millrace" "inet millrace-pods" "ip millrace-own" "ip6 millrace-own"; do at node-1 nft list table $table; done; } | tr -d '\n\t ' | sed 's/elements={[^}]*}/\n&\n/g' | tr ',' '\n' | sort
 }
 
 is_whole() { [[ $(all_traces) == "$whole" ]]; }
@@ -34,6 +35,7 @@ disturb() {
     if [[ $said == *"process ${engine[1]},"* ]] && is_whole; then good "--cleanup beside an engine is refused, names it and takes nothing away"; else bad "--cleanup beside an engine is refused, names it and takes nothing away" "$said"; fi
     at node-1 nft delete table inet millrace
     at node-1 nft delete table inet millrace-pods
+    at node-1 nft delete table ip6 millrace-own
     at node-1 ip rule del pref 76
     at node-1 ip -6 rule del pref 77
     at node-1 ip route flush table 7701

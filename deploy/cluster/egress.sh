@@ -44,6 +44,13 @@ outside_policy() {
   ports: [{protocol: TCP, port: 9090}, {protocol: UDP, port: 9090}, {protocol: SCTP, port: 9090}, {protocol: TCP, port: 9095}, {protocol: UDP, port: 9095}]}]'
 }
 
+# explained WHAT VERDICT PROTOCOL SOURCE DESTINATION: what `explain` says of a flow on node 1's engine.
+explained() { check "explain: $1" "$2" said_of "${@:3}"; }
+said_of() {
+    "$bin/millrace" explain --socket "$work/engine-1.sock" "$@" 2>&1 |
+        python3 -c 'import json, sys; print(*(" ".join(filter(None, (it["verdict"], it.get("reason"), it.get("by")))) for it in json.load(sys.stdin)["outcomes"]))'
+}
+
 # outside_checks WHOM4 WHOM6: as whom the pod is seen.
 outside_checks() {
     local as4=${1:-10.40.0.1} as6=${2:-fd40::1}
@@ -60,6 +67,12 @@ outside_checks() {
     aside check "echo requests" "100% packet loss" lost pod-1-b 10.40.0.9
     aside check "IPv6" "100% packet loss" lost pod-1-b fd40::9
     cut "a pod of another node" pod-1-b 10.41.2.11 8080
+    local denied='drop policy NetworkPolicy default/out-1b .*'
+    explained "what is allowed" transmit tcp 10.41.1.12:40000 10.40.0.9:9090
+    explained "UDP, IPv6" transmit udp '[fd41:1::12]:40000' '[fd40::9]:9090'
+    explained "what is excepted" "$denied" tcp 10.41.1.12:40000 10.40.0.10:9090
+    explained "another port" "$denied" tcp 10.41.1.12:40000 10.40.0.9:9091
+    explained "another pod is open" transmit tcp 10.41.1.11:40000 10.40.0.9:9091
     gather
 }
 
@@ -71,6 +84,9 @@ netpol_outside() {
     ip netns exec "$(ns client)" python3 -IS "$here/talk.py" serve 9095 2>>"$work/peers.log" &
     runs $!
     ip netns exec "$(ns pod-2-a)" python3 -IS "$here/talk.py" serve 9095 2>>"$work/peers.log" &
+    runs $!
+    serve node-1 node-1 9091
+    ip netns exec "$(ns node-1)" python3 -IS "$here/talk.py" serve 9095 2>>"$work/peers.log" &
     runs $!
     within 5 tcp client 10.40.0.9 9091
     outside_policy | enforce out-1b
@@ -162,6 +178,47 @@ RULES
     cut "for others not at all" client 10.40.0.1 18080
     gather
     at node-1 nft delete table inet hostports
+}
+
+# A ClusterNetworkPolicy may keep a pod from its own node, too; the node reaches it all the same.
+netpol_own_node() {
+    step "a pod that a ClusterNetworkPolicy keeps from its own node"
+    talks own pod-1-b udp 10.40.0.1 9095
+    cat <<'POLICY' | enforce own-1b
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: own-1b}
+spec:
+  tier: Admin
+  priority: 10
+  subject: {pods: {namespaceSelector: {}, podSelector: {matchLabels: {pod: 1b}}}}
+  egress:
+  - {name: some, action: Accept, to: [{networks: [10.40.0.1/32, "fd40::1/128"]}], protocols: [{tcp: {destinationPort: {number: 9090}}}]}
+  - {name: rest, action: Deny, to: [{networks: [10.40.0.1/32, "fd40::1/128"]}]}
+POLICY
+    local moment
+    moment=$(uptime_now)
+    check "what is allowed" "node-1 10.41.1.12" tcp pod-1-b 10.40.0.1 9090
+    check "IPv6" "node-1 fd41:1::12" tcp pod-1-b fd40::1 9090
+    check "4 MiB" 4194304 size_of pod-1-b 10.40.0.1:9090
+    check "its other addresses" "node-1 10.41.1.12" tcp pod-1-b 10.41.1.1 9090
+    cut "another port" pod-1-b 10.40.0.1 9091
+    cut "IPv6" pod-1-b fd40::1 9091
+    aside check "UDP" silence patiently 0.8 udp pod-1-b 10.40.0.1 9090
+    aside check "UDP, IPv6" silence patiently 0.8 udp pod-1-b fd40::1 9090
+    aside check "echo requests" "100% packet loss" lost pod-1-b 10.40.0.1
+    check "the node reaches it" "1b 10.41.1.1" tcp node-1 10.41.1.12 8080
+    check "over UDP" "1b 10.41.1.1" udp node-1 10.41.1.12 8080
+    check "IPv6" "1b fd41:1::1" tcp node-1 fd41:1::12 8080
+    check "echo requests" "0% packet loss" lost node-1 10.41.1.12
+    check "a node port of its node is open" "2a .*" tcp pod-1-b 10.40.0.1 30085
+    check "what is outside too" "outside 10.40.0.1" tcp pod-1-b 10.40.0.9 9091
+    check "another pod is not kept from it" "node-1 10.41.1.11" udp pod-1-a 10.40.0.1 9090
+    explained "what is allowed" transmit tcp 10.41.1.12:40000 10.40.0.1:9090
+    explained "another port" "drop policy ClusterNetworkPolicy own-1b .*" tcp 10.41.1.12:40000 10.40.0.1:9091
+    gather
+    ended own
+    check "what was established ends" 0 answers_after own "$(awk "BEGIN {print $moment + 1}")"
 }
 
 # What is established when a policy comes: judged again, or left alone.
@@ -316,6 +373,7 @@ egress() {
     netpol_outside
     netpol_unmasqueraded
     [[ $short == yes ]] || netpol_beside
+    netpol_own_node
     netpol_established
     netpol_unknown
     netpol_away

@@ -42,7 +42,7 @@ enforce() {
     done
 }
 
-named() { "$bin/millrace" show policies --json --socket "$work/engine-$1.sock" | python3 -c 'import json, sys; print(*sorted(row["policy"].split("/")[1] for row in json.load(sys.stdin) if row["pods"]))'; }
+named() { "$bin/millrace" show policies --json --socket "$work/engine-$1.sock" | python3 -c 'import json, sys; print(*sorted(row["policy"].replace(" ", "/").split("/")[-1] for row in json.load(sys.stdin) if row["pods"]))'; }
 # Of the policies those about pods of the node; and the pods that they isolate are in the kernel's set.
 knows() {
     local wanted=() name

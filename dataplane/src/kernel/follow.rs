@@ -62,6 +62,7 @@ impl Follower {
             kept: trunk.settings.own().map(IpNet::from).collect(),
             node_ports: BTreeSet::new(),
             pods: None,
+            has_own: pods::has_own(&trunk.settings),
             settings: trunk.settings.clone(),
             surroundings: trunk.surroundings.clone(),
             host_ports: trunk.host_ports(),
@@ -106,6 +107,8 @@ struct Work {
     node_ports: BTreeSet<(IpAddr, u8, u16)>,
     /// As they were given to nft; at first what a killed predecessor has left.
     pods: Option<Pods>,
+    /// Whether fenced pods can be kept from the node itself.
+    has_own: bool,
     settings: Settings,
     surroundings: Surroundings,
     host_ports: Arc<HostPorts>,
@@ -177,7 +180,17 @@ impl Work {
             }
             result = result.and(made);
         }
+        if self.has_own && !pods::has_own(&self.settings) {
+            self.pods = None;
+            result = result.and(nft::run(&pods::own_tables(&self.settings)));
+        }
         result
+    }
+
+    /// Where the kernel has no tables about the node itself, that was said at the start.
+    fn set(&self, pods: &Pods) -> io::Result<()> {
+        let own = if self.has_own { pods::own_sets(&self.settings, pods) } else { String::new() };
+        nft::run(&(pods::sets(pods) + &own))
     }
 
     fn apply(&mut self, wanted: &Wanted) -> io::Result<()> {
@@ -231,7 +244,7 @@ impl Work {
             result = result.and(set);
         }
         if wanted.pods.is_some() && self.pods != wanted.pods {
-            let set = wanted.pods.as_ref().map_or(Ok(()), |pods| nft::run(&pods::sets(pods)));
+            let set = wanted.pods.as_ref().map_or(Ok(()), |pods| self.set(pods));
             if set.is_ok() {
                 self.pods.clone_from(&wanted.pods);
             }

@@ -10,6 +10,10 @@
 //!   answers of a connection that the pod had before it was isolated go to it as they did: the engine knows nothing of that connection until the pod sends.
 //! * `closed`: what is of a pod in `closed4` or `closed6` and takes another way is dropped: while the engine is away, and where others' marks or rules lead it astray.
 //!
+//! What a pod in `fenced` sends to the node itself the kernel would deliver before it asks any rule: the tables `ip` and `ip6 millrace-own` send a copy into the
+//! trunk instead. (That needs the kernel's `nft_dup_ipv4` and `nft_dup_ipv6`, which are of one family each; without them such pods are not kept from their node.) It comes back, is
+//! delivered, and its answers, which are of a connection that came out of the trunk, go the same way. Answers to the node pass.
+//!
 //! Left alone is what stays on one device (a bridge switches it, and shows it here if `bridge-nf-call-iptables` is set), and what a pod sends to an address that
 //! rules of others translate, since they would have to see its answers on the same way.
 //!
@@ -21,9 +25,11 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::Settings;
+use super::{Settings, nft};
 
 pub(super) const TABLE: &str = "inet millrace-pods";
+/// Of each family.
+const OWN: [(&str, bool); 2] = [("ip millrace-own", true), ("ip6 millrace-own", false)];
 
 /// Addresses, from the first to the last.
 pub type Range = (IpAddr, IpAddr);
@@ -35,6 +41,8 @@ pub struct Pods {
     pub led: BTreeSet<Range>,
     /// Those whose packets pass nowhere else.
     pub closed: BTreeSet<Range>,
+    /// Those that policies may keep from this node itself.
+    pub fenced: BTreeSet<Range>,
 }
 
 /// Of prefixes, of which the longest counts for an address, those that `is` holds for: ranges, in order.
@@ -210,6 +218,65 @@ pub(super) fn table(settings: &Settings) -> String {
     script
 }
 
+/// The tables about what fenced pods send to the node itself, for the families that the trunk has.
+pub(super) fn own_tables(settings: &Settings) -> String {
+    let mut script = String::new();
+    let name = &settings.name;
+    for (table, v4) in OWN {
+        let Some(engine) = settings.own().find(|addr| addr.is_ipv4() == v4) else { continue };
+        let (ip, kind) = if v4 { ("ip", "ipv4") } else { ("ip6", "ipv6") };
+        let hook = "type filter hook prerouting priority -90; policy accept;";
+        // Who has which MAC is between neighbors, and never sent on.
+        let neighbors = if v4 {
+            String::new()
+        } else {
+            let kinds = "nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert";
+            format!("add rule {table} fence icmpv6 type {{ {kinds} }} accept\n")
+        };
+        let _ = write!(
+            script,
+            "add table {table}
+add set {table} fenced {{ type {kind}_addr; flags interval; auto-merge; }}
+add chain {table} fence {{ {hook} }}
+flush chain {table} fence
+add rule {table} fence iifname {{ \"lo\", \"{name}\" }} accept
+add rule {table} fence {ip} saddr != @fenced accept
+add rule {table} fence fib daddr type != local accept
+add rule {table} fence ct direction reply accept
+{neighbors}add rule {table} fence dup to {engine} device \"{name}\"
+add rule {table} fence drop
+"
+        );
+    }
+    script
+}
+
+/// Whether these tables are there.
+pub(super) fn has_own(settings: &Settings) -> bool {
+    let mut wanted = OWN.iter().filter(|(_, v4)| settings.own().any(|addr| addr.is_ipv4() == *v4));
+    wanted.all(|(table, _)| nft::lists(table))
+}
+
+/// Replaces their sets.
+pub(super) fn own_sets(settings: &Settings, pods: &Pods) -> String {
+    let mut script = String::new();
+    for (table, v4) in OWN {
+        if !settings.own().any(|addr| addr.is_ipv4() == v4) {
+            continue;
+        }
+        let _ = writeln!(script, "flush set {table} fenced");
+        for range in pods.fenced.iter().filter(|(from, _)| from.is_ipv4() == v4) {
+            let _ = writeln!(script, "add element {table} fenced {{ {} }}", element(range));
+        }
+    }
+    script
+}
+
+/// As nft writes a range.
+fn element((from, to): &Range) -> String {
+    if from == to { from.to_string() } else { format!("{from}-{to}") }
+}
+
 /// Replaces the sets.
 pub(super) fn sets(pods: &Pods) -> String {
     let mut script = String::new();
@@ -217,10 +284,9 @@ pub(super) fn sets(pods: &Pods) -> String {
         for version in [4, 6] {
             let _ = writeln!(script, "flush set {TABLE} {set}{version}");
         }
-        for (from, to) in ranges {
-            let version = if from.is_ipv4() { 4 } else { 6 };
-            let range = if from == to { from.to_string() } else { format!("{from}-{to}") };
-            let _ = writeln!(script, "add element {TABLE} {set}{version} {{ {range} }}");
+        for range in ranges {
+            let version = if range.0.is_ipv4() { 4 } else { 6 };
+            let _ = writeln!(script, "add element {TABLE} {set}{version} {{ {} }}", element(range));
         }
     }
     script
@@ -229,6 +295,11 @@ pub(super) fn sets(pods: &Pods) -> String {
 /// Removes the table, if it is there.
 pub(super) fn gone() -> String {
     format!("table {TABLE}\ndelete table {TABLE}\n")
+}
+
+/// Removes those about the node itself, if they are there.
+pub(super) fn own_gone() -> String {
+    OWN.iter().map(|(table, _)| format!("table {table}\ndelete table {table}\n")).collect()
 }
 
 #[cfg(test)]
@@ -309,6 +380,29 @@ mod tests {
         ] {
             assert!(script.contains(needle), "{needle} in\n{script}");
         }
+    }
+
+    #[test]
+    fn what_is_for_the_node_is_led_by_family() {
+        let script = own_tables(&Settings::default());
+        for needle in [
+            "ip millrace-own fence dup to 169.254.77.1 device \"millrace0\"",
+            "ip6 millrace-own fence dup to fd4d:696c:6c72::1 device \"millrace0\"",
+            "ip6 millrace-own fence icmpv6 type",
+        ] {
+            assert!(script.contains(needle), "{needle} in\n{script}");
+        }
+        assert!(!script.contains("ip millrace-own fence icmpv6"), "{script}");
+        let mut settings = Settings::default();
+        settings.addresses.truncate(1);
+        let addr = |text: &str| text.parse::<IpAddr>().unwrap();
+        let fenced = BTreeSet::from([
+            (addr("10.1.0.5"), addr("10.1.0.5")),
+            (addr("fd00::"), addr("fd00::1")),
+        ]);
+        let sets = own_sets(&settings, &Pods { fenced, ..Pods::default() });
+        assert!(!own_tables(&settings).contains("ip6") && !sets.contains("ip6"), "{sets}");
+        assert!(sets.ends_with("add element ip millrace-own fenced { 10.1.0.5 }\n"), "{sets}");
     }
 
     #[test]

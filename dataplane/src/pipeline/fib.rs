@@ -60,6 +60,9 @@ pub fn lookup<O: Observer>(
             ));
         }
         Some(Row::Local) if is_translated(packet, flow, context) => to_host(destination, context)?,
+        Some(Row::Local) if let Some(hop) = trunk::of_fenced_pod(packet, &destination, context) => {
+            hop
+        }
         Some(Row::Local) => {
             policy::check_own(packet, flow, context)?;
             return Err(local::deliver(packet, local::To::Owned, context));

@@ -37,7 +37,7 @@ pub fn deliver<O: Observer>(
     let headers = packet.headers();
     let stack = context.interfaces.of_kind(InterfaceKind::HOST).is_some();
     // The trunk's own address is the engine's alone.
-    let is_own = trunk::is_from_kernel(context) && context.interfaces.owns(&headers.tuple.dst);
+    let is_own = trunk::is_from_kernel(context) && trunk::is_of_trunk(&headers.tuple.dst, context);
     if to == To::Owned && stack && !is_own {
         return trunk::hand_on(packet, PuntReason::Local, context);
     }

@@ -143,6 +143,21 @@ pub(super) fn without_route<O: Observer>(
     (is_led && gateway.is_some()).then_some(NextHop { interface: trunk.id, gateway })
 }
 
+/// The way of what a fenced pod sends to this node itself, which the kernel has led here before it delivers it.
+#[inline(never)]
+pub(super) fn of_fenced_pod<O: Observer>(
+    packet: &Packet<'_, Parsed<'_>>,
+    destination: &Addr,
+    context: &Context<'_, O>,
+) -> Option<NextHop> {
+    let trunk = context.interfaces.trunk().filter(|trunk| trunk.id == context.from)?;
+    let (source, tables) = (packet.source().ok()?, &context.tables);
+    let is_fenced = tables.has_policies() && tables.policy_endpoint(&source).is_fenced();
+    let gateway = trunk.peer(source.is_v4());
+    let is_back = is_fenced && gateway.is_some() && !is_of_trunk(destination, context);
+    is_back.then_some(NextHop { interface: trunk.id, gateway })
+}
+
 /// Whether the kernel has routes of their own for what leaves with this source. Not so for what is masqueraded: its source is of
 /// the way that it takes.
 #[inline(never)]
@@ -226,6 +241,12 @@ pub(super) fn is_own<O: Observer>(addr: &Addr, context: &Context<'_, O>) -> bool
 /// Whether it is an address of the engine's on the trunk.
 pub(super) fn is_its_own<O: Observer>(addr: &Addr, context: &Context<'_, O>) -> bool {
     context.interfaces.trunk().is_some_and(|trunk| trunk.onward(addr.is_v4()) == Some(*addr))
+}
+
+/// Whether it is ours on the trunk. In `explain` uplinks have addresses too, which are the kernel's.
+pub(super) fn is_of_trunk<O: Observer>(addr: &Addr, context: &Context<'_, O>) -> bool {
+    let own = context.interfaces.trunk().and_then(|trunk| context.interfaces.get(trunk.id));
+    own.is_some_and(|own| own.owns(addr))
 }
 
 /// Whether the packet came from the kernel.

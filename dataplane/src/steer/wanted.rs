@@ -107,6 +107,7 @@ pub fn wanted(tables: &Snapshot<'_>, interfaces: &Interfaces, snat: &Ports) -> W
         Pods {
             led: pods::ranges(rows(), |endpoint| tables.is_led(endpoint)),
             closed: pods::ranges(rows(), Endpoint::is_isolated),
+            fenced: pods::ranges(rows(), Endpoint::is_fenced),
         }
     });
     wanted.trunk.sources = sources(&node.sources, trunk.id);
@@ -272,7 +273,8 @@ mod tests {
             writer.publish().unwrap();
             let tables = writer.tables();
             let wanted = wanted(&tables.snapshot(), &interfaces(trunk), &Ports::default()).trunk;
-            let Pods { led, closed } = wanted.pods.unwrap();
+            let Pods { led, closed, fenced } = wanted.pods.unwrap();
+            assert_eq!(fenced, BTreeSet::new());
             [led, closed].map(|ranges| {
                 let texts = ranges.into_iter().map(|(from, to)| format!("{from}-{to}"));
                 texts.collect::<Vec<String>>().join(" ")

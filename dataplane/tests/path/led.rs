@@ -9,7 +9,7 @@ use millrace_tables::{Endpoint, EndpointSpec, NodeSpec};
 use crate::packets::{Link, between, on};
 use crate::rules::*;
 use crate::trunk::{
-    NEIGHBOR, OUTSIDE, REMOTE, ROUTED, WEB as SERVICE, ask, from_kernel, onward, to_kernel,
+    NEIGHBOR, NODE, OUTSIDE, REMOTE, ROUTED, WEB as SERVICE, ask, from_kernel, onward, to_kernel,
 };
 use crate::world::*;
 
@@ -153,6 +153,22 @@ fn a_pod_that_nothing_is_known_of_reaches_nobody_outside() {
     denied(&mut world, DOWN, (NEIGHBOR, "198.51.100.9"), (4000, 53));
     denied(&mut world, DOWN, (OUTSIDE, NEIGHBOR), (4000, 53));
     returns(&mut world, (BACKEND, OUTSIDE), (4000, 53), to_kernel());
+}
+
+#[test]
+fn what_a_fenced_pod_sends_to_its_node_is_judged_and_given_back() {
+    let mut world = world(BACKEND);
+    let node = EndpointSpec { class: CLIENTS, flags: Endpoint::NODE, ..EndpointSpec::default() };
+    world.endpoint(NODE, node);
+    world.isolate_with(Endpoint::LOCAL | Endpoint::FENCED, Some(NOTHING), Some(ANYTHING));
+    for _ in 0..2 {
+        returns(&mut world, (BACKEND, NODE), (4000, 53), to_kernel());
+        returns(&mut world, (NODE, BACKEND), (53, 4000), onward());
+    }
+    // What the node begins needs no leave.
+    returns(&mut world, (NODE, BACKEND), (4001, 53), onward());
+    world.isolate_with(Endpoint::LOCAL | Endpoint::FENCED, Some(NOTHING), Some(WEB));
+    denied(&mut world, DOWN, (BACKEND, NODE), (4000, 53));
 }
 
 #[test]
