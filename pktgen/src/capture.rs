@@ -20,7 +20,9 @@ use std::time::Duration;
 const MOST_BYTES: usize = 1 << 30;
 /// Shortest frame that Ethernet has, without FCS; shorter ones are padded.
 const MIN_FRAME: usize = 60;
+/// What pcap files begin with, in microseconds and nanoseconds and either byte order; and pcapng files.
 const WORDS: [u32; 4] = [0xa1b2_c3d4, 0xd4c3_b2a1, 0xa1b2_3c4d, 0x4d3c_b2a1];
+const SECTION: u32 = 0x0a0d_0d0a;
 
 /// A capture's frames and when each is due.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,12 +45,20 @@ impl Capture {
         let fail = |why: String| wrong(path.display().to_string(), why);
         let mut file = BufReader::new(File::open(path).map_err(|e| fail(e.to_string()))?);
         let mut magic = [0; 4];
-        file.read_exact(&mut magic).map_err(|_| fail("it is no capture: it is empty".into()))?;
+        file.read_exact(&mut magic).map_err(|e| match e.kind() {
+            ErrorKind::UnexpectedEof => fail("it is no capture: it is empty".into()),
+            _ => fail(e.to_string()),
+        })?;
         let file = magic.as_slice().chain(file);
-        let capture = if WORDS.contains(&u32::from_be_bytes(magic)) {
-            Self::read_pcap(file)
-        } else {
-            Self::read_pcapng(file)
+        let capture = match u32::from_be_bytes(magic) {
+            word if WORDS.contains(&word) => Self::read_pcap(file),
+            SECTION => Self::read_pcapng(file),
+            word if word >> 16 == 0x1f8b || word == 0x28b5_2ffd => {
+                Err("it is compressed: unpack it first".into())
+            }
+            word => {
+                Err(format!("it is no capture: pcap and pcapng files don't begin with {word:08x}"))
+            }
         };
         let capture = capture.map_err(fail)?;
         if capture.frames.is_empty() {
@@ -58,7 +68,7 @@ impl Capture {
     }
 
     pub(crate) fn read_pcap(file: impl Read) -> Result<Self, String> {
-        let mut reader = PcapReader::new(file).map_err(|e| e.to_string())?;
+        let mut reader = PcapReader::new(file).map_err(said)?;
         check_link(reader.header().datalink)?;
         let mut capture = Self::default();
         let mut first = None;
@@ -81,7 +91,7 @@ impl Capture {
     }
 
     fn read_pcapng(file: impl Read) -> Result<Self, String> {
-        let mut reader = PcapNgReader::new(file).map_err(|e| format!("it is no capture: {e}"))?;
+        let mut reader = PcapNgReader::new(file).map_err(said)?;
         let mut capture = Self::default();
         let mut first = None;
         let mut interfaces = Vec::new();
@@ -121,7 +131,7 @@ impl Capture {
                 }
                 Ok(None)
             }
-            Err(e) => Err(format!("{}: {e}", self.next())),
+            Err(e) => Err(format!("{}: {}", self.next(), said(e))),
         }
     }
 
@@ -229,12 +239,23 @@ impl Capture {
     }
 }
 
+/// An error as it is told: the reader's own of reading doesn't say what it was.
+fn said(error: PcapError) -> String {
+    match error {
+        PcapError::IoError(e) if e.kind() == ErrorKind::UnexpectedEof => {
+            "the file ends in the middle of its header".into()
+        }
+        PcapError::IoError(e) => e.to_string(),
+        other => other.to_string(),
+    }
+}
+
 fn check_link(link: DataLink) -> Result<(), String> {
     match link {
         DataLink::ETHERNET => Ok(()),
         // What `tcpdump -i any` writes, most of the time.
         other => Err(format!(
-            "its packets are {other:?}, not Ethernet frames: capture on one interface, not on `any`"
+            "its packets are {other:?}, not Ethernet frames: capture on an Ethernet interface, not on `any`"
         )),
     }
 }

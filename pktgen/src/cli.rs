@@ -108,10 +108,10 @@ pub struct Ends {
     #[arg(long, value_name = "NAME")]
     pub netns_rx: Option<String>,
     /// Addresses of the sending end, which it answers ARP, ND and echo requests for
-    #[arg(long, value_name = "ADDRESS/LENGTH")]
+    #[arg(long, value_parser = net, value_name = "ADDRESS/LENGTH")]
     pub tx_address: Vec<IpNet>,
     /// Addresses of the receiving end
-    #[arg(long, value_name = "ADDRESS/LENGTH")]
+    #[arg(long, value_parser = net, value_name = "ADDRESS/LENGTH")]
     pub rx_address: Vec<IpNet>,
     /// Router that the sending end resolves and sends to
     #[arg(long, value_name = "ADDRESS")]
@@ -276,10 +276,10 @@ pub struct Listen {
     #[arg(long, value_name = "NAME")]
     pub netns_rx: Option<String>,
     /// Addresses that are answered for; prefixes with `--answer-for`
-    #[arg(long, value_name = "ADDRESS/LENGTH")]
+    #[arg(long, value_parser = net, value_name = "ADDRESS/LENGTH")]
     pub address: Vec<IpNet>,
     /// Whole prefixes that are answered for
-    #[arg(long, value_name = "PREFIX")]
+    #[arg(long, value_parser = net, value_name = "PREFIX")]
     pub answer_for: Vec<IpNet>,
     /// CPUs to pin the queues' threads to
     #[arg(long, value_delimiter = ',', value_name = "CPU,…")]
@@ -295,6 +295,39 @@ pub struct Listen {
     pub show: Show,
 }
 
+/// Bytes, written as a text with escapes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bytes(pub Vec<u8>);
+
+impl FromStr for Bytes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut bytes = Vec::with_capacity(text.len());
+        let mut rest = text.bytes();
+        while let Some(byte) = rest.next() {
+            if byte != b'\\' {
+                bytes.push(byte);
+                continue;
+            }
+            bytes.push(match rest.next() {
+                Some(b'r') => b'\r',
+                Some(b'n') => b'\n',
+                Some(b't') => b'\t',
+                Some(b'\\') => b'\\',
+                Some(b'x') => {
+                    let mut digit = || char::from(rest.next()?).to_digit(16);
+                    let both = digit().zip(digit());
+                    both.map(|(high, low)| (high * 16 + low) as u8)
+                        .ok_or("\\x is followed by two hexadecimal digits")?
+                }
+                _ => return Err("a \\ is followed by r, n, t, \\ or x".into()),
+            });
+        }
+        if bytes.is_empty() { Err("it is empty".into()) } else { Ok(Self(bytes)) }
+    }
+}
+
 /// Arguments of `tcp` and `udp`.
 #[derive(Args, Debug)]
 pub struct Tcp {
@@ -305,7 +338,7 @@ pub struct Tcp {
     #[arg(long, value_name = "NAME")]
     pub netns_tx: Option<String>,
     /// Clients' addresses: not the kernel's; connections go round among them
-    #[arg(long, required = true, value_name = "ADDRESS/LENGTH")]
+    #[arg(long, required = true, value_parser = net, value_name = "ADDRESS/LENGTH")]
     pub address: Vec<IpNet>,
     /// Router to the server
     #[arg(long)]
@@ -328,7 +361,10 @@ pub struct Tcp {
     /// Bytes sent on each; of `udp` 1 to 1024
     #[arg(long, value_parser = count, default_value = "64")]
     pub request: u64,
-    /// Bytes awaited on each before it is closed; the server may send more
+    /// The request itself, with \r, \n, \t, \\ and \x00: 'GET / HTTP/1.0\r\n\r\n'
+    #[arg(long, value_name = "TEXT", conflicts_with = "request")]
+    pub send: Option<Bytes>,
+    /// Bytes awaited on each before it is closed; the server may send more, or close before
     #[arg(long, value_parser = count, default_value = "1")]
     pub response: u64,
     /// Give one up after this long
@@ -393,6 +429,10 @@ fn count(text: &str) -> Result<u64, UnitError> {
     units::count(text)
 }
 
+fn net(text: &str) -> Result<IpNet, String> {
+    crate::profile::value::net(text)
+}
+
 fn mac(text: &str) -> Result<Mac, String> {
     text.parse().map_err(|_| format!("{text:?} is no MAC address"))
 }
@@ -416,6 +456,31 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn bytes_are_written_as_text() {
+        let bytes = |text: &str| text.parse::<Bytes>().map(|b| b.0);
+        assert_eq!(bytes(r"GET / HTTP/1.0\r\n\r\n"), Ok(b"GET / HTTP/1.0\r\n\r\n".to_vec()));
+        assert_eq!(bytes(r"\x00\xfF\\é\t"), Ok(b"\x00\xff\\\xc3\xa9\t".to_vec()));
+        for wrong in ["", r"\", r"\x0", r"\xzz", r"\q"] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_address_alone_is_one_of_full_length() {
+        let parse = |text: &str| {
+            let command = ["pktgen", "respond", "--rx", "l0", "--address", text];
+            Cli::try_parse_from(command).map(|cli| match cli.command {
+                Command::Respond(arguments) => arguments.address[0].to_string(),
+                _ => String::new(),
+            })
+        };
+        assert_eq!(parse("10.0.0.1").unwrap(), "10.0.0.1/32");
+        assert_eq!(parse("10.0.0.1/24").unwrap(), "10.0.0.1/24");
+        let error = parse("10.0.0.300").unwrap_err().to_string();
+        assert!(error.contains("is no address nor prefix"), "{error}");
     }
 
     #[test]

@@ -8,7 +8,7 @@
 use crate::field::{Field, Share, Spec};
 use crate::profile::{Family, Plan, Transport};
 use crate::signature::{self, Signature};
-use crate::template::{Macs, Part, Place, Template, fold, put16, words};
+use crate::template::{Layout, Macs, Part, Place, Template, fold, put16, words};
 use etherparse::err::packet::BuildWriteError;
 use millrace_wire::crc32c::crc32c;
 use std::sync::Arc;
@@ -32,11 +32,13 @@ struct Stream {
     sequence: u64,
 }
 
-/// A part of the packets that changes, and where it is.
+/// A part of the packets that changes.
 #[derive(Clone, Debug)]
 struct Change {
-    part: Part,
     place: Place,
+    /// All ones where the IP header's checksum is of it too, and the L4 header's.
+    in_ip: u64,
+    in_l4: u64,
     field: Field,
 }
 
@@ -83,20 +85,30 @@ impl Crafter {
                 .map_err(|why| CraftError::Build(plan_of.name.clone(), why))?;
             let outer = plan_of.vxlan.as_ref().map(|v| &v.src_port);
             let mut changes = Vec::new();
+            let numbers = Spec::Range { first: 0, last: 0xffff, step: 1, every: 1 };
             for (part, salt, spec) in [
                 (Part::Src, 0, Some(&plan_of.src)),
                 (Part::Dst, 1, Some(&plan_of.dst)),
                 (Part::SrcPort, 2, Some(&plan_of.src_port)),
                 (Part::DstPort, 3, Some(&plan_of.dst_port)),
                 (Part::OuterPort, 5, outer),
+                (Part::Number, 6, Some(&numbers)),
             ] {
                 let (Some(spec), Some(place)) = (spec, template.layout.place(part)) else {
                     continue;
                 };
-                match spec.fixed() {
-                    Some(value) => template.fix(part, value),
-                    None => changes.push(Change { part, place, field: field(spec, salt) }),
+                if let Some(value) = spec.fixed() {
+                    template.fix(part, value);
+                    continue;
                 }
+                // Each worker's packets have all the numbers.
+                let field = match part {
+                    Part::Number => Field::new(spec, Share::ALL, plan.seed, salt),
+                    _ => field(spec, salt),
+                };
+                let mask = |holds: bool| if holds { u64::MAX } else { 0 };
+                let (in_ip, in_l4) = template.layout.summed(part);
+                changes.push(Change { place, in_ip: mask(in_ip), in_l4: mask(in_l4), field });
             }
             Ok(Stream {
                 template,
@@ -158,65 +170,58 @@ impl Stream {
     #[inline]
     fn fill(&mut self, token: u16, due_ns: u64, measured: bool, out: &mut [u8]) {
         let Self { template, changes, .. } = self;
-        let layout = &template.layout;
-        let (len, l4) = (out.len(), layout.l4);
-        let l4_len = (len - l4) as u16;
-        let number = self.sequence;
+        let len = out.len();
+        let number = self.sequence as u32;
         self.sequence += 1;
 
-        let (mut addresses, mut ports) = (0, 0);
-        for Change { part, place, field } in changes {
+        let (mut ip_sum, mut l4_sum) = (template.ip_sum, template.l4_sum);
+        for Change { place, in_ip, in_l4, field } in changes {
             let sum = place.store(field.draw(), out);
-            match part {
-                Part::Src | Part::Dst => addresses += sum,
-                Part::SrcPort | Part::DstPort => ports += sum,
-                Part::OuterPort => {}
-            }
+            ip_sum += sum & *in_ip;
+            l4_sum += sum & *in_l4;
         }
         if !measured {
             template.measure(out);
         }
+        let layout = &template.layout;
         if layout.family == Family::V4 {
-            let sum = template.ip_sum + (len - layout.ip) as u64 + addresses;
-            put16(out, layout.ip + 10, !fold(sum));
+            put16(out, layout.ip + 10, !fold(ip_sum + (len - layout.ip) as u64));
         }
         let mut data = len - layout.payload;
         if layout.signature {
             data -= signature::LEN;
-            let signature =
-                Signature { substream: self.substream, sequence: number as u32, due_ns };
+            let signature = Signature { substream: self.substream, sequence: number, due_ns };
             out[len - signature::LEN..].copy_from_slice(&signature.bytes(token));
         }
-        let own = template.l4_sum + template.payload_sum(data) + ports;
-        let sum = own + addresses + u64::from(l4_len);
-        match layout.transport {
-            Transport::Udp => {
-                // Its length is in the header and in the pseudo-header.
-                let check = !fold(sum + u64::from(l4_len));
-                put16(out, l4 + 6, if check == 0 { 0xffff } else { check });
-            }
-            Transport::Tcp => put16(out, l4 + 16, !fold(sum)),
-            Transport::Icmp => {
-                put16(out, l4 + 6, number as u16);
-                let sum = if layout.has_pseudo_header() { sum } else { own };
-                put16(out, l4 + 2, !fold(sum + u64::from(number as u16)));
-            }
-            Transport::Sctp => {
-                out[l4 + 16..l4 + 20].copy_from_slice(&(number as u32).to_be_bytes());
-                out[l4 + 8..l4 + 12].fill(0);
-                let crc = crc32c(&out[l4..]);
-                out[l4 + 8..l4 + 12].copy_from_slice(&crc.to_le_bytes());
-            }
+        if let Some(at) = template.check {
+            l4_sum += template.payload_sum(data) + template.lengths * (len - layout.l4) as u64;
+            let check = !fold(l4_sum);
+            // Nought says that UDP has no checksum (RFC 768).
+            let is_none = check == 0 && layout.transport == Transport::Udp;
+            put16(out, at, if is_none { 0xffff } else { check });
         }
-        // Over IPv4 it has no checksum (RFC 7348 §5: it should be zero).
-        if let Some(outer) = &layout.outer
-            && outer.family == Family::V6
-        {
-            put16(out, outer.udp + 6, 0);
-            let udp_len = (len - outer.udp) as u64;
-            let check = !fold(u64::from(words(&out[outer.ip + 8..])) + 17 + udp_len);
-            put16(out, outer.udp + 6, if check == 0 { 0xffff } else { check });
+        if template.is_slow {
+            pass(template, number, out);
         }
+    }
+}
+
+/// The checksums that need a pass over the packet.
+#[inline(never)]
+fn pass(template: &Template, number: u32, out: &mut [u8]) {
+    let Layout { l4, transport, outer, .. } = template.layout;
+    if transport == Transport::Sctp {
+        out[l4 + 16..l4 + 20].copy_from_slice(&number.to_be_bytes());
+        out[l4 + 8..l4 + 12].fill(0);
+        let crc = crc32c(&out[l4..]);
+        out[l4 + 8..l4 + 12].copy_from_slice(&crc.to_le_bytes());
+    }
+    // Over IPv4 it has none (RFC 7348 §5: it should be zero).
+    if let Some(outer) = outer.filter(|outer| outer.family == Family::V6) {
+        put16(out, outer.udp + 6, 0);
+        let udp_len = (out.len() - outer.udp) as u64;
+        let check = !fold(u64::from(words(&out[outer.ip + 8..])) + 17 + udp_len);
+        put16(out, outer.udp + 6, if check == 0 { 0xffff } else { check });
     }
 }
 

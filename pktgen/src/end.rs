@@ -69,6 +69,8 @@ pub enum EndError {
     Mtu { interface: String, mtu: u32, packet: usize },
     #[error("{0}")]
     Unresolved(String),
+    #[error("{side}.cpus: there is no CPU {cpu} for this process (it may use {usable:?})")]
+    Cpu { side: &'static str, cpu: usize, usable: Vec<usize> },
 }
 
 /// The queues that were asked for. A sending end has all receive queues besides: nobody knows on which one its neighbors' answers come in.
@@ -109,6 +111,14 @@ impl End {
         rx_frames: u32,
     ) -> Result<Self, EndError> {
         let port = plan.port.clone().ok_or(EndError::Unnamed(side))?;
+        // Where they aren't known, pinning will say.
+        let known = core_affinity::get_core_ids().unwrap_or_default();
+        let usable: Vec<_> = known.into_iter().map(|core| core.id).collect();
+        if let Some(cpu) = plan.cpus.iter().copied().find(|cpu| !usable.contains(cpu))
+            && !usable.is_empty()
+        {
+            return Err(EndError::Cpu { side, cpu, usable });
+        }
         let opened = netns::within(plan.netns.as_deref(), || {
             let device = Netdev::read(&port.interface)?;
             let chunk = if device.mtu + LINK > SMALL { 4096 } else { 2048 };

@@ -138,54 +138,63 @@ pub struct Field(Kind);
 #[derive(Clone, Debug)]
 enum Kind {
     Fixed(u128),
-    Range { first: u128, step: u64, turn: Turn },
+    Range { first: u128, turn: Turn },
     Sequence { values: Box<[u128]>, turn: Turn },
     Random { first: u128, span: u128, rng: Rng },
     List { values: Box<[u128]>, rng: Rng },
 }
 
-/// A position that goes round: packet `index` has position (index / every) mod len.
+/// A place that goes round by steps: packet `index` is (index / every) mod len steps from the start.
 #[derive(Clone, Debug)]
 struct Turn {
-    len: u64,
-    position: u64,
+    /// Where it is, and where it begins again.
+    at: u64,
+    end: u64,
+    step: u64,
     /// How much further each packet is, and what is left over of its stride.
     hop: u64,
     rest: u64,
-    /// What is left over makes one more position when there are `every` of it.
+    /// What is left over makes one more step when there are `every` of it.
     every: u64,
     held: u64,
 }
 
 impl Turn {
-    fn new(len: u64, every: u64, share: Share) -> Self {
+    fn new(len: u128, step: u128, every: u64, share: Share) -> Self {
+        // Nobody comes to the end of 2^64, and a longer step than that is not made.
+        let end = u64::try_from(len.saturating_mul(step)).unwrap_or(u64::MAX);
+        let step = u64::try_from(step).unwrap_or(end);
+        let steps = |n: u64| (u128::from(n) * u128::from(step) % u128::from(end)) as u64;
         Self {
-            len,
-            position: (share.worker / every) % len,
-            hop: (share.workers / every) % len,
+            at: steps(share.worker / every),
+            end,
+            step: steps(1),
+            hop: steps(share.workers / every),
             rest: share.workers % every,
             every,
             held: share.worker % every,
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn next(&mut self) -> u64 {
-        let now = self.position;
+        let now = self.at;
         self.go(self.hop);
-        self.held += self.rest;
-        if self.held >= self.every {
-            self.held -= self.every;
-            self.go(1);
+        if self.rest > 0 {
+            self.held += self.rest;
+            if self.held >= self.every {
+                self.held -= self.every;
+                self.go(self.step);
+            }
         }
         now
     }
 
-    /// `by` is not more than `len`.
-    #[inline]
+    /// `by` is less than `end`.
+    #[inline(always)]
     fn go(&mut self, by: u64) {
-        let left = self.len - self.position;
-        self.position = if by < left { self.position + by } else { by - left };
+        let left = self.end - self.at;
+        self.at = if by < left { self.at + by } else { by - left };
     }
 }
 
@@ -210,16 +219,12 @@ impl Field {
         Self(match spec {
             Spec::Fixed(value) => Kind::Fixed(*value),
             Spec::Range { first, last, step, every } => {
-                // Nobody comes to the end of 2^64 values.
-                let len = u64::try_from((last - first) / step).unwrap_or(u64::MAX);
-                let turn = Turn::new(len.saturating_add(1), *every, share);
-                // A step that is longer than that has one value.
-                let step = u64::try_from(*step).unwrap_or(0);
-                Kind::Range { first: *first, step, turn }
+                let len = ((last - first) / step).saturating_add(1);
+                Kind::Range { first: *first, turn: Turn::new(len, *step, *every, share) }
             }
             Spec::Sequence { values, every } => Kind::Sequence {
                 values: values.as_slice().into(),
-                turn: Turn::new(values.len().max(1) as u64, *every, share),
+                turn: Turn::new(values.len().max(1) as u128, 1, *every, share),
             },
             Spec::Random { first, last } => {
                 Kind::Random { first: *first, span: (last - first).saturating_add(1), rng: rng() }
@@ -233,20 +238,29 @@ impl Field {
     pub fn draw(&mut self) -> u128 {
         match &mut self.0 {
             Kind::Fixed(value) => *value,
-            Kind::Range { first, step, turn } => {
-                *first + u128::from(*step) * u128::from(turn.next())
-            }
-            Kind::Sequence { values, turn } => {
+            Kind::Range { first, turn } => *first + u128::from(turn.next()),
+            other => other.choose(),
+        }
+    }
+}
+
+impl Kind {
+    /// The next of those that need more than an addition.
+    fn choose(&mut self) -> u128 {
+        match self {
+            Self::Fixed(value) => *value,
+            Self::Range { first, turn } => *first + u128::from(turn.next()),
+            Self::Sequence { values, turn } => {
                 values.get(turn.next() as usize).copied().unwrap_or(0)
             }
-            Kind::Random { first, span, rng } => match u64::try_from(*span) {
+            Self::Random { first, span, rng } => match u64::try_from(*span) {
                 Ok(span) => *first + u128::from(rng.below(span)),
                 Err(_) => {
                     let high = u128::from(rng.next()) << 64;
                     *first + (high | u128::from(rng.next())) % *span
                 }
             },
-            Kind::List { values, rng } => {
+            Self::List { values, rng } => {
                 let at = rng.below(values.len() as u64) as usize;
                 values.get(at).copied().unwrap_or(0)
             }

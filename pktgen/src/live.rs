@@ -230,14 +230,17 @@ pub fn text(report: &Report) -> String {
     }
     if sends && report.setup.rx.is_some() {
         put(format!("received  {}: {:.3}pps", c.received, Short(report.rates.rx.pps)));
-        put(format!(
-            "lost      {} ({:.6} %)   duplicated {}   reordered {}   corrupted {}",
-            c.lost,
-            report.rates.loss_ratio * 100.0,
-            c.duplicated,
-            c.reordered,
-            c.corrupted
-        ));
+        // Packets without a signature can't be told from others', nor missed.
+        if report.streams.iter().any(|s| s.signature) {
+            put(format!(
+                "lost      {} ({:.6} %)   duplicated {}   reordered {}   corrupted {}",
+                c.lost,
+                report.rates.loss_ratio * 100.0,
+                c.duplicated,
+                c.reordered,
+                c.corrupted
+            ));
+        }
     }
     let spread = |name: &str, p: &Option<Percentiles>| {
         p.map(|p| {

@@ -64,7 +64,7 @@ fn tell(report: &Report, show: &Show) -> Result<(), RunError> {
 fn read(path: &Path) -> Result<RawProfile, RunError> {
     let text = std::fs::read_to_string(path);
     let text = text.map_err(|e| wrong(path.display().to_string(), e))?;
-    Ok(Plan::parse(&text)?)
+    Ok(Plan::parse(&text).map_err(|e| wrong(format!("{}: {}", path.display(), e.key), e.why))?)
 }
 
 fn listen_as(arguments: &cli::Listen, mode: Mode) -> Result<(), RunError> {

@@ -236,10 +236,15 @@ impl StreamPlan {
 impl Plan {
     /// Reads a profile's text.
     pub fn parse(text: &str) -> Result<RawProfile, ProfileError> {
-        let reader = toml::Deserializer::parse(text).map_err(|e| wrong("profile", e.message()))?;
+        let line = |e: &toml::de::Error| {
+            let before = e.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            before.matches('\n').count() + 1
+        };
+        let reader = toml::Deserializer::parse(text)
+            .map_err(|e| wrong(format!("line {}", line(&e)), e.message()))?;
         serde_path_to_error::deserialize(reader).map_err(|e| {
             let key = e.path().to_string();
-            let key = if key == "." { "profile".to_owned() } else { key };
+            let key = if key == "." { format!("line {}", line(e.inner())) } else { key };
             wrong(key, e.inner().message())
         })
     }

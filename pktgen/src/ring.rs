@@ -260,7 +260,7 @@ impl Sender {
     }
 
     /// As [`Sender::write`]; `craft` is told too how long the packet of the same mark is that the frame still holds, or 0. The kernel only reads frames.
-    #[inline]
+    #[inline(always)]
     pub fn rewrite(&mut self, mark: u32, craft: impl FnOnce(&mut [u8], usize) -> usize) -> bool {
         let Some(mut descriptor) = self.free.pop() else { return false };
         let held = self.held.get_mut(descriptor.addr() >> self.shift);

@@ -51,7 +51,9 @@ impl RunError {
     /// The process's exit status: 2 for what was asked wrongly, 1 for what failed.
     pub fn status(&self) -> u8 {
         match self {
-            Self::Profile(_) | Self::Craft(_) | Self::End(EndError::Unnamed(_)) => 2,
+            Self::Profile(_)
+            | Self::Craft(_)
+            | Self::End(EndError::Unnamed(_) | EndError::Cpu { .. }) => 2,
             _ => 1,
         }
     }

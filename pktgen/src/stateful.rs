@@ -14,7 +14,7 @@ use crate::profile::{EndPlan, wrong};
 use crate::report::{Ended, Generator, Mode, Other, Rates, Report, SCHEMA, Second, Setup};
 use crate::run::{RX_FRAMES, RunError, TX_FRAMES, token_and_time};
 use crate::session::Signals;
-use conversation::{Conversation, REQUEST, Step};
+use conversation::{Conversation, REQUEST, Step, request};
 use ipnet::IpNet;
 use smoltcp::iface::{Config, Interface, SocketSet};
 use smoltcp::time::Instant as Moment;
@@ -77,7 +77,12 @@ pub fn run(arguments: &Tcp, mode: Mode, signals: &Signals) -> Result<Report, Run
     let time = if arguments.connections.is_some() { Duration::MAX } else { arguments.duration };
     let mut ended = if arguments.connections.is_some() { Ended::Count } else { Ended::Duration };
     let mut turn = 0;
+    let mut failed = None;
     loop {
+        if failed.is_some() {
+            ended = Ended::Failed;
+            break;
+        }
         let elapsed = started.elapsed();
         let now = Moment::from_micros(elapsed.as_micros() as i64);
         if signals.interrupted() {
@@ -87,7 +92,7 @@ pub fn run(arguments: &Tcp, mode: Mode, signals: &Signals) -> Result<Report, Run
                 open.for_each(|place| place.give_up(&mut client.sockets));
                 client.interface.poll(now, &mut link.host(index), &mut client.sockets);
             }
-            link.put_out()?;
+            failed = link.put_out().err();
             break;
         }
         let over = elapsed >= time || counts.other.opened >= total;
@@ -127,7 +132,7 @@ pub fn run(arguments: &Tcp, mode: Mode, signals: &Signals) -> Result<Report, Run
                 );
             }
         }
-        link.put_out()?;
+        failed = link.put_out().err();
         second.tick(elapsed, &counts, &mut live);
         if !busy {
             let next =
@@ -138,7 +143,7 @@ pub fn run(arguments: &Tcp, mode: Mode, signals: &Signals) -> Result<Report, Run
             match arguments.per_second {
                 Some(rate) if !over && rate > 500.0 => std::thread::yield_now(),
                 _ if rest < Duration::from_millis(1) => std::thread::yield_now(),
-                _ => drop(link.wait(Duration::from_millis(1))?),
+                _ => failed = failed.or(link.wait(Duration::from_millis(1)).err()),
             }
         }
     }
@@ -152,6 +157,15 @@ pub fn run(arguments: &Tcp, mode: Mode, signals: &Signals) -> Result<Report, Run
     other.setup_time = setup.percentiles();
     other.life_time = life.percentiles();
     let mut warnings: Vec<_> = end.warning().into_iter().collect();
+    if let Some(error) = failed {
+        let interface = &arguments.tx.interface;
+        warnings
+            .push(format!("interface {interface}: {error}; what it still had to do is missing"));
+    }
+    if other.timed_out > 0 && other.received_bytes == 0 && other.established > 0 {
+        let why = "a server that waits for a whole request is asked with --send";
+        warnings.push(format!("no server answered anything within {:?}: {why}", arguments.timeout));
+    }
     if link.unsent > 0 {
         warnings.push(format!("{} frames found no room in the ring", link.unsent));
     }
@@ -191,10 +205,14 @@ pub fn run(arguments: &Tcp, mode: Mode, signals: &Signals) -> Result<Report, Run
 }
 
 fn check(arguments: &Tcp, mode: Mode) -> Result<(), RunError> {
-    if mode == Mode::Udp && !(1..=REQUEST.len() as u64).contains(&arguments.request) {
-        let why =
-            format!("{}: it is one datagram of 1 to {} bytes", arguments.request, REQUEST.len());
-        return Err(wrong("--request", why).into());
+    let len = request(arguments).1;
+    if mode == Mode::Udp && !(1..=REQUEST.len() as u64).contains(&len) {
+        let key = if arguments.send.is_some() { "--send" } else { "--request" };
+        let why = format!("{len}: it is one datagram of 1 to {} bytes", REQUEST.len());
+        return Err(wrong(key, why).into());
+    }
+    if arguments.address.iter().any(|net| net.addr() == arguments.server.ip()) {
+        return Err(wrong("--address", "it is the server's own").into());
     }
     if arguments.concurrent == 0 {
         return Err(wrong("--concurrent", "it has to be 1 or more").into());

@@ -129,6 +129,16 @@ impl Layout {
             Part::SrcPort => Some(Place::Two(self.l4 + if is_echo { 4 } else { 0 })),
             Part::DstPort => (!is_echo).then_some(Place::Two(self.l4 + 2)),
             Part::OuterPort => self.outer.map(|outer| Place::Two(outer.udp)),
+            Part::Number => is_echo.then_some(Place::Two(self.l4 + 6)),
+        }
+    }
+
+    /// Whether the checksum of the IP header is of a part, and that of the L4 header.
+    pub fn summed(&self, part: Part) -> (bool, bool) {
+        match part {
+            Part::Src | Part::Dst => (self.family == Family::V4, self.has_pseudo_header()),
+            Part::SrcPort | Part::DstPort | Part::Number => (false, true),
+            Part::OuterPort => (false, false),
         }
     }
 }
@@ -146,6 +156,8 @@ pub enum Part {
     DstPort,
     /// The source port of an encapsulation.
     OuterPort,
+    /// The number of an echo request.
+    Number,
 }
 
 /// Where a part lies: its first byte, and how many it has.
@@ -194,6 +206,12 @@ pub struct Template {
     pub l4_sum: u64,
     /// Sum of the outer IP header's words, its addresses included.
     pub outer_sum: u64,
+    /// Where the L4 checksum is, if it is a sum.
+    pub check: Option<usize>,
+    /// How often the L4 packet's length is in that sum: in the pseudo-header, and in UDP's.
+    pub lengths: u64,
+    /// A checksum needs a pass over the packet.
+    pub is_slow: bool,
     /// Folded sum of the payload's first n bytes; empty when all are zeros.
     payload_sums: Vec<u16>,
 }
@@ -222,7 +240,24 @@ impl Template {
             }
         };
         let payload_sums = if plan.fill == Fill::Zeros { Vec::new() } else { running(&payload) };
-        let mut template = Self { layout, bytes, ip_sum: 0, l4_sum: 0, outer_sum: 0, payload_sums };
+        let (check, lengths) = match layout.transport {
+            Transport::Udp => (Some(layout.l4 + 6), 2),
+            Transport::Tcp => (Some(layout.l4 + 16), 1),
+            Transport::Icmp => (Some(layout.l4 + 2), u64::from(layout.has_pseudo_header())),
+            Transport::Sctp => (None, 0),
+        };
+        let outer_sum = layout.outer.is_some_and(|outer| outer.family == Family::V6);
+        let mut template = Self {
+            layout,
+            bytes,
+            ip_sum: 0,
+            l4_sum: 0,
+            outer_sum: 0,
+            check,
+            lengths,
+            is_slow: check.is_none() || outer_sum,
+            payload_sums,
+        };
         template.clear();
         Ok(template)
     }
@@ -231,17 +266,13 @@ impl Template {
     pub fn fix(&mut self, part: Part, value: u128) {
         let Some(place) = self.layout.place(part) else { return };
         let sum = place.store(value, &mut self.bytes);
-        match part {
-            Part::Src | Part::Dst => self.ip_sum += sum,
-            Part::SrcPort | Part::DstPort => self.l4_sum += sum,
-            Part::OuterPort => {}
-        }
-        if matches!(part, Part::Src | Part::Dst) && self.layout.has_pseudo_header() {
-            self.l4_sum += sum;
-        }
+        let (in_ip, in_l4) = self.layout.summed(part);
+        self.ip_sum += if in_ip { sum } else { 0 };
+        self.l4_sum += if in_l4 { sum } else { 0 };
     }
 
     /// Stores the lengths of a packet that is as long as `out`, and what depends on nothing else.
+    #[inline(never)]
     pub fn measure(&self, out: &mut [u8]) {
         let Layout { outer, family, ip, transport, l4, .. } = self.layout;
         let len = out.len();

@@ -117,6 +117,9 @@ fn what_is_no_capture_is_said_so() {
     for (bytes, needle) in [
         (&b"hello, world, this is text"[..], "no capture"),
         (&b"x"[..], "empty"),
+        (&b"\x1f\x8b\x08\x00 and so on"[..], "unpack it"),
+        (&capture(&[])[..17], "in the middle of its header"),
+        (&0x0a0d_0d0a_u32.to_be_bytes()[..], "in the middle of its header"),
         (&capture(&[])[..], "no packet"),
         (&capture(&[(1, 100)])[..90], "packet 1"),
         (&capture(&[(1, 13)])[..], "no Ethernet frame"),

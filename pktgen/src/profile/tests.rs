@@ -69,7 +69,11 @@ fn every_error_names_its_key() {
         assert!(error.starts_with(&format!("stream[1].{key}: ")), "{line}: {error}");
     }
     assert_eq!(build("").unwrap_err().key, "stream");
-    assert!(build("rate = \n").is_err());
+    // What isn't TOML has no key, but a line.
+    for (text, line) in [("rate = \n", "line 1: "), ("seed = 1\n\nrate\n", "line 3: ")] {
+        let error = build(text).unwrap_err().to_string();
+        assert!(error.starts_with(line), "{error}");
+    }
 }
 
 #[test]

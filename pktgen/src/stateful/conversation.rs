@@ -45,6 +45,8 @@ pub struct Conversation {
     stage: Stage,
     begun: Duration,
     server: Option<IpEndpoint>,
+    /// Bytes of the request that were sent, and that are left.
+    done: u64,
     to_send: u64,
     to_receive: u64,
     sent: u64,
@@ -63,6 +65,7 @@ impl Conversation {
             stage: Stage::Free,
             begun: Duration::ZERO,
             server: None,
+            done: 0,
             to_send: 0,
             to_receive: 0,
             sent: 0,
@@ -110,7 +113,8 @@ impl Conversation {
         self.stage = if self.udp { Stage::Talking } else { Stage::Opening };
         self.begun = now;
         self.server = Some(server);
-        self.to_send = arguments.request;
+        self.done = 0;
+        self.to_send = request(arguments).1;
         self.to_receive = arguments.response;
         self.last = tcp::State::SynSent;
         if !begun {
@@ -133,8 +137,8 @@ impl Conversation {
                 self.give_up(sockets);
                 self.end(Step::TimedOut)
             }
-            _ if self.udp => self.step_udp(sockets.get_mut(self.handle)),
-            _ => self.step_tcp(sockets.get_mut(self.handle)),
+            _ if self.udp => self.step_udp(sockets.get_mut(self.handle), arguments),
+            _ => self.step_tcp(sockets.get_mut(self.handle), arguments),
         }
     }
 
@@ -152,7 +156,7 @@ impl Conversation {
         }
     }
 
-    fn step_tcp(&mut self, socket: &mut tcp::Socket<'static>) -> Step {
+    fn step_tcp(&mut self, socket: &mut tcp::Socket<'static>, arguments: &Tcp) -> Step {
         use tcp::State;
         let state = socket.state();
         let before = std::mem::replace(&mut self.last, state);
@@ -170,9 +174,9 @@ impl Conversation {
             return Step::Nothing;
         }
         while self.to_send > 0 && socket.can_send() {
-            let most = REQUEST.len().min(usize::try_from(self.to_send).unwrap_or(usize::MAX));
-            match socket.send_slice(REQUEST.get(..most).unwrap_or(&REQUEST)) {
+            match socket.send_slice(self.next_bytes(arguments)) {
                 Ok(n) if n > 0 => {
+                    self.done += n as u64;
                     self.to_send -= n as u64;
                     self.sent += n as u64;
                 }
@@ -206,15 +210,21 @@ impl Conversation {
         }
     }
 
-    fn step_udp(&mut self, socket: &mut udp::Socket<'static>) -> Step {
+    /// What of the request is next, as far as its bytes go before they begin again.
+    fn next_bytes<'a>(&self, arguments: &'a Tcp) -> &'a [u8] {
+        let (bytes, _) = request(arguments);
+        let from = (self.done % bytes.len().max(1) as u64) as usize;
+        let left = bytes.get(from..).unwrap_or_default();
+        left.get(..usize::try_from(self.to_send).unwrap_or(usize::MAX)).unwrap_or(left)
+    }
+
+    fn step_udp(&mut self, socket: &mut udp::Socket<'static>, arguments: &Tcp) -> Step {
         if self.to_send > 0
             && let Some(server) = self.server
+            && socket.send_slice(self.next_bytes(arguments), server).is_ok()
         {
-            let most = REQUEST.len().min(usize::try_from(self.to_send).unwrap_or(usize::MAX));
-            if socket.send_slice(REQUEST.get(..most).unwrap_or(&REQUEST), server).is_ok() {
-                self.sent += most as u64;
-                self.to_send = 0;
-            }
+            self.sent += self.to_send;
+            self.to_send = 0;
         }
         while let Ok((bytes, _)) = socket.recv() {
             self.received += bytes.len() as u64;
@@ -226,6 +236,14 @@ impl Conversation {
             return Step::Established;
         }
         Step::Nothing
+    }
+}
+
+/// A request's bytes, which begin again where it is longer, and its length.
+pub(super) fn request(arguments: &Tcp) -> (&[u8], u64) {
+    match &arguments.send {
+        Some(text) => (&text.0, text.0.len() as u64),
+        None => (&REQUEST, arguments.request),
     }
 }
 

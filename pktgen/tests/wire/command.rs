@@ -42,8 +42,14 @@ fn what_is_asked_wrongly_is_said_before_anything_is_sent() {
             "udp --tx l0 --address 10.0.0.1/24 --server 10.0.0.9:53 --request 2000",
             "--request: 2000",
         ),
+        ("tcp --tx l0 --address 10.0.0.9/24 --server 10.0.0.9:53", "--address: it is the server's"),
         ("sink --rx millrace-none", "millrace-none"),
         ("bench --tx millrace-none", "millrace-none"),
+        ("bench --tx millrace-none --rounds 0", "--rounds"),
+        ("bench --tx millrace-none --size 20", "--size: 20"),
+        ("sink --rx millrace-none --cpus-rx 4096", "rx.cpus: there is no CPU 4096"),
+        ("run --src 10.0.0.1 --dst 10.0.0.2 --tx l0 --output /nowhere/report", "/nowhere/report"),
+        ("run --size 128 --tx l0", "stream[0].src: it is needed (--src)"),
     ];
     for (command, expected) in cases {
         let output = Command::new(PKTGEN).args(command.split_whitespace()).output().unwrap();

@@ -98,3 +98,71 @@ fn udp_requests_get_their_answers() {
     assert_eq!(number(&report, "/other/finished"), 300, "{report:#}");
     assert_eq!(number(&report, "/other/received_bytes"), 30_000);
 }
+
+/// Answers a line that asks for it with a page, and closes: as servers of HTTP do, which wait for the line's end.
+const PAGE: &str = "
+import http.server
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'x' * 5000)
+    def log_message(self, *_):
+        pass
+server = http.server.ThreadingHTTPServer(('10.0.0.2', 8000), Handler)
+print('ready', flush=True)
+server.serve_forever()
+";
+
+#[test]
+fn a_web_server_is_asked_for_its_page() {
+    if !privileged() {
+        return;
+    }
+    let _cpus = beside();
+    let wire = Wire::with_kernel();
+    let script = Scratch::new("page.py", PAGE);
+    let mut server = wire.right.command("python3");
+    let mut server = server.arg(script.text()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    let mut out = std::io::BufReader::new(server.stdout.take().unwrap());
+    std::io::BufRead::read_line(&mut out, &mut line).unwrap();
+    let mut arguments = vec!["tcp".to_owned()];
+    arguments.extend(wire.ends());
+    let rest = "--address 10.0.0.11/24 --server 10.0.0.2:8000 --connections 20 --concurrent 4 --response 1m --timeout 10s --json --quiet";
+    arguments.extend(rest.split_whitespace().map(str::to_owned));
+    arguments.extend(["--send".to_owned(), r"GET /page HTTP/1.0\r\n\r\n".to_owned()]);
+    let report = finish(start(&arguments));
+    server.kill().unwrap();
+    server.wait().unwrap();
+    let other = |name: &str| number(&report, &format!("/other/{name}"));
+    assert_eq!((other("finished"), other("timed_out")), (20, 0), "{report:#}");
+    assert!(other("received_bytes") > 20 * 5000, "{report:#}");
+    assert_eq!(other("sent_bytes"), 20 * b"GET /page HTTP/1.0\r\n\r\n".len() as u64);
+}
+
+/// An interface that goes away under conversations ends them with a report too.
+#[test]
+fn conversations_whose_interface_is_gone_are_reported() {
+    if !privileged() {
+        return;
+    }
+    let _cpus = beside();
+    let wire = Wire::with_kernel();
+    let mut arguments = vec!["tcp".to_owned()];
+    arguments.extend(wire.ends());
+    let rest =
+        "--address 10.0.0.11/24 --server 10.0.0.77:80 --duration 60s --per-second 20 --json-lines";
+    arguments.extend(rest.split_whitespace().map(str::to_owned));
+    let mut child = start(&arguments);
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+    lines.next().unwrap().unwrap();
+    netns::ip(&["-n", wire.left.name(), "link", "del", "l0"]).unwrap();
+    let last = lines.map(Result::unwrap).last().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    let report = serde_json::from_str::<Value>(&last).unwrap()["report"].take();
+    schema::check(&report);
+    assert_eq!(report["ended"], "failed");
+    assert!(number(&report, "/other/opened") >= 1);
+    assert!(report["warnings"].to_string().contains("interface l0: "), "{}", report["warnings"]);
+}
