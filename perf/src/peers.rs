@@ -34,6 +34,9 @@ pub struct Options {
     /// Numbers of services on veth
     #[arg(long, value_delimiter = ',', default_values_t = [10, 1000, 10_000], requires = "veth")]
     services: Vec<u16>,
+    /// Devices on veth; all without it. Ratios are ours over theirs, so there are none without millrace
+    #[arg(long = "device", value_enum, value_delimiter = ',', requires = "veth")]
+    devices: Vec<stage::Device>,
     /// Flows of established traffic on veth: a power of two up to 65536
     #[arg(long, default_value_t = 16_384, requires = "veth")]
     flows: u32,
@@ -110,16 +113,20 @@ fn run_on_veth(options: &Options, go_on: impl Fn() -> Result<(), String>) -> Res
         ));
     }
     let rows = veth::run(&asked, &go_on)?;
-    if options.json {
-        return json(&rows);
+    match options.json {
+        true => json(&rows)?,
+        false => veth::table(&asked, &rows),
     }
-    veth::table(&asked, &rows);
-    Ok(())
+    match rows.iter().any(|line| matches!(line, veth::Line::Refused(_))) {
+        true => Err("not all was measured".into()),
+        false => Ok(()),
+    }
 }
 
 fn veth_options(options: &Options) -> veth::Options {
     veth::Options {
         services: options.services.clone(),
+        devices: devices(options),
         flows: options.flows,
         rounds: options.rounds,
         seconds: options.seconds,
@@ -127,6 +134,13 @@ fn veth_options(options: &Options) -> veth::Options {
         generator_cpu: options.generator_cpu,
         receive: options.linux_receive,
     }
+}
+
+/// Those asked for, in the order of a round.
+fn devices(options: &Options) -> Vec<stage::Device> {
+    let asked =
+        |device: &stage::Device| options.devices.is_empty() || options.devices.contains(device);
+    stage::Device::ALL.into_iter().filter(asked).collect()
 }
 
 fn json(value: &impl serde::Serialize) -> Result<(), String> {
@@ -150,7 +164,7 @@ fn chosen(names: &[String]) -> Result<Vec<Comparison>, String> {
 fn list(options: &Options) -> Result<(), String> {
     if options.veth {
         for services in &options.services {
-            for device in stage::Device::ALL {
+            for device in devices(options) {
                 println!("{services:>6} services: {}", device.name());
             }
         }

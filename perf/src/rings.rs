@@ -17,8 +17,10 @@ mod world;
 
 use budget::{ALLOWED, Budget, Compared};
 use clap::Args;
+use conclusive::Earlier;
 use measure::Figures;
 use millrace_dataplane::driver::looped::Time;
+use millrace_harness::fingerprint::Fingerprint;
 use scenario::{FrameSize, Scale, Scenario};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -54,11 +56,11 @@ pub struct Options {
     #[arg(long, requires = "gate")]
     bless: bool,
     /// Hold the times against those of an earlier run (--json), each relative to l2 of its own run; only where all of these vary by
-    /// less than 3 %
+    /// less than 3 %; l2 is run in any case
     #[arg(long, value_name = "FILE", conflicts_with_all = ["instructions", "in_turns"])]
     against: Option<PathBuf>,
     /// By how many percent a time may rise over the earlier one: processes differ by 15 % of their own doing
-    #[arg(long, value_name = "PERCENT", default_value_t = 20.0)]
+    #[arg(long, value_name = "PERCENT", default_value = "20", value_parser = conclusive::percent)]
     allow: f64,
     /// Keep callgrind's files in this folder, for callgrind_annotate
     #[arg(long, value_name = "FOLDER", requires = "instructions")]
@@ -95,6 +97,7 @@ struct Row {
 struct Report<'a> {
     cpu: String,
     kernel: String,
+    fingerprint: &'a Fingerprint,
     results: &'a [Row],
     /// Of scenarios that differ in policies alone, what each takes as a multiple of the one with fewest, on one engine in turns.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -181,12 +184,16 @@ fn gate(path: &Path, budget: &Budget, rows: &[Compared]) -> Result<(), String> {
 }
 
 fn measure(options: &Options) -> Result<(), String> {
-    let scenarios = chosen(options, Scenario::ALL);
-    if scenarios.is_empty() {
-        return Ok(());
-    }
+    let mut scenarios = chosen(options, Scenario::ALL);
     let cpus = cpus(options)?;
-    let (cpu, kernel) = (cpu_model(), said("/proc/sys/kernel/osrelease"));
+    let fingerprint = Fingerprint::read();
+    let (cpu, kernel) = (fingerprint.cpu.model.clone(), fingerprint.kernel.clone());
+    // Better before it is measured than after.
+    let earlier = options.against.as_deref().map(|path| Earlier::read(path, &fingerprint));
+    let earlier = earlier.transpose()?;
+    if earlier.is_some() && !scenarios.contains(&Scenario::L2) {
+        scenarios.insert(0, Scenario::L2);
+    }
     let mut rows: Vec<Row> = Vec::new();
     if !options.json {
         println!("{cpu}, Linux {kernel}, {} runs of each\n", options.runs);
@@ -224,7 +231,8 @@ fn measure(options: &Options) -> Result<(), String> {
     }
     let policies = turns::of_policies(options, &chosen(options, Scenario::ALL), &cpus)?;
     if options.json {
-        let report = Report { cpu, kernel, results: &rows, policies };
+        let report =
+            Report { cpu, kernel, fingerprint: &fingerprint, results: &rows, policies };
         let text = serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?;
         println!("{text}");
     } else {
@@ -235,10 +243,7 @@ fn measure(options: &Options) -> Result<(), String> {
             turns::print(options, &policies);
         }
     }
-    match &options.against {
-        Some(path) => conclusive::gate(path, &cpu_model(), &rows, (options.allow / 100.0).max(0.0)),
-        None => Ok(()),
-    }
+    earlier.map_or(Ok(()), |earlier| earlier.gate(&rows, options.allow / 100.0))
 }
 
 fn print(row: &Row) {
@@ -277,14 +282,4 @@ fn cpus(options: &Options) -> Result<Vec<usize>, String> {
         _ if options.workers.contains(&0) => Err("--workers 0: at least one".to_owned()),
         _ => Ok(cpus),
     }
-}
-
-fn cpu_model() -> String {
-    let text = said("/proc/cpuinfo");
-    let line = text.lines().find_map(|line| line.strip_prefix("model name"));
-    line.map_or_else(|| "CPU unknown".to_owned(), |it| it.trim_matches([' ', '\t', ':']).to_owned())
-}
-
-fn said(path: &str) -> String {
-    std::fs::read_to_string(path).unwrap_or_default().trim().to_owned()
 }

@@ -9,7 +9,6 @@ use crate::programs;
 use crate::reconf::Reconf;
 use crate::run::repeated;
 use crate::scenario::Device;
-use std::fmt::Write as _;
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -78,42 +77,40 @@ impl Changer<'_> {
         let began = Instant::now();
         let mut made = 0;
         while made < changes && began.elapsed() < most && !over.load(Ordering::Relaxed) {
-            // A process a transaction is slow: few at once, so that the last ones are not made when the traffic is over.
-            let most = if matches!(self.device, Device::Nftables {}) { 10 } else { AT_ONCE };
+            // A whole table a change is slow: few at once, so that the last ones are not made when the traffic is over.
+            let most = if matches!(self.device, Device::Iptables {}) { 10 } else { AT_ONCE };
             let count = (changes - made).min(most);
-            made += self.some(made, count)?;
+            made += self.some(made, count, over)?;
         }
         Ok((made, began.elapsed().as_secs_f64()))
     }
 
     /// Changes number `first` and those after it. Returns how many that were.
-    fn some(&self, first: u64, count: u64) -> Result<u64, String> {
+    fn some(&self, first: u64, count: u64, over: &AtomicBool) -> Result<u64, String> {
         let ends = &self.stage.ends;
         match self.device {
-            Device::Linux {} | Device::Iptables {} => {
-                let mut batch = String::new();
-                for n in first..first + count {
-                    let _ = writeln!(batch, "route {} {} via 10.0.2.2", on_or_off(n), prefix(n));
-                }
+            Device::Linux {} => {
+                let batch: String = (first..first + count)
+                    .map(|n| format!("route {} {} via 10.0.2.2\n", on_or_off(n), prefix(n)))
+                    .collect();
                 let mut ip = ends.inside.command("ip");
                 programs::finish(ip.args(["-batch", "-"]), Some(&batch))?;
                 Ok(count)
             }
             Device::Nftables {} => {
-                // Each a transaction of its own, as kube-proxy makes one for a change.
-                for n in first..first + count {
-                    let verb = if n.is_multiple_of(2) { "add" } else { "delete" };
-                    let element = format!(
-                        "172.21.{}.{} . udp . 53 : drop",
-                        n / 2 / 250 % 250,
-                        n / 2 % 250 + 1
-                    );
-                    let script = format!(
-                        "{verb} element ip kube-proxy no-endpoint-services {{ {element} }}\n"
-                    );
-                    let mut nft = ends.inside.command("nft");
-                    programs::finish(nft.args(["-f", "-"]), Some(&script))?;
-                }
+                // Each line a transaction of its own, as kube-proxy makes one for a change. Who talks to a person goes on after an error.
+                let mut lines: String = (first..first + count).map(element).collect();
+                lines += "quit\n";
+                let script = "said=$(nft -i 2>&1 >/dev/null); test -z \"$said\" || { echo \"$said\" >&2; exit 1; }";
+                let mut nft = ends.inside.command("sh");
+                programs::finish(nft.args(["-c", script]), Some(&lines))?;
+                Ok(count)
+            }
+            Device::Iptables {} => {
+                // Each COMMIT puts a whole new table in place of the one before, as kube-proxy's do.
+                let tables: String = (first..first + count).map(rule).collect();
+                let mut restore = ends.inside.command("iptables-legacy-restore");
+                programs::finish(restore.arg("--noflush"), Some(&tables))?;
                 Ok(count)
             }
             Device::Millrace { manifests: None, .. } => {
@@ -131,7 +128,9 @@ impl Changer<'_> {
                 let program = words.next().ok_or("change = []: no program")?;
                 let mut command = ends.inside.command(program);
                 command.args(words);
-                programs::finish(&mut command, None)?;
+                // One that takes longer than the traffic is not made under it.
+                let over = || over.load(Ordering::Relaxed);
+                programs::finish_until(&mut command, None, over)?;
                 Ok(1)
             }
             Device::Bare {} | Device::Impair { .. } => {
@@ -145,9 +144,29 @@ impl Changer<'_> {
 
     /// Fails unless the device has the last of so many changes; None where it can't be asked.
     fn confirm(&self, changes: u64) -> Result<Option<()>, String> {
-        if !matches!(self.device, Device::Millrace { manifests: None, .. }) {
-            return Ok(None);
+        let inside = &self.stage.ends.inside;
+        let words: &[&str] = match self.device {
+            Device::Millrace { manifests: None, .. } => return self.confirm_engine(changes),
+            Device::Linux {} => &["ip", "route", "show", "root", "172.30.0.0/16"],
+            Device::Nftables {} => {
+                &["nft", "list", "map", "ip", "kube-proxy", "no-endpoint-services"]
+            }
+            Device::Iptables {} => &["iptables-legacy", "-t", "nat", "-S", "KUBE-SERVICES"],
+            _ => return Ok(None),
+        };
+        let shown = programs::finish(inside.command(words[0]).args(&words[1..]), None)?;
+        // All come in pairs, there and gone: after the last at most one is left, and it is the last.
+        let left = shown.matches("172.30.").count() + shown.matches("172.21.").count();
+        match left as u64 == changes % 2 {
+            true => Ok(Some(())),
+            false => Err(format!(
+                "after {changes} changes the device has {left} of them left, not {}",
+                changes % 2
+            )),
         }
+    }
+
+    fn confirm_engine(&self, changes: u64) -> Result<Option<()>, String> {
         let socket = self.stage.folder.path().join("engine.sock").display().to_string();
         let Some(last) = changes.checked_sub(1).map(|last| last / AT_ONCE * AT_ONCE) else {
             return Ok(None);
@@ -175,6 +194,28 @@ fn on_or_off(n: u64) -> &'static str {
 fn prefix(n: u64) -> String {
     let n = n / 2;
     format!("172.30.{}.{}/32", n / 250 % 250, n % 250 + 1)
+}
+
+/// The address that change n is of, beside the traffic's services.
+fn other(n: u64) -> String {
+    let n = n / 2;
+    format!("172.21.{}.{}", n / 250 % 250, n % 250 + 1)
+}
+
+/// Change n of an nftables map.
+fn element(n: u64) -> String {
+    let (verb, verdict) = if n.is_multiple_of(2) { ("add", " : drop") } else { ("delete", "") };
+    format!(
+        "{verb} element ip kube-proxy no-endpoint-services {{ {} . udp . 53{verdict} }}\n",
+        other(n)
+    )
+}
+
+/// Change n of an iptables table.
+fn rule(n: u64) -> String {
+    let verb = if n.is_multiple_of(2) { "-A" } else { "-D" };
+    let rule = format!("-d {}/32 -p udp -m udp --dport 53 -j KUBE-MARK-MASQ", other(n));
+    format!("*nat\n{verb} KUBE-SERVICES {rule}\nCOMMIT\n")
 }
 
 /// The endpoint that changes from number `first` on have.
@@ -221,6 +262,9 @@ mod tests {
             }
         }
         assert!(there.is_empty());
+        assert_eq!(element(0).replace("add", "delete").replace(" : drop", ""), element(1));
+        assert_eq!(rule(2).replace("-A", "-D"), rule(3));
+        assert!(rule(0) != rule(2) && element(0) != element(2));
         assert_ne!(pod(0), pod(AT_ONCE));
         assert!(service(99, pod(0)).contains("clusterIP: 172.21.0.100\n"));
     }

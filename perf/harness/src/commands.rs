@@ -1,22 +1,25 @@
 //! The commands of `millrace-perf` that need neither the engine's crates nor control's.
 
+mod helpers;
+mod output;
+
 use crate::compare;
 use crate::progress::Progress;
 use crate::report;
-use crate::results::{Certificate, JSON_SCHEMA};
+use crate::results::JSON_SCHEMA;
 use crate::run::{Task, run};
 use crate::scenario::{Find, Generator, Named, Scenario, Topology, Traffic};
 use crate::services::Protocol;
 use crate::stateful::{self, Plan};
-use crate::{bare, impair, kernel, offer, sweep, units};
+use crate::{bare, impair, offer, sweep, tidy, units};
 use clap::{Args, Subcommand};
-use millrace_xsk::Interface;
-use millrace_xsk::program::Program;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
+
+pub use helpers::{pin, until_stopped};
+pub use output::{Output, write};
 
 /// What to do.
 #[derive(Subcommand, Debug)]
@@ -39,6 +42,8 @@ pub enum Command {
     Compare(compare::Options),
     /// Print the JSON Schema of a result
     Schema,
+    /// End the programs and remove the namespaces, folders and settings of runs that were killed
+    Tidy,
     /// Forward between two interfaces of this namespace, losing, doubling, reordering and delaying by a seeded plan, until
     /// stopped; prints what was done as JSON
     Impair(impair::Options),
@@ -124,20 +129,6 @@ pub struct RunOptions {
     pub output: Output,
 }
 
-/// Where results go.
-#[derive(Args, Clone, Debug)]
-pub struct Output {
-    /// Print the result as JSON
-    #[arg(long)]
-    pub json: bool,
-    /// Write the result to this file
-    #[arg(long, value_name = "FILE")]
-    pub output: Option<PathBuf>,
-    /// No progress
-    #[arg(long, short)]
-    pub quiet: bool,
-}
-
 /// Arguments of `soak`.
 #[derive(Args, Clone, Debug)]
 pub struct SoakOptions {
@@ -158,9 +149,9 @@ pub struct SoakOptions {
 /// Arguments of `reconf`.
 #[derive(Args, Clone, Debug)]
 pub struct ReconfOptions {
-    /// Packets a second
+    /// Packets a second; without it what the device carries without loss, which is searched first (NDR)
     #[arg(long, value_parser = units::rate)]
-    pub rate: f64,
+    pub rate: Option<f64>,
     /// Changes
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub changes: u64,
@@ -252,6 +243,7 @@ pub fn execute(command: Command) -> ExitCode {
             print!("{JSON_SCHEMA}");
             Ok(ExitCode::SUCCESS)
         }
+        Command::Tidy => tidy().map(|()| ExitCode::SUCCESS),
         other => other.helper().map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {
@@ -263,40 +255,12 @@ pub fn execute(command: Command) -> ExitCode {
     })
 }
 
-impl Command {
-    /// The programs that measurements start.
-    fn helper(self) -> Result<(), String> {
-        match self {
-            Self::Bare { from, to, cpu, options } => {
-                pin(cpu);
-                let sent = bare::forward(&from, &to, &options, &until_stopped());
-                sent.map(drop).map_err(|e| e.to_string())
-            }
-            Self::Sweep(options) => sweep::run(&options, &until_stopped()),
-            Self::Impair(options) => {
-                let truth = impair::run(&options, &until_stopped(), |zero_copy| {
-                    let mode = if zero_copy { "zero-copy" } else { "copy" };
-                    let (from, to) = (&options.from, &options.to);
-                    eprintln!("millrace-perf: forwarding from {from} to {to}, {mode} mode");
-                })?;
-                println!("{}", serde_json::to_string(&truth).map_err(|e| e.to_string())?);
-                Ok(())
-            }
-            Self::Offer(load) => {
-                pin(load.cpu);
-                offer::send(&load, &until_stopped()).map_err(|e| e.to_string())
-            }
-            Self::Serve { ports, cpu } => {
-                cpu.into_iter().for_each(pin);
-                stateful::serve::run(&ports, &until_stopped())
-            }
-            Self::ForgetFlows => kernel::forget(),
-            Self::Sink { interface, reflect, pass } => {
-                sink(&interface, (reflect, pass)).map_err(|e| e.to_string())
-            }
-            _ => Ok(()),
-        }
-    }
+fn tidy() -> Result<(), String> {
+    let left = tidy::find();
+    left.remove()?;
+    let (namespaces, folders) = (left.namespaces.len(), left.folders.len());
+    println!("{namespaces} namespaces and {folders} folders of runs that were killed are gone");
+    Ok(())
 }
 
 impl RunOptions {
@@ -314,6 +278,15 @@ impl RunOptions {
         change(&mut scenario.stateful);
         scenario.check()?;
         self.output.check()?;
+        let left = tidy::find();
+        if !left.is_empty() && !self.output.quiet {
+            let owners: Vec<String> = left.owners().iter().map(u32::to_string).collect();
+            eprintln!(
+                "millrace-perf: runs that were killed (process {}) have left programs or settings behind, which may disturb \
+                 this one: millrace-perf tidy",
+                owners.join(", ")
+            );
+        }
         let stop = until_stopped();
         let mut progress = Progress::new(self.output.quiet);
         let certificate = run(&scenario, task, &stop, &mut progress)?;
@@ -340,8 +313,7 @@ impl RunOptions {
     fn scenario(&self, find: Option<Find>) -> Result<Scenario, String> {
         let mut scenario = match &self.scenario {
             Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|e| format!("{}: {e}", path.display()))?;
+                let text = crate::programs::text_of(path, 1 << 20)?;
                 let mut scenario =
                     Scenario::parse(&text).map_err(|e| format!("{}: {e}", path.display()))?;
                 if !self.device.is_empty() {
@@ -393,79 +365,6 @@ impl RunOptions {
         scenario.check()?;
         Ok(scenario)
     }
-}
-
-impl Output {
-    /// Fails where the result could not be written: better before it is measured than after.
-    fn check(&self) -> Result<(), String> {
-        let Some(path) = &self.output else { return Ok(()) };
-        if path.is_dir() {
-            return Err(format!("--output {}: it is a folder", path.display()));
-        }
-        let part = part_of(path);
-        let error = |e: std::io::Error| format!("--output {}: {e}", path.display());
-        std::fs::File::create(&part).map_err(error)?;
-        std::fs::remove_file(&part).map_err(error)
-    }
-
-    fn put(&self, certificate: &Certificate) -> Result<(), String> {
-        let text = serde_json::to_string_pretty(certificate).map_err(|e| e.to_string())? + "\n";
-        if let Some(path) = &self.output {
-            write(path, &text)?;
-        }
-        match self.json {
-            true => print!("{text}"),
-            false => print!("{}", crate::table::of(certificate)),
-        }
-        Ok(())
-    }
-}
-
-/// Writes a file whole: a reader never sees half of it.
-pub fn write(path: &Path, text: &str) -> Result<(), String> {
-    let error = |e: std::io::Error| format!("{}: {e}", path.display());
-    let part = part_of(path);
-    std::fs::write(&part, text).map_err(error)?;
-    std::fs::rename(&part, path).map_err(error)
-}
-
-fn part_of(path: &Path) -> PathBuf {
-    let mut part = path.as_os_str().to_owned();
-    part.push(".part");
-    part.into()
-}
-
-fn sink(interface: &str, (reflect, pass): (bool, bool)) -> Result<(), millrace_xsk::Error> {
-    let interface = Interface::named(interface)?;
-    let program = match (reflect, pass) {
-        (true, _) => Program::reflect()?,
-        (false, true) => Program::pass_all()?,
-        (false, false) => Program::drop_all()?,
-    };
-    let _link = program.attach(&interface)?;
-    let stop = until_stopped();
-    while !stop.load(Ordering::Relaxed) {
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
-}
-
-/// Pins this thread, or says that it can't.
-pub fn pin(cpu: usize) {
-    if !core_affinity::set_for_current(core_affinity::CoreId { id: cpu }) {
-        eprintln!("millrace-perf: can't be pinned to CPU {cpu}; the figures will be noisier");
-    }
-}
-
-/// Set by SIGINT and SIGTERM.
-pub fn until_stopped() -> Arc<AtomicBool> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        if let Err(error) = signal_hook::flag::register(signal, Arc::clone(&stop)) {
-            eprintln!("millrace-perf: signal {signal}: {error}");
-        }
-    }
-    stop
 }
 
 #[cfg(test)]

@@ -276,7 +276,7 @@ pub fn run(options: &Options) -> Result<ExitCode, String> {
 
 /// A result file.
 pub fn read(path: &Path) -> Result<Certificate, String> {
-    let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let text = crate::programs::text_of(path, 1 << 28)?;
     Certificate::parse(&text).map_err(|e| format!("{}: {e}", path.display()))
 }
 

@@ -10,12 +10,10 @@ use crate::scenario;
 use crate::topology::{End, Namespace, join};
 use std::process::Command;
 
-/// MACs of the generator's side.
-pub const GENERATOR_MAC: &str = "02:00:00:00:01:02";
+const GENERATOR_MAC: &str = "02:00:00:00:01:02";
 const IN_MAC: &str = "02:00:00:00:01:01";
 const OUT_MAC: &str = "02:00:00:00:02:01";
-/// MAC of the receiver's side.
-pub const SINK_MAC: &str = "02:00:00:00:02:02";
+const SINK_MAC: &str = "02:00:00:00:02:02";
 
 /// An interface and where it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,7 +84,7 @@ pub struct Ends {
     /// How they hang together.
     pub path: Path,
     /// Removed when dropped.
-    _namespaces: Vec<Namespace>,
+    namespaces: Vec<Namespace>,
 }
 
 impl Ends {
@@ -114,7 +112,7 @@ impl Ends {
             outside: place(&b, "out0", OUT_MAC),
             sink: place(&c, "sink0", SINK_MAC),
             path: veth_path(queues, mtu),
-            _namespaces: vec![a, b, c],
+            namespaces: vec![a, b, c],
         })
     }
 
@@ -136,15 +134,20 @@ impl Ends {
             generator,
             sink,
             path: veth_path(queues, mtu),
-            _namespaces: vec![a, c],
+            namespaces: vec![a, c],
         })
+    }
+
+    /// Whether they were made for this, and go with it.
+    pub fn are_made(&self) -> bool {
+        !self.namespaces.is_empty()
     }
 
     /// Of these places, for tests without interfaces.
     #[cfg(test)]
     pub(crate) fn of(generator: Place, inside: Place, outside: Place, sink: Place) -> Self {
         let path = veth_path(1, 1500);
-        Self { generator, inside, outside, sink, path, _namespaces: Vec::new() }
+        Self { generator, inside, outside, sink, path, namespaces: Vec::new() }
     }
 
     fn nics(nics: &scenario::Nics) -> Result<Self, String> {
@@ -168,7 +171,7 @@ impl Ends {
             queues: nics.queues,
             mtu: inside.file("mtu")?.parse().unwrap_or(0),
         };
-        Ok(Self { generator, inside, outside, sink, path, _namespaces: Vec::new() })
+        Ok(Self { generator, inside, outside, sink, path, namespaces: Vec::new() })
     }
 }
 

@@ -81,7 +81,7 @@ impl Source<'_> {
             Generator::Pktgen => self.pktgen(rate, seconds),
             Generator::Xdp => self.xdp(rate, seconds),
         };
-        // Ctrl-C reaches the generator too: what it says then is not the reason.
+        // On Ctrl-C the generator ends early: what it says then is not the reason.
         match self.stop.load(Ordering::Relaxed) {
             true => Err(INTERRUPTED.into()),
             false => trial,
@@ -120,7 +120,7 @@ impl Source<'_> {
         if let Some(cpu) = self.cpus.receiver {
             command.args(["--cpus-rx", &on(cpu, queues)]);
         }
-        let text = programs::finish(&mut command, None)?;
+        let text = programs::generate(&mut command, seconds, self.stop)?;
         let report: Report = serde_json::from_str(&text)
             .map_err(|e| format!("millrace-pktgen's report can't be read: {e}"))?;
         Ok(report.trial(rate, seconds))
@@ -214,6 +214,13 @@ fn cpus_here() -> usize {
 /// What a trial that Ctrl-C ended says.
 pub const INTERRUPTED: &str = "interrupted";
 
+/// Whether an XDP program is on the interface.
+pub fn has_program(place: &crate::ends::Place) -> Result<bool, String> {
+    let mut show = place.command("ip");
+    let shown = programs::finish(show.args(["link", "show", &place.interface]), None)?;
+    Ok(shown.contains("prog/xdp"))
+}
+
 /// Waits until an XDP program is on the interface, and then a little for the one who put it there.
 pub fn wait_for_program(
     place: &crate::ends::Place,
@@ -221,9 +228,7 @@ pub fn wait_for_program(
 ) -> Result<(), String> {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
-        let mut show = place.command("ip");
-        let shown = programs::finish(show.args(["link", "show", &place.interface]), None)?;
-        if shown.contains("prog/xdp") {
+        if has_program(place)? {
             sleep(Duration::from_millis(50));
             return Ok(());
         }

@@ -1,5 +1,6 @@
 //! What is asked of the kernel beside its network stack: how large conntrack may be, that it forgets, who used a CPU, who runs where.
 
+use crate::folder::Folder;
 use rustix::net::netlink::{NETFILTER, SocketAddrNetlink};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, recv, sendto, socket};
 use rustix::process::Pid;
@@ -10,6 +11,8 @@ use std::fs;
 #[derive(Debug)]
 pub struct Limits {
     before: Vec<(&'static str, String)>,
+    /// Has the journal, for who is killed.
+    folder: Folder,
 }
 
 /// Entries that conntrack may have, and its buckets: room for the new flows of one trial.
@@ -26,7 +29,7 @@ impl Limits {
 
     /// Raises them to `entries` at least, with half as many buckets.
     pub fn raise_to(entries: u32) -> Result<Self, String> {
-        let mut limits = Self { before: Vec::new() };
+        let mut limits = Self { before: Vec::new(), folder: Folder::create("limits")? };
         for ((path, wanted), least) in LIMITS.into_iter().zip([entries, entries / 2]) {
             let wanted = wanted.max(least);
             let error = |e| {
@@ -36,18 +39,26 @@ impl Limits {
             };
             let before = fs::read_to_string(path).map_err(error)?;
             if before.trim().parse::<u32>().is_ok_and(|now| now < wanted) {
+                limits.before.push((path, before.trim().to_owned()));
+                limits.note()?;
                 fs::write(path, wanted.to_string()).map_err(error)?;
-                limits.before.push((path, before));
             }
         }
         Ok(limits)
+    }
+
+    fn note(&self) -> Result<(), String> {
+        let lines: Vec<String> =
+            self.before.iter().map(|(path, before)| format!("echo {before} > {path}")).collect();
+        let file = self.folder.path().join(crate::settings::JOURNAL);
+        fs::write(&file, lines.join("\n")).map_err(|e| format!("{}: {e}", file.display()))
     }
 }
 
 impl Drop for Limits {
     fn drop(&mut self) {
         for (path, before) in &self.before {
-            if let Err(error) = fs::write(path, before.trim()) {
+            if let Err(error) = fs::write(path, before) {
                 eprintln!("millrace-perf: {path} stays raised ({error}); it was {before}");
             }
         }

@@ -21,6 +21,8 @@ pub mod reconf;
 pub mod scenario;
 pub mod stateful;
 pub mod ends;
+pub mod settings;
+pub mod tidy;
 pub mod generator;
 pub mod device;
 pub mod progress;

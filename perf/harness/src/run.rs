@@ -3,9 +3,11 @@
 //! Rounds go around the devices, so that neighbors in time are what is compared: round 1 of each device, then round 2. A device is
 //! set up anew in each, gets traffic until some of it arrives, then a warm-up that nobody counts, then is measured.
 
+mod method;
+mod soak;
 mod stateful;
 
-use crate::device::Stage;
+use crate::device::{Stage, Wants};
 use crate::ends::Ends;
 use crate::fingerprint::Fingerprint;
 use crate::folder::Folder;
@@ -15,12 +17,10 @@ use crate::results::{
     Calibration, Certificate, Device, Judged, LatencyAt, Point, Round, SCHEMA, Trial,
 };
 use crate::scenario::{Find, Generator, Named, Scenario, Topology};
-use crate::search::{Dut, Error, Irregular, Limits, Outcome, search};
-use crate::soak::Interval;
+use crate::search::{Dut, Error, Goal, Irregular, Limits, Outcome, search};
 use crate::statistics::median;
 use crate::units::show_rate;
-use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// What is asked of each device once it forwards.
@@ -39,8 +39,8 @@ pub enum Task {
     },
     /// Changes under load.
     Reconf {
-        /// Packets a second.
-        rate: f64,
+        /// Packets a second; what the device carries without loss (NDR), if that is to be found first.
+        rate: Option<f64>,
         /// How many.
         changes: u64,
         /// Most seconds for them.
@@ -67,7 +67,7 @@ pub fn run(
         seconds: 0.0,
         complete: false,
         fingerprint: Fingerprint::read(),
-        method: method(scenario, task),
+        method: method::of(scenario, task),
         calibration: Vec::new(),
         devices: Vec::new(),
         warnings: Vec::new(),
@@ -82,6 +82,9 @@ pub fn run(
     let done = run.all(&mut certificate);
     certificate.seconds = began.elapsed().as_secs_f64();
     certificate.warnings.append(&mut run.warnings);
+    // What fails once we are told to end fails because of that.
+    let stopped = stop.load(Ordering::Relaxed);
+    let done = done.map_err(|why| if stopped { INTERRUPTED.to_owned() } else { why });
     match done {
         Ok(()) => certificate.complete = true,
         Err(why) if why == INTERRUPTED => {
@@ -201,7 +204,7 @@ impl<'a> Run<'a> {
         label: &str,
     ) -> Result<(Round, crate::results::Path, Result<(), String>), String> {
         self.progress.passing(&format!("{label}: setting up"));
-        let mut stage = Stage::set_up(&named.device, self.scenario, named.device.kind())?;
+        let mut stage = Stage::set_up(&named.device, self.scenario, Wants::default(), self.stop)?;
         let services = named.device.has_services();
         let path = stage.ends.path.clone();
         let measure = &self.scenario.measure;
@@ -227,6 +230,23 @@ impl<'a> Run<'a> {
                 }
             }
             Task::Reconf { rate, changes, seconds } => {
+                let rate = match rate {
+                    Some(rate) => rate,
+                    None => {
+                        let goals = [measure.goal()];
+                        self.search(
+                            &stage,
+                            frame,
+                            services,
+                            (max, most),
+                            &goals,
+                            label,
+                            &mut round,
+                        )?;
+                        let found = round.bounds.last().and_then(|judged| judged.bounds.lower);
+                        found.ok_or("no rate without loss was found to make changes at (--rate)")?
+                    }
+                };
                 let source = self.source(&stage.ends, &stage.folder, frame, services);
                 self.progress.passing(&format!("{label}: changes under load"));
                 let reconf = crate::changes::measure(
@@ -282,6 +302,25 @@ impl<'a> Run<'a> {
             self.progress.staying(&format!("{label}: MRR {}", show_rate(median)));
         }
         if !goals.is_empty() {
+            self.search(stage, frame, services, (max, most), &goals, label, round)?;
+        }
+        self.latency(stage, frame, services, label, round)
+    }
+
+    /// The search, with all its trials in the round.
+    #[allow(clippy::too_many_arguments)]
+    fn search(
+        &mut self,
+        stage: &Stage<'_>,
+        frame: u32,
+        services: bool,
+        (max, most): (f64, Option<f64>),
+        goals: &[Goal],
+        label: &str,
+        round: &mut Round,
+    ) -> Result<(), String> {
+        let measure = &self.scenario.measure;
+        {
             let source = self.source(&stage.ends, &stage.folder, frame, services);
             // As fast as it can: what it can send with this device, and what the device forwards then. On a veth the receiving side of a
             // device runs on the sender's CPU, so that this is less than without one.
@@ -299,7 +338,7 @@ impl<'a> Run<'a> {
             };
             let progress = &mut *self.progress;
             let found =
-                search(&mut Bench { source: &source }, &goals, limits, |goal, load, outcome| {
+                search(&mut Bench { source: &source }, goals, limits, |goal, load, outcome| {
                     let loss = outcome.loss_ratio() * 100.0;
                     let limited = if outcome.limited { ", generator fell short" } else { "" };
                     let load = show_rate(load);
@@ -333,7 +372,7 @@ impl<'a> Run<'a> {
                 round.bounds.push(judged);
             }
         }
-        self.latency(stage, frame, services, label, round)
+        Ok(())
     }
 
     /// At shares of the last goal's bound that is there.
@@ -373,62 +412,6 @@ impl<'a> Run<'a> {
         }
         Ok(())
     }
-
-    /// The outer error is that nothing was measured, the inner one that it ended before its time.
-    fn soak(
-        &mut self,
-        source: &Source<'_>,
-        rate: f64,
-        seconds: f64,
-        target: f64,
-        label: &str,
-    ) -> Result<(crate::soak::Soak, Result<(), String>), String> {
-        let progress = &mut *self.progress;
-        let warnings = &mut self.warnings;
-        let (intervals, done, ended) = in_parts(seconds, |part, so_far: &[Interval]| {
-            let done: f64 = so_far.len() as f64 * PART;
-            let lost: u64 = so_far.iter().map(|i| i.lost).sum();
-            let left = seconds - done;
-            progress.passing(&format!("{label}: soak, {left:.0} s left, {lost} lost"));
-            let (trial, short) = repeated(|| source.trial(Some(rate), part));
-            if short > 0 {
-                warnings.push(format!(
-                    "{label}: {short} parts of the soak thrown away after {done:.0} s, since the generator did not keep to {}",
-                    show_rate(rate)
-                ));
-            }
-            let kept = || format!("{label}: the generator can't keep to {}", show_rate(rate));
-            trial?.ok_or_else(kept)
-        });
-        match ended {
-            Err(why) if intervals.is_empty() => Err(why),
-            ended => Ok((crate::soak::Soak::of(rate, done, &intervals, target), ended)),
-        }
-    }
-}
-
-/// Seconds of a part of a soak, so that Ctrl-C and a generator that falls short cost one of them only.
-const PART: f64 = 10.0;
-
-/// Trials of [`PART`] seconds until `seconds` are full, or one fails: what was counted until then, for how long, and why it ended.
-fn in_parts(
-    seconds: f64,
-    mut trial: impl FnMut(f64, &[Interval]) -> Result<crate::generator::Trial, String>,
-) -> (Vec<Interval>, f64, Result<(), String>) {
-    let mut intervals = Vec::new();
-    let mut done = 0.0;
-    while seconds - done > 0.05 {
-        let part = PART.min(seconds - done);
-        match trial(part, &intervals) {
-            Ok(trial) => {
-                let Outcome { sent, received, .. } = trial.outcome;
-                intervals.push(Interval { sent, lost: sent.saturating_sub(received) });
-                done += part;
-            }
-            Err(why) => return (intervals, done, Err(why)),
-        }
-    }
-    (intervals, done, Ok(()))
 }
 
 /// A trial that the generator kept to its rate in, the first of up to three, and how many were thrown away before.
@@ -496,86 +479,15 @@ fn version_of(program: &str) -> Option<String> {
     Some(rest.unwrap_or(line).trim().to_owned())
 }
 
-/// Whatever has to be equal for two certificates' figures to be compared.
-fn method(scenario: &Scenario, task: Task) -> BTreeMap<String, String> {
-    let (traffic, measure, cpus) = (&scenario.traffic, &scenario.measure, &scenario.cpus);
-    let mut method = BTreeMap::new();
-    let mut put = |key: &str, value: String| drop(method.insert(key.to_owned(), value));
-    put("generator", traffic.generator.name().into());
-    put("flows", traffic.flows.to_string());
-    put("services", traffic.services.to_string());
-    put("CPUs", format!("generator {}, device {}", cpus.generator, cpus.device));
-    match task {
-        Task::Measure => {
-            put("search", "MLRsearch (RFC 9971)".into());
-            put(
-                "trials",
-                format!(
-                    "{} to {} s, {} s in all",
-                    measure.initial_trial.as_secs_f64(),
-                    measure.final_trial.as_secs_f64(),
-                    measure.duration_sum.as_secs_f64()
-                ),
-            );
-            put("width", format!("{} %", measure.width * 100.0));
-            put("exceed ratio", format!("{} %", measure.exceed_ratio * 100.0));
-            put("loss of PDR", format!("{} %", measure.pdr_loss * 100.0));
-        }
-        Task::Soak { rate, seconds, target } => {
-            put("soak", format!("{} for {seconds} s, loss ratio {target:e}", show_rate(rate)));
-        }
-        Task::Stateful => {
-            let plan = &scenario.stateful;
-            put("trials", format!("{} s", measure.final_trial.as_secs_f64()));
-            put("width", format!("{} %", measure.width * 100.0));
-            put("connections that may fail", format!("{} %", measure.pdr_loss * 100.0));
-            put(
-                "connections open",
-                format!("{}, {} ms each", plan.concurrent, plan.timeout.as_millis()),
-            );
-            put(
-                "sessions",
-                format!(
-                    "ramp {}, sustained {} for {} s",
-                    show_rate(plan.ramp),
-                    show_rate(plan.rate),
-                    plan.sustain.as_secs_f64()
-                ),
-            );
-        }
-        Task::Reconf { rate, changes, .. } => {
-            put("reconf", format!("{changes} changes at {}", show_rate(rate)));
-        }
-    }
-    method
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::generator::Trial;
 
-    fn trial(limited: bool) -> Trial {
+    pub(super) fn trial(limited: bool) -> Trial {
         let outcome = Outcome { duration: 1.0, sent: 10, received: 10, limited };
         let (latency, seconds, warnings) = (None, Vec::new(), Vec::new());
         Trial { outcome, lasted: 1.0, duplicated: 0, reordered: 0, latency, seconds, warnings }
-    }
-
-    #[test]
-    fn what_a_soak_had_before_it_was_cut_short_is_kept() {
-        let mut parts = Vec::new();
-        let (intervals, done, ended) = in_parts(35.0, |part, so_far| {
-            parts.push((part, so_far.len()));
-            Ok(trial(false))
-        });
-        assert_eq!(parts, [(10.0, 0), (10.0, 1), (10.0, 2), (5.0, 3)]);
-        assert_eq!((intervals.len(), done, ended), (4, 35.0, Ok(())));
-        let (intervals, done, ended) = in_parts(35.0, |_, so_far| match so_far.len() {
-            2 => Err(INTERRUPTED.into()),
-            _ => Ok(trial(false)),
-        });
-        assert_eq!((intervals.len(), done, ended), (2, 20.0, Err(INTERRUPTED.into())));
-        assert_eq!(intervals[1], Interval { sent: 10, lost: 0 });
     }
 
     #[test]

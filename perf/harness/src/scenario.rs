@@ -1,11 +1,15 @@
 //! What to measure: a TOML file, or a command line's flags as if they were one.
 
+mod check;
+mod device;
+
 use crate::search::Goal;
 use crate::units;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
-use std::path::PathBuf;
 use std::time::Duration;
+
+pub use device::{Device, Named, Workers};
 
 /// A scenario.
 #[derive(Clone, Debug, Deserialize)]
@@ -245,211 +249,12 @@ impl Measure {
     }
 }
 
-/// A device and its name.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-pub struct Named {
-    /// As in the report; the kind's without it.
-    pub name: Option<String>,
-    /// The device.
-    #[serde(flatten)]
-    pub device: Device,
-}
-
-/// What carries the packets.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Device {
-    /// The bare AF_XDP forwarder: swaps MACs, nothing else.
-    Bare {},
-    /// Linux forwarding.
-    Linux {},
-    /// Linux with the rules of kube-proxy's nftables mode.
-    Nftables {},
-    /// Linux with the rules of kube-proxy's iptables mode.
-    Iptables {},
-    /// The engine: on files of one's own, or with the traffic's services in router mode.
-    Millrace {
-        /// The engine's configuration.
-        config: Option<PathBuf>,
-        /// The control process's.
-        control: Option<PathBuf>,
-        /// Its manifests.
-        manifests: Option<PathBuf>,
-        /// Workers `adaptive` or `busy`.
-        workers: Option<Workers>,
-    },
-    /// The impairing forwarder, whose truth is known.
-    Impair {
-        /// Share that is dropped.
-        #[serde(default)]
-        loss: f64,
-        /// Share that is sent twice.
-        #[serde(default)]
-        duplicate: f64,
-        /// Share that changes places with the next.
-        #[serde(default)]
-        reorder: f64,
-        /// How long each waits.
-        #[serde(default, deserialize_with = "time")]
-        delay: Duration,
-        /// By chance longer.
-        #[serde(default, deserialize_with = "time")]
-        jitter: Duration,
-        /// Packets a second that it carries.
-        #[serde(default, deserialize_with = "optional_rate")]
-        capacity: Option<f64>,
-        /// Packets that may wait.
-        queue: Option<u32>,
-        /// Another seed, other packets.
-        #[serde(default = "one_seed")]
-        seed: u64,
-    },
-    /// A command of the user's, run where the device's interfaces are; `{in}` and `{out}` stand for them, `{cpu}` for its CPU.
-    Command {
-        /// The program and its words.
-        command: Vec<String>,
-        /// A program that succeeds as soon as the device forwards; without it a second passes.
-        ready: Option<Vec<String>>,
-        /// How long that may take.
-        #[serde(default = "ten_seconds", deserialize_with = "time")]
-        ready_within: Duration,
-        /// A program that makes change number `{n}`, for `reconf`.
-        change: Option<Vec<String>>,
-    },
-}
-
-/// How the engine's workers wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Workers {
-    /// They sleep when idle.
-    Adaptive,
-    /// They spin.
-    Busy,
-}
-
-impl Device {
-    /// Its kind, as in files.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Bare {} => "bare",
-            Self::Linux {} => "linux",
-            Self::Nftables {} => "nftables",
-            Self::Iptables {} => "iptables",
-            Self::Millrace { .. } => "millrace",
-            Self::Impair { .. } => "impair",
-            Self::Command { .. } => "command",
-        }
-    }
-
-    /// Whether packets go to services rather than to pods.
-    pub fn has_services(&self) -> bool {
-        matches!(self, Self::Nftables {} | Self::Iptables {} | Self::Millrace { .. })
-    }
-}
-
-impl Named {
-    /// From a word (`bare`) or fields (`kind = "impair", capacity = "20kpps"`).
-    pub fn parse(text: &str) -> Result<Self, String> {
-        #[derive(Deserialize)]
-        struct One {
-            device: Named,
-        }
-        let inline = match text.contains('=') {
-            true => format!("device = {{ {text} }}"),
-            false => format!("device = {{ kind = \"{}\" }}", text.escape_default()),
-        };
-        let one: Result<One, _> = toml::from_str(&inline);
-        one.map(|one| one.device).map_err(|e| format!("--device {text}: {}", e.message()))
-    }
-
-    /// As in the report.
-    pub fn name(&self) -> &str {
-        self.name.as_deref().unwrap_or_else(|| self.device.kind())
-    }
-}
-
-/// The smallest frame and the largest.
-const FRAMES: std::ops::RangeInclusive<u32> = 64..=9018;
-/// The longest frame of pktgen: a chunk less its headroom.
-const PKTGEN_MOST: u32 = 3840;
-
 impl Scenario {
     /// From a file's text, checked.
     pub fn parse(text: &str) -> Result<Self, String> {
         let scenario: Self = toml::from_str(text).map_err(|e| e.to_string())?;
         scenario.check()?;
         Ok(scenario)
-    }
-
-    /// Fails naming the field that makes no sense.
-    pub fn check(&self) -> Result<(), String> {
-        if self.devices.is_empty() {
-            return Err("no [[device]]: nothing to measure".into());
-        }
-        let mut names: Vec<&str> = self.devices.iter().map(Named::name).collect();
-        names.sort_unstable();
-        if let Some([name, _]) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(format!("two devices are named {name:?}: give them names of their own"));
-        }
-        if self.rounds == 0 || self.rounds > 1000 {
-            return Err(format!("rounds = {}: from 1 to 1000", self.rounds));
-        }
-        let traffic = &self.traffic;
-        let mtu = match &self.topology {
-            Topology::Veth { mtu, .. } => *mtu,
-            Topology::Nics(_) => 9000,
-        };
-        if traffic.frames.is_empty() {
-            return Err("traffic.frames is empty".into());
-        }
-        for frame in &traffic.frames {
-            if !FRAMES.contains(frame) || *frame > mtu + 18 {
-                return Err(format!(
-                    "traffic.frames has {frame}: from 64 to {} bytes with FCS",
-                    (mtu + 18).min(*FRAMES.end())
-                ));
-            }
-            if traffic.generator == Generator::Xdp && *frame != 64 {
-                return Err(format!(
-                    "traffic.frames has {frame}: generator \"xdp\" sends 64 bytes"
-                ));
-            }
-        }
-        if traffic.generator == Generator::Pktgen
-            && let Some(frame) = traffic.frames.iter().find(|frame| **frame > PKTGEN_MOST)
-        {
-            return Err(format!(
-                "traffic.frames has {frame}: generator \"pktgen\" sends {PKTGEN_MOST} bytes at most"
-            ));
-        }
-        if !traffic.flows.is_power_of_two() || traffic.flows > 16_384 {
-            return Err(format!("traffic.flows = {}: a power of two up to 16384", traffic.flows));
-        }
-        if traffic.services == 0 || traffic.services > 10_000 {
-            return Err(format!("traffic.services = {}: from 1 to 10000", traffic.services));
-        }
-        let measure = &self.measure;
-        for share in &measure.latency {
-            if !(*share > 0.0 && *share <= 1.0) {
-                return Err(format!("measure.latency has {share}: shares above 0, up to 1"));
-            }
-        }
-        if measure.max.is_some_and(|max| max <= measure.min) {
-            return Err("measure.max is not above measure.min".into());
-        }
-        for (seconds, what) in
-            [(measure.warm_up, "warm_up"), (measure.latency_trial, "latency_trial")]
-        {
-            if seconds.is_zero() || seconds > Duration::from_secs(3600) {
-                return Err(format!("measure.{what}: above 0, up to an hour"));
-            }
-        }
-        if measure.mrr_trials == 0 {
-            return Err("measure.mrr_trials is 0".into());
-        }
-        self.stateful.check()?;
-        measure.goals().iter().chain([&measure.goal()]).try_for_each(Goal::check)
     }
 }
 
@@ -524,45 +329,5 @@ mod tests {
             count += 1;
         }
         assert!(count >= 4, "{count}");
-    }
-
-    #[test]
-    fn what_makes_no_sense_is_refused_by_name() {
-        let bare = "[[device]]\nkind = \"bare\"\n";
-        for (text, word) in [
-            ("".into(), "device"),
-            ("[[device]]\nkind = \"router\"\n".into(), "router"),
-            (format!("{bare}{bare}"), "two devices"),
-            ("[[device]]\nkind = \"impair\"\ndelay = \"soon\"\n".into(), "soon"),
-            ("[[device]]\nkind = \"bare\"\ncolor = 1\n".into(), "color"),
-            (format!("rounds = 0\n{bare}"), "rounds"),
-            (format!("[traffic]\nframes = [1600]\n{bare}"), "1600"),
-            (
-                format!(
-                    "[topology]\nkind = \"veth\"\nmtu = 9000\n[traffic]\nframes = [3841]\n{bare}"
-                ),
-                "3840",
-            ),
-            (format!("[traffic]\nflows = 100\n{bare}"), "flows"),
-            (format!("[traffic]\ngenerator = \"xdp\"\nframes = [128]\n{bare}"), "xdp"),
-            (format!("[measure]\nlatency = [1.5]\n{bare}"), "1.5"),
-            (format!("[measure]\nmax = \"fast\"\n{bare}"), "fast"),
-            (format!("[measure]\nwidth = 0\n{bare}"), "width"),
-            (format!("[measure]\nduration_sum = \"0.5s\"\n{bare}"), "in all"),
-            (format!("[topology]\nkind = \"nics\"\ntx = \"a\"\n{bare}"), "device_in"),
-        ] {
-            let error = Scenario::parse(&format!("name = \"a\"\n{text}")).unwrap_err();
-            assert!(error.contains(word), "{text}: {error}");
-        }
-    }
-
-    #[test]
-    fn devices_come_from_words_and_fields() {
-        assert_eq!(Named::parse("bare").unwrap().device, Device::Bare {});
-        let impair =
-            Named::parse("kind = \"impair\", capacity = \"20kpps\", name = \"slow\"").unwrap();
-        assert_eq!(impair.name(), "slow");
-        assert!(matches!(impair.device, Device::Impair { capacity: Some(20_000.0), .. }));
-        assert!(Named::parse("router").unwrap_err().contains("--device router"));
     }
 }

@@ -131,8 +131,9 @@ pub struct Connections {
     pub protocol: Protocol,
     /// The highest rate at which all but the goal's share are begun in time and finished.
     pub bounds: Judged,
-    /// What generator and server do without a device: connections a second.
-    pub alone: f64,
+    /// What generator and server do without a device: connections a second. Not there where nobody knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alone: Option<f64>,
     /// With this device, as many at once as allowed, one after the other: connections a second.
     pub closed_loop: f64,
     /// Time to be established (over UDP: to the answer) at half of the rate that was found.
@@ -154,7 +155,8 @@ impl Stateful {
         for step in &self.ladder {
             let Some(sustain) = &step.sustain else { continue };
             let sessions = show_sessions(step.sessions);
-            let near = sustain.most >= sustain.alone * (1.0 - MARGIN);
+            // Where nobody knows what the generator does alone, it may be its limit.
+            let near = sustain.alone.is_none_or(|alone| sustain.most >= alone * (1.0 - MARGIN));
             add(format!("{sessions} sessions"), Unit::Rate, sustain.most, near);
             if let Some(times) = sustain.round_trip.filter(|_| sustain.kept) {
                 let p99 = times.p99_ns as f64;
@@ -216,8 +218,9 @@ pub struct Sustain {
     pub round_trip: Option<Percentiles>,
     /// Round trips a second under the highest load: median of the trials.
     pub most: f64,
-    /// The same without a device.
-    pub alone: f64,
+    /// The same without a device. Not there where nobody knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alone: Option<f64>,
     /// Sessions that the device tracked at the end.
     pub tracked: Option<u64>,
 }

@@ -117,7 +117,10 @@ fn of_stateful(frame: u32, stateful: &Stateful) -> String {
             let (p50, p99) = (show_time(times.p50_ns as f64), show_time(times.p99_ns as f64));
             let _ = write!(text, "; established in {p50} (p50), {p99} (p99) at half of it");
         }
-        let _ = writeln!(text, "; without a device {}", show_per_second(connections.alone));
+        let _ = match connections.alone {
+            Some(alone) => writeln!(text, "; without a device {}", show_per_second(alone)),
+            None => writeln!(text, "; without a device: not known"),
+        };
     }
     for step in &stateful.ladder {
         let sessions = show_sessions(step.sessions);
@@ -144,7 +147,7 @@ fn of_stateful(frame: u32, stateful: &Stateful) -> String {
                     count(sustain.sent),
                     if sustain.kept { "" } else { ", and the generator fell short" },
                     show_rate(sustain.most),
-                    show_rate(sustain.alone)
+                    sustain.alone.map_or("not known".into(), show_rate)
                 )
             }
             (None, why) => writeln!(text, "{}", why.as_deref().unwrap_or("not measured")),

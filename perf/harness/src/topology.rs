@@ -1,5 +1,6 @@
 //! Namespaces and veth pairs that a measurement makes for itself, and removes.
 
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 /// Runs `ip` with these words; the error carries what it said.
@@ -7,6 +8,8 @@ pub fn ip(words: &str) -> Result<String, String> {
     let output = Command::new("ip")
         .args(words.split_whitespace())
         .stdin(Stdio::null())
+        // Ctrl-C on the terminal is not its: half of a namespace would be left behind.
+        .process_group(0)
         .output()
         .map_err(|e| format!("ip: {e} (install iproute2)"))?;
     if output.status.success() {

@@ -4,6 +4,9 @@
 //! The tests take turns: each wants the CPUs for itself. Where a figure depends on a busy machine's mood, its bounds are wide; counts
 //! are exact everywhere.
 
+mod bench;
+
+use bench::{HARNESS, is_busy, namespaces, stop, turn};
 use millrace_harness::ends::Ends;
 use millrace_harness::folder::Folder;
 use millrace_harness::generator::{Source, Stream, wait_for_program};
@@ -11,56 +14,9 @@ use millrace_harness::impair::Truth;
 use millrace_harness::programs;
 use millrace_harness::results::Certificate;
 use millrace_harness::scenario::{Cpus, Generator, Topology};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-
-static TURN: Mutex<()> = Mutex::new(());
-
-const HARNESS: &str = env!("CARGO_BIN_EXE_millrace-harness");
-
-/// This test's turn; None, with a message, where it can't run.
-fn turn() -> Option<MutexGuard<'static, ()>> {
-    let why = if !rustix::process::geteuid().is_root() {
-        "not root".to_owned()
-    } else if let Err(why) = programs::find("millrace-pktgen") {
-        why
-    } else {
-        return Some(TURN.lock().unwrap_or_else(PoisonError::into_inner));
-    };
-    assert!(
-        std::env::var_os("MILLRACE_PRIVILEGED").is_none(),
-        "MILLRACE_PRIVILEGED is set, but: {why}"
-    );
-    eprintln!("skipped: {why}");
-    None
-}
-
-/// Whether others keep this machine busy: more than one and a half running tasks a CPU in the last minute. A generator then keeps to no
-/// rate, and says so; what needs one is not tested.
-fn is_busy() -> bool {
-    let text = std::fs::read_to_string("/proc/loadavg").unwrap();
-    let load: f64 = text.split(' ').next().unwrap().parse().unwrap();
-    let cpus = std::thread::available_parallelism().unwrap().get() as f64;
-    let busy = load > cpus * 1.5;
-    if busy {
-        eprintln!("skipped: the load is {load} on {cpus} CPUs");
-    }
-    busy
-}
-
-fn stop(child: &mut Child, signal: rustix::process::Signal) {
-    rustix::process::kill_process(rustix::process::Pid::from_child(child), signal).unwrap();
-}
-
-/// Namespaces of a process.
-fn namespaces(of: u32) -> Vec<String> {
-    let output = Command::new("ip").args(["netns", "list"]).output().unwrap();
-    let prefix = format!("millrace-perf-{of}-");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    text.lines().filter(|line| line.starts_with(&prefix)).map(str::to_owned).collect()
-}
 
 /// Packets through the impairing forwarder: what it says it did, and what the generator saw.
 fn impaired(
@@ -246,7 +202,7 @@ fn sessions_are_open_before_they_are_kept_busy_and_connections_are_counted() {
     let certificate = Certificate::parse(&String::from_utf8_lossy(&output.stdout)).unwrap();
     let found = certificate.devices[0].points[0].rounds[0].stateful.as_ref().unwrap();
     let tcp = &found.connections[0];
-    assert!(tcp.alone > 0.0 && tcp.closed_loop > 0.0 && !tcp.trials.is_empty());
+    assert!(tcp.alone > Some(0.0) && tcp.closed_loop > 0.0 && !tcp.trials.is_empty());
     assert_eq!(found.ladder.iter().map(|step| step.sessions).collect::<Vec<_>>(), [1000, 32_768]);
     for step in &found.ladder {
         if !step.ramp.complete && is_busy() {

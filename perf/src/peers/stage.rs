@@ -21,17 +21,19 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// What carries the packets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Device {
-    /// The engine's rings, MACs swapped, nothing else.
+    /// The engine's rings, MACs swapped, nothing else
     Bare,
-    /// Linux forwarding, without conntrack.
+    /// Linux forwarding, without conntrack
+    #[value(name = "linux")]
     Forward,
-    /// Linux with the rules of kube-proxy's nftables mode.
+    /// Linux with the rules of kube-proxy's nftables mode
     Nftables,
-    /// Linux with the rules of kube-proxy's iptables mode.
+    /// Linux with the rules of kube-proxy's iptables mode
     Iptables,
-    /// The engine.
+    /// The engine
+    #[value(name = "millrace")]
     Engine,
 }
 
@@ -97,6 +99,8 @@ pub struct Counts {
     pub offered: u64,
     /// Arrived at the sink.
     pub arrived: u64,
+    /// Come back to the generator.
+    pub answered: u64,
     /// Of the device's CPU.
     pub ticks: kernel::Ticks,
     /// When.
@@ -355,8 +359,9 @@ mac = "{GENERATOR_MAC}"
         let sent = self.generator.counter("gen0", "tx_packets")?;
         // A peer without room.
         let refused = self.generator.counter("gen0", "tx_dropped")?;
+        let answered = self.generator.counter("gen0", "rx_packets")?;
         let ticks = kernel::ticks(self.setting.cpu)?;
-        Ok(Counts { offered: sent + refused, arrived, ticks, at: Instant::now() })
+        Ok(Counts { offered: sent + refused, arrived, answered, ticks, at: Instant::now() })
     }
 
     /// Conntrack entries of Linux now.

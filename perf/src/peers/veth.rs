@@ -16,6 +16,8 @@ use std::time::Duration;
 pub struct Options {
     /// Numbers of services.
     pub services: Vec<u16>,
+    /// Which devices, in the order of a round.
+    pub devices: Vec<Device>,
     /// Flows of established traffic.
     pub flows: u32,
     /// Rounds.
@@ -37,6 +39,31 @@ const LOSS: f64 = 0.001;
 /// Halvings of the NDR's interval.
 const STEPS: usize = 7;
 
+/// Of packets that open flows, the share whose answers have to come back through the device. Twelve go to each flow on average: where
+/// half of them are answered, all but one flow in 4,000 have been seen in both directions.
+const ANSWERED: f64 = 0.5;
+
+/// One line of the table.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum Line {
+    /// What was measured.
+    Row(Row),
+    /// What can't be called what it is to be.
+    Refused(Refused),
+}
+
+/// A device whose figures would not be those of established flows, or that could not be measured.
+#[derive(Debug, Serialize)]
+pub struct Refused {
+    /// How many services.
+    pub services: u16,
+    /// The device.
+    pub device: &'static str,
+    /// Why there are no figures.
+    pub refused: String,
+}
+
 /// One device with one number of services.
 #[derive(Debug, Serialize)]
 pub struct Row {
@@ -47,7 +74,12 @@ pub struct Row {
     /// Established packets, under overload.
     pub mpps: Spread,
     /// Ours over this, round by round.
-    pub ours_over: Spread,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ours_over: Option<Spread>,
+    /// Of the packets that opened these flows, the share whose answers came back through the device, in the round with the fewest; none
+    /// of devices that know no flows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answered: Option<f64>,
     /// Highest rate with a loss of at most 0.1 %.
     pub ndr_mpps: f64,
     /// Share of the device's CPU at 200,000 packets a second.
@@ -70,10 +102,16 @@ struct Figures {
     ndr: f64,
     cpu_paced: f64,
     cpu_overload: Vec<f64>,
+    answered: Vec<f64>,
+    /// Why nothing may be said of this device.
+    refused: Option<String>,
 }
 
 /// Runs all rounds for all numbers of services.
-pub fn run(options: &Options, go_on: &impl Fn() -> Result<(), String>) -> Result<Vec<Row>, String> {
+pub fn run(
+    options: &Options,
+    go_on: &impl Fn() -> Result<(), String>,
+) -> Result<Vec<Line>, String> {
     needs()?;
     let _limits = Limits::raise()?;
     let mut rows = Vec::new();
@@ -86,7 +124,7 @@ pub fn run(options: &Options, go_on: &impl Fn() -> Result<(), String>) -> Result
             receive: options.receive,
         };
         let mut stages = Vec::new();
-        for device in Device::ALL {
+        for &device in &options.devices {
             go_on()?;
             eprintln!("{services} services: preparing {}", device.name());
             let stage =
@@ -95,10 +133,19 @@ pub fn run(options: &Options, go_on: &impl Fn() -> Result<(), String>) -> Result
         }
         for round in 1..=options.rounds.max(1) {
             for (stage, figures) in &mut stages {
+                if figures.refused.is_some() {
+                    continue;
+                }
                 let name = stage.device.name();
-                measure(stage, figures, round == 1, options.seconds, go_on)
-                    // Who interrupts us interrupts also the programs of the trial, which then end early.
-                    .map_err(|e| go_on().err().unwrap_or(format!("{name}: {e}")))?;
+                let measured = measure(stage, figures, round == 1, options.seconds, go_on);
+                // Who interrupts us interrupts also the programs of the trial, which then end early.
+                go_on()?;
+                if let Err(why) = measured {
+                    stage.stop();
+                    eprintln!("{services} services, round {round}: {name}: {why}");
+                    figures.refused = Some(why);
+                    continue;
+                }
                 let new = figures
                     .new
                     .last()
@@ -136,7 +183,7 @@ fn measure(
 ) -> Result<(), String> {
     go_on()?;
     stage.start()?;
-    establish(stage)?;
+    figures.answered.extend(establish(stage)?);
     let (rate, busy) = overload(stage, Load::Established(None), seconds)?;
     figures.mpps.push(rate);
     figures.cpu_overload.push(busy);
@@ -159,15 +206,35 @@ fn measure(
     Ok(())
 }
 
-/// Lets every flow be seen in both directions: 12 packets each on average, all but one flow in 100,000 one at least.
-fn establish(stage: &mut Stage) -> Result<(), String> {
+/// Lets every flow be seen in both directions: 12 packets each on average, all but one flow in 100,000 one at least. Returns the share
+/// that was answered, counted where the generator is; none of a device that knows no flows.
+fn establish(stage: &mut Stage) -> Result<Option<f64>, String> {
+    let mut answered = None;
     if stage.device.has_services() {
         stage.sink(true)?;
+        let before = stage.counts()?;
         let running = stage.offer(Load::Established(Some(PACED)))?;
         sleep(Duration::from_secs(1));
         drop(running);
+        // What is on its way comes back.
+        sleep(Duration::from_millis(50));
+        answered = Some(seen_both_ways(&before, &stage.counts()?)?);
     }
-    stage.sink(false)
+    stage.sink(false)?;
+    Ok(answered)
+}
+
+/// The share of what was offered that came back; fails where flows are none that were seen in both directions.
+fn seen_both_ways(before: &Counts, after: &Counts) -> Result<f64, String> {
+    let (offered, arrived) = (after.offered - before.offered, after.arrived - before.arrived);
+    let answered = after.answered - before.answered;
+    let share = answered as f64 / offered.max(1) as f64;
+    match share >= ANSWERED {
+        true => Ok(share),
+        false => Err(format!(
+            "its flows are not established: of {offered} packets {arrived} came out of it, and {answered} answers came back through it"
+        )),
+    }
 }
 
 /// The rate at the sink in packets per microsecond, and the share of the device's CPU that was used.
@@ -242,30 +309,42 @@ fn lost(before: &Counts, after: &Counts) -> f64 {
     1.0 - (after.arrived - before.arrived) as f64 / offered as f64
 }
 
-fn rows_of(services: u16, stages: &[(Stage, Figures)]) -> Result<Vec<Row>, String> {
+fn rows_of(services: u16, stages: &[(Stage, Figures)]) -> Result<Vec<Line>, String> {
     let ours = stages.iter().find(|(stage, _)| stage.device == Device::Engine);
-    let ours = &ours.ok_or("ours is missing")?.1;
+    let ours = ours.map(|(_, figures)| figures).filter(|figures| figures.refused.is_none());
+    let rows = stages.iter().map(|(stage, figures)| line_of(services, stage.device, figures, ours));
+    rows.collect::<Option<_>>().ok_or_else(|| "no trial".to_owned())
+}
+
+fn line_of(
+    services: u16,
+    device: Device,
+    figures: &Figures,
+    ours: Option<&Figures>,
+) -> Option<Line> {
+    if let Some(why) = &figures.refused {
+        let refused = why.clone();
+        return Some(Line::Refused(Refused { services, device: device.name(), refused }));
+    }
     let ratio = |ours: &[f64], theirs: &[f64]| {
         Spread::of(&ours.iter().zip(theirs).map(|(a, b)| a / b).collect::<Vec<_>>())
     };
-    let row = |(stage, figures): &(Stage, Figures)| {
-        Some(Row {
-            services,
-            device: stage.device.name(),
-            mpps: Spread::of(&figures.mpps)?,
-            ours_over: ratio(&ours.mpps, &figures.mpps)?,
-            ndr_mpps: figures.ndr,
-            cpu_paced: figures.cpu_paced,
-            cpu_overload: Spread::of(&figures.cpu_overload)?.median,
-            new_kflows: Spread::of(&figures.new),
-            ours_over_new: ratio(&ours.new, &figures.new),
-        })
-    };
-    stages.iter().map(row).collect::<Option<_>>().ok_or_else(|| "no trial".to_owned())
+    Some(Line::Row(Row {
+        services,
+        device: device.name(),
+        mpps: Spread::of(&figures.mpps)?,
+        ours_over: ours.and_then(|ours| ratio(&ours.mpps, &figures.mpps)),
+        answered: figures.answered.iter().copied().reduce(f64::min),
+        ndr_mpps: figures.ndr,
+        cpu_paced: figures.cpu_paced,
+        cpu_overload: Spread::of(&figures.cpu_overload)?.median,
+        new_kflows: Spread::of(&figures.new),
+        ours_over_new: ours.and_then(|ours| ratio(&ours.new, &figures.new)),
+    }))
 }
 
 /// Prints the rows for people.
-pub fn table(options: &Options, rows: &[Row]) {
+pub fn table(options: &Options, lines: &[Line]) {
     println!(
         "veth, copy mode, 64-byte UDP, {} flows, 4 endpoints a service; device on CPU {}, generator on CPU {}, Linux {}; {} rounds of {} s",
         options.flows,
@@ -281,30 +360,47 @@ pub fn table(options: &Options, rows: &[Row]) {
     for services in &options.services {
         println!("\n{services} services");
         println!(
-            "{:<29} {:^23}  {:^23}  {:>6} {:>5}  {:^23}  {:^23}",
-            "", "established, Mpps", "ours / this", "NDR", "CPU", "new flows, k/s", "ours / this"
+            "{:<29} {:^23}  {:^23}  {:>8} {:>6} {:>5}  {:^23}  {:^23}",
+            "",
+            "established, Mpps",
+            "ours / this",
+            "answered",
+            "NDR",
+            "CPU",
+            "new flows, k/s",
+            "ours / this"
         );
-        for row in rows.iter().filter(|row| row.services == *services) {
-            let none = || format!("{:^23}", "-");
-            println!(
-                "{:<29} {}  {}  {:>6.3} {:>4.0}%  {}  {}",
-                row.device,
-                row.mpps,
-                row.ours_over,
-                row.ndr_mpps,
-                row.cpu_paced * 100.0,
-                row.new_kflows.map_or_else(none, |it| format!(
-                    "{:>7.0} {:>7.0} {:>7.0}",
-                    it.min, it.median, it.max
-                )),
-                row.ours_over_new.map_or_else(none, |it| it.to_string()),
-            );
+        for line in lines {
+            match line {
+                Line::Row(row) if row.services == *services => println!("{}", words(row)),
+                Line::Refused(it) if it.services == *services => {
+                    println!("{:<29} NOT MEASURED: {}", it.device, it.refused);
+                }
+                _ => {}
+            }
         }
     }
     println!(
-        "\nMinimum, median, maximum. NDR: highest rate in Mpps with at most 0.1 % lost. CPU: of the device's CPU at 200,000 packets a second. \
+        "\nMinimum, median, maximum. Answered: of the packets that opened the flows, those whose answers came back through the device. NDR: highest rate in Mpps with at most 0.1 % lost. CPU: of the device's CPU at 200,000 packets a second. \
          Without: the bare forwarder and Linux forwarding have no services, NAT or conntrack; Linux has no drop reason per packet."
     );
+}
+
+fn words(row: &Row) -> String {
+    let none = || format!("{:^23}", "-");
+    let ratio = |it: Option<Spread>| it.map_or_else(none, |it| it.to_string());
+    let kflows = |it: Spread| format!("{:>7.0} {:>7.0} {:>7.0}", it.min, it.median, it.max);
+    format!(
+        "{:<29} {}  {}  {:>8} {:>6.3} {:>4.0}%  {}  {}",
+        row.device,
+        row.mpps,
+        ratio(row.ours_over),
+        row.answered.map_or("-".into(), |share| format!("{:.1} %", share * 100.0)),
+        row.ndr_mpps,
+        row.cpu_paced * 100.0,
+        row.new_kflows.map_or_else(none, kflows),
+        ratio(row.ours_over_new),
+    )
 }
 
 #[cfg(test)]
@@ -316,14 +412,33 @@ mod tests {
     #[test]
     fn loss_is_what_was_offered_and_did_not_arrive() {
         let ticks = Ticks { busy: 0, all: 0 };
-        let before = Counts { offered: 1000, arrived: 900, ticks, at: Instant::now() };
+        let before = Counts { offered: 1000, arrived: 900, answered: 0, ticks, at: Instant::now() };
         let after = Counts {
             offered: 2000,
             arrived: 1899,
+            answered: 499,
             ticks,
             at: before.at + Duration::from_micros(500),
         };
         assert!((lost(&before, &after) - 0.001).abs() < 1e-9);
         assert_eq!(offered_rate(&before, &after), 2.0);
+        // All but one came out of it, and fewer than half of the answers came back.
+        let why = seen_both_ways(&before, &after).unwrap_err();
+        assert!(why.contains("999 came out of it, and 499 answers"), "{why}");
+        assert_eq!(seen_both_ways(&before, &Counts { answered: 900, ..after }), Ok(0.9));
+    }
+
+    #[test]
+    fn what_was_refused_has_no_figures_and_gives_no_ratios() {
+        let figures = || Figures { mpps: vec![1.0], cpu_overload: vec![1.0], ..Figures::default() };
+        let refused = || Figures { refused: Some("no answers".into()), ..figures() };
+        let line = line_of(10, Device::Nftables, &refused(), Some(&figures())).unwrap();
+        let json = serde_json::to_string(&line).unwrap();
+        assert_eq!(
+            json,
+            r#"{"services":10,"device":"nftables (kube-proxy)","refused":"no answers"}"#
+        );
+        let Some(Line::Row(row)) = line_of(10, Device::Bare, &figures(), None) else { panic!() };
+        assert!(row.ours_over.is_none() && words(&row).contains('-'));
     }
 }

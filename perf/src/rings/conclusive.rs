@@ -5,8 +5,9 @@
 //! carries the same frames on the same rings without an engine, can be held against that of an earlier run.
 
 use super::Row;
+use millrace_harness::fingerprint::Fingerprint;
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Variation (deviation over mean) of runs from which on they are inconclusive.
 pub const STEADY: f64 = 0.03;
@@ -34,22 +35,31 @@ struct Middle {
     median: f64,
 }
 
-#[derive(Debug, Deserialize)]
-struct File {
+/// An earlier report.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Earlier {
     cpu: String,
+    kernel: String,
+    /// Reports of old have none.
+    #[serde(default)]
+    fingerprint: Option<Fingerprint>,
     results: Vec<Known>,
+    #[serde(skip)]
+    path: PathBuf,
 }
 
 /// What became of a scenario's time.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// Within what is allowed.
     Held,
     /// It takes more.
     Rose,
-    /// One of the four series of runs is not steady, or missing.
-    Inconclusive,
+    /// It takes less, by more than what is allowed: who blesses a new file gains.
+    Fell,
+    /// For this reason nothing is known.
+    Inconclusive(String),
 }
 
 /// One line of the gate.
@@ -81,10 +91,20 @@ impl Known {
 }
 
 /// The ratio of `row` to `l2` among its `all`, if both are steady.
-fn relative(row: &Known, all: &[Known]) -> Option<f64> {
-    let base = all.iter().find(|other| other.is_like(row, BASE))?;
-    let steady = is_steady(row.cv) && is_steady(base.cv) && base.ns.median > 0.0;
-    steady.then(|| row.ns.median / base.ns.median)
+fn relative(row: &Known, all: &[Known], when: &str) -> Result<f64, String> {
+    let base = all.iter().find(|other| other.is_like(row, BASE));
+    let base = base.ok_or_else(|| format!("{BASE} was not measured {when}"))?;
+    for it in [row, base] {
+        if !(it.ns.median > 0.0 && it.ns.median.is_finite()) {
+            return Err(format!("{} {when} took {} ns", it.scenario, it.ns.median));
+        }
+        let cv =
+            it.cv.ok_or_else(|| format!("{when} nobody knew how much {} varied", it.scenario))?;
+        if !is_steady(Some(cv)) {
+            return Err(format!("{} varied by {:.1} % {when}", it.scenario, cv * 100.0));
+        }
+    }
+    Ok(row.ns.median / base.ns.median)
 }
 
 /// Each of `now` beside the same of `before`.
@@ -92,60 +112,100 @@ pub fn compare(before: &[Known], now: &[Known], allowed: f64) -> Vec<Line> {
     let rows = now.iter().filter(|row| row.scenario != BASE);
     let lines = rows.map(|row| {
         let earlier = before.iter().find(|other| other.is_like(row, &row.scenario));
-        let ratios = earlier.and_then(|earlier| relative(earlier, before)).zip(relative(row, now));
-        let verdict = match ratios {
-            None => Verdict::Inconclusive,
-            Some((before, now)) if now > before * (1.0 + allowed) => Verdict::Rose,
-            Some(_) => Verdict::Held,
+        let ratios = earlier
+            .ok_or_else(|| "it was not measured then".to_owned())
+            .and_then(|earlier| relative(earlier, before, "then"))
+            .and_then(|before| Ok((before, relative(row, now, "now")?)));
+        let verdict = match &ratios {
+            Err(why) => Verdict::Inconclusive(why.clone()),
+            Ok((before, now)) if *now > before * (1.0 + allowed) => Verdict::Rose,
+            Ok((before, now)) if *now * (1.0 + allowed) < *before => Verdict::Fell,
+            Ok(_) => Verdict::Held,
         };
         let workers = if row.workers == 1 { "worker" } else { "workers" };
         let what = format!("{}, {}, {} {workers}", row.scenario, row.frames, row.workers);
-        Line { what, ratios, verdict }
+        Line { what, ratios: ratios.ok(), verdict }
     });
     lines.collect()
 }
 
-/// The gate: prints each line, and fails where a conclusive ratio rose by more than `allowed` (a share).
-pub fn gate(path: &Path, cpu: &str, rows: &[Row], allowed: f64) -> Result<(), String> {
-    let text = std::fs::read_to_string(path).map_err(|why| format!("{}: {why}", path.display()))?;
-    let file: File = serde_json::from_str(&text)
-        .map_err(|why| format!("{}: {why} (core --json writes one)", path.display()))?;
-    if file.cpu != cpu {
-        return Err(format!(
-            "{}: it is of {}, this is {cpu}: times of unlike machines are not compared",
-            path.display(),
-            file.cpu
-        ));
+/// A share from percent, as an argument: nothing that every rise would be within.
+pub fn percent(text: &str) -> Result<f64, String> {
+    let percent: f64 = text.parse().map_err(|_| format!("{text}: no number"))?;
+    match (0.0..=1000.0).contains(&percent) {
+        true => Ok(percent),
+        false => Err(format!("{text}: from 0 to 1000 percent")),
     }
-    let now: Vec<Known> = rows.iter().map(Known::of).collect();
-    let lines = compare(&file.results, &now, allowed);
-    for line in &lines {
-        let ratios = line.ratios.map_or("–".to_owned(), |(before, now)| {
-            format!(
-                "{before:.2} of {BASE} before, {now:.2} now ({:+.1} %)",
-                (now / before - 1.0) * 100.0
-            )
-        });
-        let verdict = match line.verdict {
-            Verdict::Held => "held",
-            Verdict::Rose => "ROSE",
-            Verdict::Inconclusive => "inconclusive",
-        };
-        eprintln!("{:<40} {ratios:<45} {verdict}", line.what);
+}
+
+impl Earlier {
+    /// Of a file, if it is of this machine: times of unlike ones are not compared.
+    pub fn read(path: &Path, fingerprint: &Fingerprint) -> Result<Self, String> {
+        let failed = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
+        let text = std::fs::read_to_string(path).map_err(|why| failed(&why))?;
+        let earlier: Self = serde_json::from_str(&text)
+            .map_err(|why| failed(&format!("{why} (core --json writes one)")))?;
+        let unlike = earlier.unlike(fingerprint);
+        match unlike.is_empty() {
+            true => Ok(Self { path: path.to_owned(), ..earlier }),
+            false => Err(failed(&format!(
+                "it is of another machine, or of this one in another state, and times of such are not compared: {}",
+                unlike.join("; ")
+            ))),
+        }
     }
-    let rose: Vec<&str> = lines
-        .iter()
-        .filter(|line| line.verdict == Verdict::Rose)
-        .map(|line| line.what.as_str())
-        .collect();
-    match rose.is_empty() {
-        true => Ok(()),
-        false => Err(format!(
-            "more than {:.0} % over {}: {}",
-            allowed * 100.0,
-            path.display(),
-            rose.join("; ")
-        )),
+
+    fn unlike(&self, now: &Fingerprint) -> Vec<String> {
+        match &self.fingerprint {
+            Some(before) => {
+                let found = before.differences(now).into_iter().filter(|it| it.blocks);
+                found.map(|it| format!("{}: {}, now {}", it.what, it.a, it.b)).collect()
+            }
+            None => {
+                let pairs =
+                    [("CPU", &self.cpu, &now.cpu.model), ("kernel", &self.kernel, &now.kernel)];
+                let unlike = pairs.iter().filter(|(_, before, now)| before != now);
+                unlike.map(|(what, before, now)| format!("{what}: {before}, now {now}")).collect()
+            }
+        }
+    }
+
+    /// The gate: prints each line, and fails where a conclusive ratio rose by more than `allowed` (a share).
+    pub fn gate(&self, rows: &[Row], allowed: f64) -> Result<(), String> {
+        let now: Vec<Known> = rows.iter().map(Known::of).collect();
+        self.judge(&compare(&self.results, &now, allowed), allowed)
+    }
+
+    fn judge(&self, lines: &[Line], allowed: f64) -> Result<(), String> {
+        for line in lines {
+            let ratios = line.ratios.map_or_else(String::new, |(before, now)| {
+                let rise = (now / before - 1.0) * 100.0;
+                format!("{before:.2} of {BASE} then, {now:.2} now ({rise:+.1} %)")
+            });
+            let verdict = match &line.verdict {
+                Verdict::Held => "no difference",
+                Verdict::Rose => "SLOWER",
+                Verdict::Fell => "faster",
+                Verdict::Inconclusive(why) => &format!("inconclusive: {why}"),
+            };
+            eprintln!("{:<38} {ratios:<45} {verdict}", line.what);
+        }
+        let path = self.path.display();
+        let decided = lines.iter().filter(|line| line.ratios.is_some()).count();
+        let allowed = allowed * 100.0;
+        eprintln!(
+            "{decided} of {} were decided, against {path}: slower is what takes {allowed:.0} % more",
+            lines.len()
+        );
+        let rose = lines.iter().filter(|line| line.verdict == Verdict::Rose);
+        let rose: Vec<&str> = rose.map(|line| line.what.as_str()).collect();
+        match rose.is_empty() {
+            true => Ok(()),
+            false => Err(format!(
+                "slower by more than {allowed:.0} % than in {path}: {}",
+                rose.join("; ")
+            )),
+        }
     }
 }
 
@@ -164,7 +224,11 @@ mod tests {
         };
         let lines = compare(&rows(before), &rows(now), 0.2);
         assert_eq!(lines.len(), 1);
-        lines[0].verdict
+        lines[0].verdict.clone()
+    }
+
+    fn is_inconclusive(verdict: &Verdict, word: &str) -> bool {
+        matches!(verdict, Verdict::Inconclusive(why) if why.contains(word))
     }
 
     #[test]
@@ -173,6 +237,7 @@ mod tests {
         assert_eq!(verdict(before, [(15.0, 0.01), (60.0, 0.01)]), Verdict::Held);
         assert_eq!(verdict(before, [(10.0, 0.01), (47.0, 0.01)]), Verdict::Held);
         assert_eq!(verdict(before, [(10.0, 0.01), (49.0, 0.01)]), Verdict::Rose);
+        assert_eq!(verdict(before, [(10.0, 0.01), (32.0, 0.01)]), Verdict::Fell);
     }
 
     #[test]
@@ -180,19 +245,80 @@ mod tests {
         let (steady, loud) = ([(10.0, 0.01), (40.0, 0.01)], 0.03);
         let rose = [(10.0, 0.01), (80.0, 0.01)];
         assert_eq!(verdict(steady, rose), Verdict::Rose);
-        assert_eq!(verdict(steady, [(10.0, loud), rose[1]]), Verdict::Inconclusive);
-        assert_eq!(verdict(steady, [rose[0], (80.0, loud)]), Verdict::Inconclusive);
-        assert_eq!(verdict([(10.0, loud), steady[1]], rose), Verdict::Inconclusive);
+        for (before, now, why) in [
+            (steady, [(10.0, loud), rose[1]], "l2 varied by 3.0 % now"),
+            (steady, [rose[0], (80.0, loud)], "route4 varied by 3.0 % now"),
+            ([(10.0, loud), steady[1]], rose, "l2 varied by 3.0 % then"),
+            (steady, [(f64::NAN, 0.01), rose[1]], "NaN ns"),
+            ([steady[0], (0.0, 0.01)], rose, "route4 then took 0 ns"),
+        ] {
+            let verdict = verdict(before, now);
+            assert!(is_inconclusive(&verdict, why), "{verdict:?}");
+        }
         let missing = compare(&[known(BASE, 10.0, 0.0)], &[known("route4", 80.0, 0.0)], 0.2);
-        assert_eq!(missing[0].verdict, Verdict::Inconclusive);
+        assert!(is_inconclusive(&missing[0].verdict, "not measured then"));
+        let alone = compare(&[known("route4", 8.0, 0.0)], &[known("route4", 8.0, 0.0)], 0.2);
+        assert!(is_inconclusive(&alone[0].verdict, "l2 was not measured then"));
+    }
+
+    fn recorded(name: &str) -> Earlier {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let like = serde_json::from_str::<Earlier>(&text).unwrap().fingerprint.unwrap();
+        Earlier::read(&path, &like).unwrap()
+    }
+
+    /// Three real runs of one machine: two of one build, and one of a build whose routes were made slower on purpose.
+    #[test]
+    fn what_was_recorded_is_no_different_from_itself_and_a_slower_build_is_slower() {
+        let (first, again, slow) =
+            (recorded("core-1.json"), recorded("core-2.json"), recorded("core-slow.json"));
+        let verdicts = |before: &Earlier, now: &Earlier| -> Vec<Verdict> {
+            compare(&before.results, &now.results, 0.2)
+                .into_iter()
+                .map(|line| line.verdict)
+                .collect()
+        };
+        assert!(verdicts(&first, &first).iter().all(|it| *it == Verdict::Held));
+        assert!(verdicts(&first, &again).iter().all(|it| *it == Verdict::Held));
+        let lines = compare(&first.results, &slow.results, 0.2);
+        assert!(lines.iter().any(|line| line.verdict == Verdict::Rose), "{lines:?}");
+        let error = first.judge(&lines, 0.2).unwrap_err();
+        assert!(error.contains("route4, 64, 1 worker"), "{error}");
+        assert!(verdicts(&slow, &first).contains(&Verdict::Fell));
     }
 
     #[test]
-    fn an_earlier_report_without_variations_is_read_and_decides_nothing() {
+    fn times_of_another_machine_or_in_another_state_are_refused_by_name() {
+        let earlier = recorded("core-1.json");
+        let mut other = earlier.fingerprint.clone().unwrap();
+        assert!(earlier.unlike(&other).is_empty());
+        other.kernel = "5.10".into();
+        other.cpu.governor = "powersave".into();
+        let unlike = earlier.unlike(&other).join("; ");
+        assert!(unlike.contains("kernel") && unlike.contains("powersave"), "{unlike}");
+        // A report of old says two things of its machine.
+        let old = Earlier { fingerprint: None, ..earlier };
+        assert!(old.unlike(&other)[0].contains("5.10"));
         let text = r#"{"cpu": "c", "kernel": "k", "results": [{"scenario": "l2", "frames": "64", "workers": 1,
             "runs": 11, "packets": 1, "ns": {"min": 1, "median": 10.5, "max": 12}}]}"#;
-        let file: File = serde_json::from_str(text).unwrap();
+        let file: Earlier = serde_json::from_str(text).unwrap();
         assert_eq!((file.results[0].ns.median, file.results[0].cv), (10.5, None));
         assert!(!is_steady(file.results[0].cv));
+        for nonsense in ["", "[]", "{}", "{\"results\": 3}"] {
+            let folder = crate::folder::Folder::create("against").unwrap();
+            let path = folder.path().join("r.json");
+            std::fs::write(&path, nonsense).unwrap();
+            let error = Earlier::read(&path, &Fingerprint::default()).unwrap_err();
+            assert!(error.contains("r.json") && error.contains("core --json"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_would_allow_everything_is_no_percentage() {
+        assert_eq!(percent("20"), Ok(20.0));
+        for text in ["NaN", "inf", "-1", "much", "1001"] {
+            assert!(percent(text).unwrap_err().contains(text));
+        }
     }
 }

@@ -31,7 +31,7 @@ pub fn write(body: &mut String, certificate: &Certificate) {
                 escape(&device.name),
                 found.protocol.name().to_uppercase(),
                 show_per_second(found.closed_loop),
-                show_per_second(found.alone),
+                found.alone.map_or("not known".into(), show_per_second),
                 time.0,
                 time.1
             );

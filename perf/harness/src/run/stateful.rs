@@ -9,6 +9,7 @@ use crate::kernel;
 use crate::results::{Path, Round};
 use crate::scenario::{Device, Named, Topology};
 use crate::services::{self, Protocol};
+use crate::settings::Settings;
 use crate::stateful::connections::{self, Clients};
 use crate::stateful::sessions::Sessions;
 use crate::stateful::{Stateful, is_two_way, show_sessions};
@@ -36,16 +37,30 @@ impl<'a> Run<'a> {
             let name = named.name();
             return Err(format!("{name}: it forwards one way only, and connections need both"));
         }
-        let Topology::Veth { queues, mtu } = self.scenario.topology else {
-            return Err("stateful tests need topology \"veth\": over NICs nobody knows what server and generator do alone".into());
-        };
         let scenario = self.scenario;
         let plan = &scenario.stateful;
+        let (queues, mtu) = match &scenario.topology {
+            Topology::Veth { queues, mtu } => (*queues, *mtu),
+            Topology::Nics(_) => {
+                if !plan.protocols.is_empty() && !scenario.topology.has_a_host_behind() {
+                    return Err("connections need a server behind the device, a host of its own: put topology.rx into a \
+                                namespace (topology.netns_rx) that the others are not in, or ask for sessions only \
+                                (--no-connections)"
+                        .into());
+                }
+                self.warnings.push(
+                    "what generator and server do without a device is not known over interfaces that were there: \
+                     no figure is called the device's"
+                        .into(),
+                );
+                return Ok(alone);
+            }
+        };
         let seconds = scenario.measure.final_trial.as_secs_f64().min(1.0);
         for protocol in &plan.protocols {
             let ends = Ends::joined("cal", queues, mtu)?;
             let logs = Folder::create("cal")?;
-            connections::settle(&ends.sink, "10.0.1.1/24", None)?;
+            connections::settle(&mut Settings::default(), &ends.sink, "10.0.1.1/24", None)?;
             let mut server = ends.sink.command(crate::programs::own()?);
             server.args(serve_words(&self.scenario.cpus).iter());
             let _server = started(&mut server, &logs)?;
@@ -58,7 +73,8 @@ impl<'a> Run<'a> {
                 stop: self.stop,
             };
             self.progress.passing(&format!("generator and server alone, {}", protocol.name()));
-            let rate = clients.measure(&scenario.measure, None, |_, _| {})?.alone;
+            let found = clients.measure(&scenario.measure, None, |_, _| {})?;
+            let rate = found.bounds.bounds.lower.unwrap_or(found.closed_loop);
             self.progress.staying(&format!(
                 "generator and server alone, {}: {}",
                 protocol.name(),
@@ -135,8 +151,7 @@ impl<'a> Run<'a> {
             self.progress.passing(&format!("{label}: {name}, setting up"));
             let (mut stage, _limits) = self.set_up(named, *protocol, CONNECTIONS)?;
             *path = stage.ends.path.clone();
-            let outside = stage.ends.outside.mac.clone();
-            connections::settle(&stage.ends.sink, "10.0.2.2/24", Some(("10.0.2.1", &outside)))?;
+            stage.settle()?;
             let words = serve_words(&scenario.cpus);
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
             stage.run_at_sink("serve", &words)?;
@@ -170,7 +185,7 @@ impl<'a> Run<'a> {
             let through =
                 self.sessions(&stage.ends, stage.folder.path(), frame, named.device.has_services());
             through.wait()?;
-            let alone = alone.round_trips.get(&frame).copied().unwrap_or(0.0);
+            let alone = alone.round_trips.get(&frame).copied();
             let seconds = measure.final_trial.as_secs_f64();
             let progress = &mut *self.progress;
             let measured = through.step(
@@ -212,7 +227,7 @@ impl<'a> Run<'a> {
             _ => None,
         };
         let wants = Wants { protocol, flows: Some((flows, seconds)) };
-        Ok((Stage::set_up_for(device, self.scenario, device.kind(), wants)?, limits))
+        Ok((Stage::set_up(device, self.scenario, wants, self.stop)?, limits))
     }
 }
 

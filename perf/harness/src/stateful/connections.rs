@@ -12,6 +12,7 @@ use crate::results::{Judged, Percentiles, Trial};
 use crate::scenario::{Cpus, Measure};
 use crate::search::{Dut, Error, Goal, Limits, Outcome, search};
 use crate::services::{self, Protocol};
+use crate::settings::Settings;
 use crate::statistics::median;
 use serde::Deserialize;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -99,7 +100,7 @@ impl Clients<'_> {
         if let Some(rate) = rate {
             command.args(["--per-second", &format!("{rate:.3}")]);
         }
-        let text = programs::finish(&mut command, None);
+        let text = programs::generate(&mut command, seconds, self.stop);
         if self.stop.load(Ordering::Relaxed) {
             return Err(INTERRUPTED.into());
         }
@@ -139,7 +140,8 @@ impl Clients<'_> {
         }
     }
 
-    /// The search, and the time to be established at half of what it found.
+    /// The search, and the time to be established at half of what it found; `alone` is what is known of generator and server
+    /// without a device.
     pub fn measure(
         &self,
         measure: &Measure,
@@ -171,9 +173,7 @@ impl Clients<'_> {
         });
         let trials = trials.collect();
         let bounds = found.bounds.into_iter().next().ok_or("a search without bounds")?;
-        // Without a device what is found is the generator's, whatever else is known.
-        let alone = alone.unwrap_or(bounds.lower.unwrap_or(closed_loop));
-        let bounds = Judged::of(bounds, Some(alone));
+        let bounds = Judged::of(bounds, alone);
         let setup_time = match bounds.bounds.lower {
             Some(rate) => {
                 self.trial(Some(rate / 2.0), measure.final_trial.as_secs_f64())?.setup_time
@@ -205,23 +205,30 @@ impl Dut for Searched<'_, '_> {
 }
 
 /// Makes the receiver's end a host with all the pods' addresses, whose kernel answers for them; `router` is the device's side of it.
-pub fn settle(sink: &Place, address: &str, router: Option<(&str, &str)>) -> Result<(), String> {
+pub fn settle(
+    settings: &mut Settings,
+    sink: &Place,
+    address: &str,
+    router: Option<(&str, &str)>,
+) -> Result<(), String> {
     let interface = &sink.interface;
-    let mut steps = vec![
-        format!("ip addr add {address} dev {interface}"),
-        format!("ip route add local {} dev lo", services::PODS),
-        // Whole checksums and segments: what reads them on the way has no driver to make them.
-        format!("ethtool -K {interface} tx off tso off gso off"),
-        "echo 65535 > /proc/sys/net/core/somaxconn".into(),
-        "echo 65535 > /proc/sys/net/ipv4/tcp_max_syn_backlog".into(),
-        "for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 > $f; done".into(),
-    ];
-    if let Some((router, mac)) = router {
-        steps.push(format!("ip neigh replace {router} lladdr {mac} dev {interface} nud permanent"));
-        steps.push(format!("ip route add default via {router} dev {interface}"));
+    settings.add(sink, "addr", &format!("{address} dev {interface}"))?;
+    settings.add(sink, "route", &format!("local {} dev lo", services::PODS))?;
+    // Whole checksums and segments: what reads them on the way has no driver to make them.
+    let offloads = ["tx-checksumming", "tcp-segmentation-offload", "generic-segmentation-offload"];
+    settings.offloads(sink, &offloads, false)?;
+    for (name, value) in [
+        ("core/somaxconn", "65535"),
+        ("ipv4/tcp_max_syn_backlog", "65535"),
+        ("ipv4/conf/all/rp_filter", "0"),
+        (&format!("ipv4/conf/{interface}/rp_filter"), "0"),
+    ] {
+        settings.write(sink, &format!("/proc/sys/net/{name}"), value)?;
     }
-    for step in steps {
-        programs::finish(sink.command("sh").args(["-c", &step]), None)?;
+    let Some((router, mac)) = router else { return Ok(()) };
+    settings.add(sink, "neigh", &format!("{router} lladdr {mac} dev {interface} nud permanent"))?;
+    for clients in ["10.0.1.0/24", "10.200.0.0/16"] {
+        settings.add(sink, "route", &format!("{clients} via {router} dev {interface}"))?;
     }
     Ok(())
 }

@@ -86,16 +86,16 @@ impl Sessions<'_> {
         fs::write(&file, self.profile(sessions, rate, length)).map_err(|e| e.to_string())?;
         let mut command = std::process::Command::new(programs::find("millrace-pktgen")?);
         command.args(["run", "--json", "--quiet", "--profile"]).arg(&file);
-        let text = programs::finish(&mut command, None);
+        let seconds = match length {
+            Length::Seconds(seconds) => seconds,
+            Length::Packets(count) => count as f64 / rate.unwrap_or(1e6),
+        };
+        let text = programs::generate(&mut command, seconds, self.stop);
         if self.stop.load(Ordering::Relaxed) {
             return Err(INTERRUPTED.into());
         }
         let report: Report = serde_json::from_str(&text?)
             .map_err(|e| format!("millrace-pktgen's report can't be read: {e}"))?;
-        let seconds = match length {
-            Length::Seconds(seconds) => seconds,
-            Length::Packets(count) => count as f64 / rate.unwrap_or(1e6),
-        };
         Ok(report.trial(rate, seconds))
     }
 
@@ -128,7 +128,7 @@ impl Sessions<'_> {
         &self,
         plan: &Plan,
         sessions: u64,
-        (alone, trial): (f64, f64),
+        (alone, trial): (Option<f64>, f64),
         tracked: impl Fn() -> Result<Option<u64>, String>,
         mut tell: impl FnMut(&str),
     ) -> Result<Step, String> {
