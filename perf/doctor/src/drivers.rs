@@ -35,7 +35,7 @@ pub enum Queues {
     Half,
     /// One for each CPU to send with; else it sends under a lock.
     PerCpu,
-    /// No more CPUs than this in the machine without a lock, twice as many at all.
+    /// No more CPUs than this in the machine without a lock, twice as many at all (before Linux 5.16 no more than this).
     Cpus(u32),
     /// Combined channels only.
     Combined,

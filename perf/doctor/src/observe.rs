@@ -39,13 +39,24 @@ pub fn live(interface: &str, files: &Files) -> Result<Nic, Error> {
     Ok(from(answers, files))
 }
 
+/// A capture's text, if it is no longer than one can be: a machine with a thousand CPUs and queues has less than a MiB.
+fn text_of(path: &Path) -> std::io::Result<String> {
+    use std::io::Read;
+    const MOST: u64 = 64 << 20;
+    let mut text = String::new();
+    if std::fs::File::open(path)?.take(MOST + 1).read_to_string(&mut text)? as u64 > MOST {
+        return Err(std::io::Error::other(format!("it is longer than {MOST} bytes")));
+    }
+    Ok(text)
+}
+
 /// The interface of a capture: a folder with `sys`, `proc` and `answers.json`, or an archive of them.
 pub fn captured(path: &Path) -> Result<Nic, Error> {
     let fail = |why: String| Error::Capture { path: path.display().to_string(), why };
     let files = if path.is_dir() {
         Files::under(path)
     } else {
-        let text = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
+        let text = text_of(path).map_err(|error| fail(error.to_string()))?;
         Files::of(crate::archive::Archive::parse(&text))
     };
     let text = files.text("answers.json").ok_or_else(|| fail("it has no answers.json".into()))?;

@@ -106,6 +106,29 @@ fn automatic_changes_settle_what_they_are_for() {
     }
 }
 
+/// Before Linux 5.16 ixgbe takes no program on a machine with more CPUs than it has queues for XDP.
+#[test]
+fn what_only_costs_with_a_later_kernel_blocks_with_an_earlier_one() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/ixgbe.txt");
+    let severity = |release: &str| {
+        let (mut archive, _, wanted) = observed(&path);
+        archive.sections.insert("proc/sys/kernel/osrelease".into(), release.into());
+        let files = millrace_doctor::files::Files::of(archive);
+        let answers = serde_json::from_str(&files.text("answers.json").unwrap()).unwrap();
+        let found = checks::run(&observe::from(answers, &files), &wanted);
+        let finding = found.into_iter().find(|finding| finding.id == "spare-queues").unwrap();
+        format!("{:?}", finding.severity)
+    };
+    assert_eq!(severity("6.8.0-45-generic\n"), "Costs");
+    assert_eq!(severity("5.15.0-91-generic\n"), "Blocks");
+}
+
+#[test]
+fn a_capture_without_an_end_is_refused() {
+    let error = observe::captured(Path::new("/dev/zero")).unwrap_err().to_string();
+    assert!(error.contains("/dev/zero") && error.contains("longer"), "{error}");
+}
+
 /// Where nothing is known nothing is claimed.
 #[test]
 fn an_interface_of_which_nothing_is_known_has_no_findings() {

@@ -260,16 +260,17 @@ pub fn transmit_queues(look: &Look<'_>) -> Option<Finding> {
             )
         }
         Queues::Cpus(most) if cpus > most => {
-            let severity = if cpus > most * 2 { Blocks } else { Costs };
+            // Since commit 4fe815850bdc (5.16) CPUs may share queues.
+            let severity = if cpus > most * 2 || !look.kernel((5, 16)) { Blocks } else { Costs };
             let seen = format!("{cpus} CPUs, and {driver} has {most} queues for XDP");
-            let why = "above, CPUs share a queue under a lock; above twice as many it refuses the program (ENOMEM)";
+            let why = "above, CPUs share a queue under a lock, and kernels before 6.4 may panic when they send (look for the fix in the vendor's); above twice as many, and before 5.16 always, it refuses the program (ENOMEM)";
             Some(
                 Finding::new(
                     "spare-queues",
                     severity,
                     seen,
                     why,
-                    "ixgbe_main.c ixgbe_xdp_setup, IXGBE_MAX_XDP_QS",
+                    "ixgbe_main.c ixgbe_xdp_setup, IXGBE_MAX_XDP_QS; commit 4fe815850bdc, and the panic with more than 64 CPUs reported to netdev on 2023-01-28",
                 )
                 .advise(format!("boot with nr_cpus={most}, or use another NIC")),
             )
@@ -387,8 +388,8 @@ const REPORTED: [(&str, &str, &str); 5] = [
     ),
     (
         "ice",
-        "zero-copy stalled in some kernels when the fill ring ran empty without need-wakeup",
-        "firedancer#273",
+        "its number of channels can't be changed while an RDMA driver holds the device (EBUSY, since Linux 6.3: unload irdma, or turn RDMA off with devlink); zero-copy stalled in some kernels when the fill ring ran empty without need-wakeup",
+        "ice_ethtool.c ice_set_channels; intel/ethernet-linux-ice#45; firedancer#273",
     ),
     (
         "ena",
