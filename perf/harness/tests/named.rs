@@ -81,10 +81,10 @@ sustain = "300ms"
                 let lines = shown.lines().filter(|line| !line.contains(" mtu "));
                 lines.for_each(|line| text += &format!("{line}\n"));
             }
-            let mut read = format!(
+            let mut read = String::from(
                 "nft list ruleset; iptables-legacy-save | grep -v '^#' | sed 's/ \\[.*//' ; cat /proc/sys/net/ipv4/ip_forward \
                  /proc/sys/net/ipv4/conf/*/rp_filter /proc/sys/net/core/somaxconn /proc/sys/net/ipv4/tcp_max_syn_backlog \
-                 /proc/sys/net/netfilter/nf_conntrack_udp_timeout*;"
+                 /proc/sys/net/netfilter/nf_conntrack_udp_timeout*;",
             );
             for interface in interfaces {
                 read += &format!(
