@@ -37,6 +37,9 @@ pub struct Options {
     /// Devices on veth; all without it. Ratios are ours over theirs, so there are none without millrace
     #[arg(long = "device", value_enum, value_delimiter = ',', requires = "veth")]
     devices: Vec<stage::Device>,
+    /// No search for the highest rate without loss on veth, and no look at the CPU at a fixed rate: most of the time goes there
+    #[arg(long, requires = "veth")]
+    no_ndr: bool,
     /// Flows of established traffic on veth: a power of two up to 65536
     #[arg(long, default_value_t = 16_384, requires = "veth")]
     flows: u32,
@@ -127,6 +130,7 @@ fn veth_options(options: &Options) -> veth::Options {
     veth::Options {
         services: options.services.clone(),
         devices: devices(options),
+        ndr: !options.no_ndr,
         flows: options.flows,
         rounds: options.rounds,
         seconds: options.seconds,

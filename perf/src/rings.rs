@@ -187,7 +187,8 @@ fn measure(options: &Options) -> Result<(), String> {
     let mut scenarios = chosen(options, Scenario::ALL);
     let cpus = cpus(options)?;
     let fingerprint = Fingerprint::read();
-    let (cpu, kernel) = (fingerprint.cpu.model.clone(), fingerprint.kernel.clone());
+    let kernel = fingerprint.kernel.split(' ').next().unwrap_or_default().to_owned();
+    let cpu = fingerprint.cpu.model.clone();
     // Better before it is measured than after.
     let earlier = options.against.as_deref().map(|path| Earlier::read(path, &fingerprint));
     let earlier = earlier.transpose()?;

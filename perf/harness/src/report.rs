@@ -226,8 +226,8 @@ fn summary(body: &mut String, certificate: &Certificate) {
     }
     if figures.iter().any(|figure| figure.not_the_devices) {
         body.push_str(
-            "<p class=\"note\">≥: within 5 % of what the generator does alone, or the highest rate allowed, or the search ran out of \
-             time. The device does at least that; its own limit is not known.</p>\n",
+            "<p class=\"note\">≥: within 5 % of what the generator does alone, or nobody knows what it does alone, or the highest rate \
+             allowed, or the search ran out of time. The device does at least that; its own limit is not known.</p>\n",
         );
     }
     stateful::write(body, certificate);

@@ -253,3 +253,30 @@ fn changes_under_load_are_counted_on_interfaces_that_were_there() {
     assert!(certificate.warnings.iter().any(|w| w.contains("generator_limit")));
     assert_eq!(certificate.devices[0].path.link, "veth");
 }
+
+/// A disk that is full when the result is to be written: it is printed instead, and no half of it is left.
+#[test]
+fn a_result_is_not_lost_for_a_full_disk() {
+    let Some(_turn) = turn() else { return };
+    let folder = Folder::create("full").unwrap();
+    let disk = folder.path().join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let mount = |words: &[&str]| Command::new("mount").args(words).arg(&disk).status().unwrap();
+    if !mount(&["-t", "tmpfs", "-o", "size=4k", "none"]).success() {
+        eprintln!("skipped: no tmpfs can be mounted");
+        return;
+    }
+    let mut command = Command::new(HARNESS);
+    command.args(["soak", "--rate", "1kpps", "--duration", "1s", "--quiet", "--device"]);
+    command.args(["kind = \"impair\"", "--output"]).arg(disk.join("result.json"));
+    let output = command.output().unwrap();
+    let left: Vec<_> = std::fs::read_dir(&disk).unwrap().collect();
+    let unmounted = Command::new("umount").arg(&disk).status().unwrap();
+    assert!(unmounted.success() && left.is_empty(), "{left:?}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    if said.contains("the generator can't keep to") && is_busy() {
+        return;
+    }
+    assert!(!output.status.success() && said.contains("on standard output instead"), "{said}");
+    assert!(Certificate::parse(&String::from_utf8_lossy(&output.stdout)).is_ok());
+}

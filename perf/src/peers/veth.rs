@@ -18,6 +18,8 @@ pub struct Options {
     pub services: Vec<u16>,
     /// Which devices, in the order of a round.
     pub devices: Vec<Device>,
+    /// Whether the NDR is searched, and the CPU looked at.
+    pub ndr: bool,
     /// Flows of established traffic.
     pub flows: u32,
     /// Rounds.
@@ -81,9 +83,11 @@ pub struct Row {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answered: Option<f64>,
     /// Highest rate with a loss of at most 0.1 %.
-    pub ndr_mpps: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ndr_mpps: Option<f64>,
     /// Share of the device's CPU at 200,000 packets a second.
-    pub cpu_paced: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_paced: Option<f64>,
     /// The same under overload.
     pub cpu_overload: f64,
     /// New flows, in thousands a second.
@@ -99,8 +103,8 @@ pub struct Row {
 struct Figures {
     mpps: Vec<f64>,
     new: Vec<f64>,
-    ndr: f64,
-    cpu_paced: f64,
+    ndr: Option<f64>,
+    cpu_paced: Option<f64>,
     cpu_overload: Vec<f64>,
     answered: Vec<f64>,
     /// Why nothing may be said of this device.
@@ -137,7 +141,8 @@ pub fn run(
                     continue;
                 }
                 let name = stage.device.name();
-                let measured = measure(stage, figures, round == 1, options.seconds, go_on);
+                let first = round == 1 && options.ndr;
+                let measured = measure(stage, figures, first, options.seconds, go_on);
                 // Who interrupts us interrupts also the programs of the trial, which then end early.
                 go_on()?;
                 if let Err(why) = measured {
@@ -189,8 +194,8 @@ fn measure(
     figures.cpu_overload.push(busy);
     if first {
         go_on()?;
-        figures.ndr = ndr(stage, rate, go_on)?;
-        figures.cpu_paced = overload(stage, Load::Established(Some(PACED)), 1.0)?.1;
+        figures.ndr = Some(ndr(stage, rate, go_on)?);
+        figures.cpu_paced = Some(overload(stage, Load::Established(Some(PACED)), 1.0)?.1);
     }
     if stage.device.has_services() {
         go_on()?;
@@ -391,13 +396,13 @@ fn words(row: &Row) -> String {
     let ratio = |it: Option<Spread>| it.map_or_else(none, |it| it.to_string());
     let kflows = |it: Spread| format!("{:>7.0} {:>7.0} {:>7.0}", it.min, it.median, it.max);
     format!(
-        "{:<29} {}  {}  {:>8} {:>6.3} {:>4.0}%  {}  {}",
+        "{:<29} {}  {}  {:>8} {:>6} {:>5}  {}  {}",
         row.device,
         row.mpps,
         ratio(row.ours_over),
         row.answered.map_or("-".into(), |share| format!("{:.1} %", share * 100.0)),
-        row.ndr_mpps,
-        row.cpu_paced * 100.0,
+        row.ndr_mpps.map_or("-".into(), |rate| format!("{rate:.3}")),
+        row.cpu_paced.map_or("-".into(), |share| format!("{:.0}%", share * 100.0)),
         row.new_kflows.map_or_else(none, kflows),
         ratio(row.ours_over_new),
     )

@@ -2,6 +2,7 @@
 
 use crate::results::Certificate;
 use clap::Args;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Where results go.
@@ -33,23 +34,37 @@ impl Output {
 
     pub(super) fn put(&self, certificate: &Certificate) -> Result<(), String> {
         let text = serde_json::to_string_pretty(certificate).map_err(|e| e.to_string())? + "\n";
-        if let Some(path) = &self.output {
-            write(path, &text)?;
+        let written = self.output.as_deref().map_or(Ok(()), |path| write(path, &text));
+        // What took hours is not lost for a disk that has become full meanwhile.
+        let said = match self.json || written.is_err() {
+            true => say(&text),
+            false => say(&crate::table::of(certificate)),
+        };
+        match (written, said) {
+            (Err(why), Ok(())) => Err(format!("{why}; the result is on standard output instead")),
+            (Err(why), Err(also)) => Err(format!("{why}; {also}")),
+            (Ok(()), said) => said,
         }
-        match self.json {
-            true => print!("{text}"),
-            false => print!("{}", crate::table::of(certificate)),
-        }
-        Ok(())
     }
+}
+
+/// Prints it, or says why it can't.
+fn say(text: &str) -> Result<(), String> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|e| format!("standard output: {e}"))
 }
 
 /// Writes a file whole: a reader never sees half of it.
 pub fn write(path: &Path, text: &str) -> Result<(), String> {
     let error = |e: std::io::Error| format!("{}: {e}", path.display());
     let part = part_of(path);
-    std::fs::write(&part, text).map_err(error)?;
-    std::fs::rename(&part, path).map_err(error)
+    let written = std::fs::write(&part, text).and_then(|()| std::fs::rename(&part, path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&part);
+    }
+    written.map_err(error)
 }
 
 fn part_of(path: &Path) -> PathBuf {
