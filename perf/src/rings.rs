@@ -232,8 +232,7 @@ fn measure(options: &Options) -> Result<(), String> {
     }
     let policies = turns::of_policies(options, &chosen(options, Scenario::ALL), &cpus)?;
     if options.json {
-        let report =
-            Report { cpu, kernel, fingerprint: &fingerprint, results: &rows, policies };
+        let report = Report { cpu, kernel, fingerprint: &fingerprint, results: &rows, policies };
         let text = serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?;
         println!("{text}");
     } else {

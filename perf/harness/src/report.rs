@@ -297,8 +297,8 @@ fn longer(body: &mut String, certificate: &Certificate) {
             if let Some(reconf) = &round.reconf {
                 let _ = writeln!(
                     body,
-                    "<p>{}, {frame} B, {} changes{} in {:.1} s at {}: {} of {} packets lost; without changes a share of {}. \
-                     It was {}.</p>",
+                    "<p>{}, {frame} B, {} changes{} in {:.1} s at {}: {} of {} packets lost; without changes {} of them would have \
+                     been. It was {}.</p>",
                     escape(&device.name),
                     count(reconf.changes),
                     if reconf.confirmed { " (the device has them)" } else { "" },
@@ -306,7 +306,10 @@ fn longer(body: &mut String, certificate: &Certificate) {
                     show_rate(reconf.rate),
                     count(reconf.lost),
                     count(reconf.sent),
-                    ratio(reconf.loss_ratio_without),
+                    match reconf.loss_ratio_without {
+                        0.0 => "none".into(),
+                        share => format!("a share of {}", ratio(share)),
+                    },
                     reconf.in_words()
                 );
             }

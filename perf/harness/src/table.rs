@@ -86,7 +86,7 @@ pub fn of(certificate: &Certificate) -> String {
                     figure.what,
                     show(spread.median)
                 );
-                if many {
+                if figure.values.len() > 1 {
                     let cv = variation(&figure.values).unwrap_or(0.0) * 100.0;
                     let _ = write!(
                         text,
@@ -94,6 +94,8 @@ pub fn of(certificate: &Certificate) -> String {
                         show(spread.min),
                         show(spread.max)
                     );
+                } else if many {
+                    let _ = write!(text, " (of 1 round)");
                 }
                 let _ = writeln!(text);
             }

@@ -10,11 +10,14 @@ use super::svg::escape;
 /// Tables of both, a row a device, frame size and round; nothing where neither was measured.
 pub fn write(body: &mut String, certificate: &Certificate) {
     let rounds = certificate.devices.iter().flat_map(|device| {
-        let rounds = device.points.iter().flat_map(|p| p.rounds.iter().map(|r| (p.frame, r)));
-        rounds.filter_map(move |(frame, round)| Some((device, frame, round.stateful.as_ref()?)))
+        let rounds =
+            device.points.iter().flat_map(|p| p.rounds.iter().enumerate().map(|r| (p.frame, r)));
+        rounds.filter_map(move |(frame, (number, round))| {
+            Some((device, number + 1, frame, round.stateful.as_ref()?))
+        })
     });
     let (mut connections, mut ladder) = (String::new(), String::new());
-    for (device, frame, stateful) in rounds {
+    for (device, round, frame, stateful) in rounds {
         for found in &stateful.connections {
             let bounds = &found.bounds.bounds;
             let sign = if found.bounds.limit == Limit::Device { "" } else { "≥ " };
@@ -26,7 +29,7 @@ pub fn write(body: &mut String, certificate: &Certificate) {
             });
             let _ = writeln!(
                 connections,
-                "<tr><td>{}</td><td>{}</td><td class=\"n\">{rate}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>\
+                "<tr><td>{}</td><td class=\"n\">{round}</td><td>{}</td><td class=\"n\">{rate}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>\
                  <td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
                 escape(&device.name),
                 found.protocol.name().to_uppercase(),
@@ -39,7 +42,7 @@ pub fn write(body: &mut String, certificate: &Certificate) {
         for step in &stateful.ladder {
             let _ = write!(
                 ladder,
-                "<tr><td>{}</td><td class=\"n\">{frame} B</td><td class=\"n\">{}</td><td class=\"n\">{:.1} s</td>\
+                "<tr><td>{}</td><td class=\"n\">{round}</td><td class=\"n\">{frame} B</td><td class=\"n\">{}</td><td class=\"n\">{:.1} s</td>\
                  <td class=\"n\">{}</td>",
                 escape(&device.name),
                 show_sessions(step.sessions),
@@ -73,7 +76,7 @@ pub fn write(body: &mut String, certificate: &Certificate) {
             body,
             "<h2>Connections a second</h2>\n<p>Real connections to a server behind the device: opened, one request and its answer, \
              closed. Searched is the highest rate at which they are begun in time and finished.</p>\n\
-             <div class=\"wide\"><table><thead><tr><th>Device</th><th>Protocol</th><th class=\"n\">Searched</th>\
+             <div class=\"wide\"><table><thead><tr><th>Device</th><th class=\"n\">Round</th><th>Protocol</th><th class=\"n\">Searched</th>\
              <th class=\"n\">One after the other</th><th class=\"n\">Without a device</th><th class=\"n\">Established, p50</th>\
              <th class=\"n\">p99</th></tr></thead><tbody>\n{connections}</tbody></table></div>"
         );
@@ -82,7 +85,7 @@ pub fn write(body: &mut String, certificate: &Certificate) {
         let _ = writeln!(
             body,
             "<h2>Sessions</h2>\n<p>Each session sends a packet that comes back; only when all have, and the device tracks them all, is \
-             the sustain phase measured.</p>\n<div class=\"wide\"><table><thead><tr><th>Device</th><th class=\"n\">Frame</th>\
+             the sustain phase measured.</p>\n<div class=\"wide\"><table><thead><tr><th>Device</th><th class=\"n\">Round</th><th class=\"n\">Frame</th>\
              <th class=\"n\">Sessions</th><th class=\"n\">Ramp</th><th class=\"n\">Tracked</th><th class=\"n\">Lost while sustained</th>\
              <th class=\"n\">Round trip, p99</th><th class=\"n\">At most</th></tr></thead><tbody>\n{ladder}</tbody></table></div>"
         );

@@ -110,3 +110,18 @@ fn dates_and_base64_are_right() {
         assert_eq!(base64(text.as_bytes()), coded);
     }
 }
+
+/// A row of connections or sessions says of which round it is, and one that has no figures why.
+#[test]
+fn rows_of_rounds_are_told_apart() {
+    let text = include_str!("../../tests/data/stateful.json");
+    let page = html(&[crate::results::Certificate::parse(text).unwrap()], None).unwrap();
+    for row in [
+        "<td>iptables</td><td class=\"n\">1</td><td>TCP</td>",
+        "<td>iptables</td><td class=\"n\">2</td><td>TCP</td>",
+        "<td>millrace</td><td class=\"n\">2</td><td class=\"n\">64 B</td><td class=\"n\">64 k</td>",
+    ] {
+        assert!(page.contains(row), "{row}");
+    }
+    assert!(page.contains("<td colspan=\"3\">the ramp was not complete after 4 passes"));
+}
