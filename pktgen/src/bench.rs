@@ -49,6 +49,8 @@ struct Figures {
     all_queues_pps: Vec<f64>,
     /// All queues to one, pair by pair.
     queues_ratio: Option<Spread>,
+    /// The same of packets in a second of CPU time of each thread: what two queues would be with a CPU for each.
+    queues_cpu_ratio: Option<Spread>,
     queues: u32,
 }
 
@@ -80,7 +82,9 @@ impl Spread {
     }
 
     fn of_pairs(above: &[f64], below: &[f64]) -> Self {
-        Self::of(above.iter().zip(below).map(|(a, b)| a / b).collect())
+        // On a busy machine a turn may be over before its thread has run: that says nothing of either.
+        let ran = above.iter().zip(below).filter(|(a, b)| **a > 0.0 && **b > 0.0);
+        Self::of(ran.map(|(a, b)| a / b).collect())
     }
 }
 
@@ -158,9 +162,11 @@ pub fn run(arguments: &Bench) -> Result<(), RunError> {
         cpu_ratio: Spread::of(Vec::new()),
         all_queues_pps: Vec::new(),
         queues_ratio: None,
+        queues_cpu_ratio: None,
         queues: queues as u32,
     };
-    let mut cpu_ratios = Vec::new();
+    let mut cpu = (Vec::new(), Vec::new());
+    let mut all_cpu = Vec::new();
     for number in 0..arguments.rounds {
         let one = workers.get_mut(..1).unwrap_or_default();
         // Who is first takes turns too.
@@ -173,16 +179,20 @@ pub fn run(arguments: &Bench) -> Result<(), RunError> {
         };
         figures.bare_pps.push(bare.pps);
         figures.generator_pps.push(generator.pps);
-        cpu_ratios.push(generator.per_cpu_second / bare.per_cpu_second);
+        cpu.0.push(generator.per_cpu_second);
+        cpu.1.push(bare.per_cpu_second);
         if queues > 1 {
-            figures.all_queues_pps.push(round(Kind::Generator, &mut workers)?.pps);
+            let all = round(Kind::Generator, &mut workers)?;
+            figures.all_queues_pps.push(all.pps);
+            all_cpu.push(all.per_cpu_second);
         }
     }
-    figures.cpu_ratio = Spread::of(cpu_ratios);
+    figures.cpu_ratio = Spread::of_pairs(&cpu.0, &cpu.1);
     figures.ratio = Spread::of_pairs(&figures.generator_pps, &figures.bare_pps);
     if queues > 1 {
         figures.queues_ratio =
             Some(Spread::of_pairs(&figures.all_queues_pps, &figures.generator_pps));
+        figures.queues_cpu_ratio = Some(Spread::of_pairs(&all_cpu, &cpu.0));
     }
     present(arguments, &figures)
 }
@@ -207,9 +217,10 @@ fn present(arguments: &Bench, figures: &Figures) -> Result<(), RunError> {
         ratio(&figures.ratio)
     )?;
     writeln!(out, "the same in CPU time: {}", ratio(&figures.cpu_ratio))?;
-    if let Some(spread) = &figures.queues_ratio {
+    if let (Some(pace), Some(cpu)) = (&figures.queues_ratio, &figures.queues_cpu_ratio) {
         writeln!(out, "{} queues   {:.3}pps", figures.queues, median(&figures.all_queues_pps))?;
-        writeln!(out, "{} queues / 1: {}", figures.queues, ratio(spread))?;
+        writeln!(out, "{} queues / 1: {}", figures.queues, ratio(pace))?;
+        writeln!(out, "the same in CPU time: {}", ratio(cpu))?;
     }
     Ok(())
 }
@@ -304,6 +315,7 @@ mod tests {
         let spread = Spread::of_pairs(&[9.0, 10.0, 8.0], &[10.0, 10.0, 10.0]);
         assert_eq!((spread.median, spread.min, spread.max), (0.9, 0.8, 1.0));
         assert_eq!((spread.low, spread.high), (0.8, 1.0));
+        assert_eq!(Spread::of_pairs(&[9.0, 0.0, 1.0], &[10.0, 1.0, 0.0]).max, 0.9);
         assert_eq!(Spread::of(vec![1.0, 2.0]).median, 1.5);
         assert_eq!(Spread::of(Vec::new()).median, 0.0);
     }

@@ -6,9 +6,10 @@
 //! VXLAN over IPv6, whose outer checksum does. No allocation, no division.
 
 use crate::field::{Field, Share, Spec};
+use crate::layout::{Layout, Part, Place};
 use crate::profile::{Family, Plan, Transport};
 use crate::signature::{self, Signature};
-use crate::template::{Layout, Macs, Part, Place, Template, fold, put16, words};
+use crate::template::{Macs, Template, fold, put16, words};
 use etherparse::err::packet::BuildWriteError;
 use millrace_wire::crc32c::crc32c;
 use std::sync::Arc;

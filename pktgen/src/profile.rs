@@ -7,7 +7,7 @@ pub mod value;
 
 use crate::cli::{Load, ZeroCopy};
 use crate::field::{self, Spec};
-use crate::template::{self, Layout};
+use crate::layout::Layout;
 use crate::units::{self, FCS, Rate};
 use ipnet::IpNet;
 use millrace_wire::Mac;
@@ -448,15 +448,18 @@ fn check_stream(key: &str, index: usize, raw: &RawStream) -> Result<StreamPlan, 
 }
 
 fn check_sizes(key: &str, plan: &StreamPlan) -> Result<(), ProfileError> {
-    let layout = template::Layout::of(plan);
+    let layout = Layout::of(plan);
     let least = layout.min_frame() + FCS;
     let (from, to) = plan.size.bounds();
     if (from as usize) < least {
-        let with = if plan.signature { " and the signature" } else { "" };
-        return Err(wrong(
-            key,
-            format!("{from}: headers{with} of this stream take {least} bytes with the FCS"),
-        ));
+        let (with, without) = match plan.signature {
+            true => (" and the signature", "; signature = false leaves it away"),
+            false => ("", ""),
+        };
+        let why = format!(
+            "{from}: headers{with} of this stream take {least} bytes with the FCS{without}"
+        );
+        return Err(wrong(key, why));
     }
     if to as usize > usize::from(MAX_SIZE) {
         return Err(wrong(

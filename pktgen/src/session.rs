@@ -1,11 +1,12 @@
 //! The workers of a run at work: started together, watched once in a while, stopped together.
 
+use crate::counts::{Outcome, Partial, Sent};
 use crate::latency::Times;
 use crate::live::Live;
 use crate::receive::Tally;
 use crate::report::{Ended, Second};
 use crate::source::Source;
-use crate::worker::{COMPLETE, Outcome, Partial, Progress, Role, Sent, Worker};
+use crate::worker::{COMPLETE, Progress, Role, Worker};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -322,7 +323,7 @@ fn merge(into: &mut Second, more: &Second) {
 mod tests {
     use super::*;
     use crate::cli::Show;
-    use crate::worker::Extra;
+    use crate::counts::Extra;
 
     /// A session with workers that only wait to be stopped, and what is seen of them: whether they send, whether they detect.
     fn session(workers: &[(bool, bool)]) -> (Session, Vec<Arc<Progress>>) {

@@ -1,5 +1,6 @@
 //! From what the workers counted to the report.
 
+use crate::counts::{Outcome, Sent};
 use crate::latency::Times;
 use crate::profile::{Length, Plan};
 use crate::receive::{Delays, Tally};
@@ -8,7 +9,6 @@ use crate::report::{
 };
 use crate::session::Finished;
 use crate::units::{self, PREAMBLE_AND_GAP};
-use crate::worker::{Outcome, Sent};
 
 /// Lag above which the generator is said to have been late.
 const LATE: u64 = 1_000_000;

@@ -135,6 +135,15 @@ fn the_mean_size_counts_weights_and_rounding() {
 }
 
 #[test]
+fn the_readme_s_profile_is_right() {
+    let readme = include_str!("../../README.md");
+    let (_, rest) = readme.split_once("```toml\n").unwrap();
+    let (text, _) = rest.split_once("```").unwrap();
+    let plan = build(text).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!((plan.streams.len(), plan.tx.port.and_then(|p| p.queues)), (1, Some(2)));
+}
+
+#[test]
 fn the_profiles_that_come_along_are_right() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/profiles");
     let mut count = 0;
