@@ -28,7 +28,7 @@
 //! # Costs
 //!
 //! Judging one direction: the FIB's lines for both addresses (`fib.rs`), two loads and a line for each endpoint row; then subject, cell, port map and
-//! decision, two or three loads each, of which one is seldom near. A port map of up to 7 intervals is a line of its own; up to 48 a binary
+//! decision, two or three loads each, of which one is seldom near; a line that says a plain decision spares the last. A port map of up to 7 intervals is a line of its own; up to 48 a binary
 //! search; more, two loads by the port's halves. `policy/tests.rs` counts the lines. Nothing of it is read where no endpoint is isolated or a pod of this node:
 //! [`crate::Snapshot::has_policies`] is a word that the snapshot has at hand.
 //!
@@ -64,7 +64,7 @@ pub const DESCRIPTION: &str = "\
     policy record endpoints4|6 endpoints subjects portmaps decisions policies flags8|named56; rows top u32 of 16; \
     endpoint class32|flags32 ingress32|egress32 names32 itself32|32, leaf row+1; subject default32|top32 room32|cells32, \
     top u32 of 64 uniform1@31, node bitmap64 u32s of runs map+1; \
-    portmap form8|tcp8|udp8|sctp8|other32, 7 intervals start16|decision32 or list or entries tcp32|udp32 sctp32, top 256xu32 leaf 256xu32 block1@31; \
+    portmap form8|tcp8|udp8|sctp8|other32, 7 intervals start16|decision23|says25 or list or entries tcp32|udp32 sctp32, top 256xu32 leaf 256xu32 block1@31; \
     decision verdict8|rule17@8|policy32 shadow lists32|32 spare; list count32 u32s; policy names32|pods32 fingerprint32|shadow1; ";
 
 /// Words of the policies' record.
@@ -208,12 +208,17 @@ pub struct Decision {
     lists: u64,
 }
 
-const ALLOW: u64 = 1;
-const DENY: u64 = 2;
+pub(crate) const ALLOW: u64 = 1;
+pub(crate) const DENY: u64 = 2;
 
 impl Decision {
     /// What is read where the tables have nothing: denied, by nobody.
     pub const MISSING: Self = Self { head: 0, shadow: 0, lists: 0 };
+
+    #[inline]
+    const fn plain(head: u64) -> Self {
+        Self { head, shadow: 0, lists: 0 }
+    }
 
     /// Whether the flow may begin.
     #[inline]
@@ -349,8 +354,7 @@ impl<'a> View<'a> {
     pub fn judge(&self, subject: SubjectId, class: ClassId, protocol: u8, port: u16) -> Decision {
         let map = cells::find(self.words, self.word(record::SUBJECTS), subject.0, class.0);
         let Some(map) = map.checked_sub(1) else { return Decision::MISSING };
-        let id = ports::find(self.words, self.word(record::PORT_MAPS), map, protocol, port);
-        self.decision(id)
+        self.said(ports::find(self.words, self.word(record::PORT_MAPS), map, protocol, port))
     }
 
     /// What is said of a flow that an endpoint sends to itself by way of a service: of the endpoint as the source, and as the destination.
@@ -365,8 +369,14 @@ impl<'a> View<'a> {
         [high(maps), maps as u32].map(|map| {
             let map = map.checked_sub(1)?;
             let maps = self.word(record::PORT_MAPS);
-            Some(self.decision(ports::find(self.words, maps, map, protocol, port)))
+            Some(self.said(ports::find(self.words, maps, map, protocol, port)))
         })
+    }
+
+    /// The decision that a port map has said.
+    #[inline]
+    fn said(&self, said: ports::Said) -> Decision {
+        said.plainly().map_or_else(|| self.decision(said.decision()), Decision::plain)
     }
 
     /// The row of a decision + 1.

@@ -65,12 +65,19 @@ pub fn set(writer: &mut Writer, count: usize) -> Result<(), Error> {
         return Ok(());
     }
     let (web, denied) = (count as u32, count as u32 + 1);
+    let by = ByPolicies { policies: vec![PolicyId(web)], rule: None };
+    writer.set_decision(DecisionId(denied), &DecisionSpec { allow: false, by, shadow: None })?;
+    let decision = |id: u32| {
+        let by = ByPolicies { policies: vec![PolicyId(id)], rule: Some(1) };
+        DecisionSpec { allow: true, by, shadow: None }
+    };
+    for id in 0..=web {
+        writer.set_decision(DecisionId(id), &decision(id))?;
+    }
     for id in 0..=web {
         let name = format!("NetworkPolicy default/policy-{id}");
         let pods = if id == web { PODS } else { (PODS / count).max(1) } as u32;
         writer.set_policy(PolicyId(id), &PolicySpec { name, pods, shadow: false })?;
-        let by = ByPolicies { policies: vec![PolicyId(id)], rule: Some(1) };
-        writer.set_decision(DecisionId(id), &DecisionSpec { allow: true, by, shadow: None })?;
         let port = if id == web { 8080 } else { PORT };
         let mut map = only(port, DecisionId(id), DecisionId(denied));
         if id != web {
@@ -78,8 +85,6 @@ pub fn set(writer: &mut Writer, count: usize) -> Result<(), Error> {
         }
         writer.set_port_map(PortMapId(id), &map)?;
     }
-    let by = ByPolicies { policies: vec![PolicyId(web)], rule: None };
-    writer.set_decision(DecisionId(denied), &DecisionSpec { allow: false, by, shadow: None })?;
     writer.set_port_map(PortMapId(denied), &PortMapSpec::all(DecisionId(denied)))?;
     let subjects = count.min(PODS);
     for index in 0..subjects {

@@ -246,15 +246,16 @@ impl Policies {
         for (decision, _, ()) in maps.decisions.sweep() {
             removed.push(PolicyRow::Decision(DecisionId(decision), None));
         }
-        for map in std::mem::take(&mut maps.new_maps) {
-            if let Some(spec) = maps.maps.key(map) {
-                self.rows.set.push(PolicyRow::PortMap(PortMapId(map), Some(Arc::clone(spec))));
-            }
-        }
+        // Decisions first: the rows of maps say what they say.
         for decision in std::mem::take(&mut maps.new_decisions) {
             if let Some(spec) = maps.decisions.key(decision) {
                 let id = DecisionId(decision);
                 self.rows.set.push(PolicyRow::Decision(id, Some(Arc::clone(spec))));
+            }
+        }
+        for map in std::mem::take(&mut maps.new_maps) {
+            if let Some(spec) = maps.maps.key(map) {
+                self.rows.set.push(PolicyRow::PortMap(PortMapId(map), Some(Arc::clone(spec))));
             }
         }
         self.rows.removed = removed;

@@ -4,7 +4,7 @@
 //! Says what [`Snapshot::policy_endpoint`] and [`Snapshot::judge`] say one after the other.
 //!
 //! Cost: of a flow the FIB's lines and the row of both ends; of each end that is isolated in this direction its subject's row, the slot of the top,
-//! the node, the port map and the decision. None is waited for if a handful of flows lies between two steps, but the upper levels of the FIB
+//! the node, the port map and, where that doesn't say it, the decision. None is waited for if a handful of flows lies between two steps, but the upper levels of the FIB
 //! and the tops of the rows, which stay near, and lists and pages of port maps with more than 7 intervals.
 
 use millrace_wire::Addr;
@@ -61,6 +61,8 @@ struct Side {
     flow: u16,
     /// Which end of it.
     end: u8,
+    /// The port map has said the decision.
+    known: bool,
     /// The class of the other end.
     class: u32,
     /// Where the next step reads.
@@ -131,7 +133,15 @@ impl Snapshot<'_> {
                 if let Some(SubjectId(subject)) = subject {
                     let at = cells::row(words, subjects, subject).unwrap_or(Ref::NULL);
                     words.prefetch(at, 0);
-                    sides.push(Side { flow: number as u16, end, class, at, value: 0, slot: 0 });
+                    sides.push(Side {
+                        flow: number as u16,
+                        end,
+                        known: false,
+                        class,
+                        at,
+                        value: 0,
+                        slot: 0,
+                    });
                 }
             };
             side(0, source.egress(), destination.class.0);
@@ -156,14 +166,23 @@ impl Snapshot<'_> {
         }
         let decisions = view.word(record::DECISIONS);
         for side in sides.iter_mut().filter(|side| !side.at.is_null()) {
-            let Some(flow) = flows.get(usize::from(side.flow)) else { continue };
-            let id = ports::of(words, side.at, flow.protocol, flow.port);
-            let row = id.checked_sub(1);
+            let Some(flow) = flows.get_mut(usize::from(side.flow)) else { continue };
+            let said = ports::of(words, side.at, flow.protocol, flow.port);
+            if let Some(head) = said.plainly() {
+                let decision = Decision::plain(head);
+                if let Some(policy) = decision.policy() {
+                    decided(policy);
+                }
+                flow.decisions[usize::from(side.end & 1)] = Some(decision);
+                side.known = true;
+                continue;
+            }
+            let row = said.decision().checked_sub(1);
             let row = row.and_then(|id| rows::find::<DECISION_WORDS>(words, decisions, id));
             side.at = row.unwrap_or(Ref::NULL);
             words.prefetch(side.at, 0);
         }
-        for side in sides.iter() {
+        for side in sides.iter().filter(|side| !side.known) {
             let Some(flow) = flows.get_mut(usize::from(side.flow)) else { continue };
             let decision = view.decision_at(side.at);
             if let Some(policy) = decision.policy() {

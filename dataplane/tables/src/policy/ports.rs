@@ -5,16 +5,19 @@
 //!   inline  1…7: the intervals
 //!   list    1: Ref of the intervals | how many << 32
 //!   radix   1: entry of TCP | entry of UDP << 32   2: entry of SCTP
-//! interval  first port (16) | decision + 1 (32, at 16): TCP's by port, then UDP's, then SCTP's
+//! interval  first port (16) | decision + 1 (23, at 16) | what it says: TCP's by port, then UDP's, then SCTP's
+//!   says    (of inline ones, where the decision is *plain*) allowed (1, at 39) | rule + 1 (7, at 40) | policy (16, at 47) | 1 << 63
 //! entry     decision + 1, or 1 << 31 | Ref of 256 entries: of the port's upper byte, below these of its lower
 //! ```
 //! Cost: two loads to the row, then a search of 3 steps in its own line (inline), of up to 6 in 512 bytes (list), or 2 loads (radix).
+//! A decision is plain if one policy makes it, by none or one of its first 126 rules, and policies in shadow mode say nothing else: most are. Then its row,
+//! a line that few others need, is not read. The writer keeps what intervals say as the decisions say it.
 
 use crate::{
     arena::{Arena, Table},
     error::Error,
     layout::{high, low, pack},
-    policy::{DecisionId, Intervals, PortMapSpec},
+    policy::{ALLOW, DECISION_WORDS, DENY, DecisionId, Intervals, PortMapSpec},
     rows,
     words::{Ref, Words},
 };
@@ -37,6 +40,75 @@ const PAGE_WORDS: usize = PAGE_ENTRIES / 2;
 /// Bytes of a page.
 pub(crate) const PAGE_BYTES: u64 = PAGE_WORDS as u64 * 8;
 
+/// In an interval: what the decision says is in it.
+const PLAIN: u64 = 1 << 63;
+/// Bits of an interval before those.
+const SAYS: u32 = 39;
+/// The greatest rule + 1 that is plain.
+const MOST_RULE: u64 = 0x7f;
+
+/// What a map says of a protocol and port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Said(u64);
+
+impl Said {
+    /// Nothing: there is no map.
+    pub const NOTHING: Self = Self(0);
+
+    const fn of(decision: u32) -> Self {
+        Self((decision as u64) << 16)
+    }
+
+    /// The number of the decision + 1, 0 where there is none.
+    #[inline]
+    pub const fn decision(self) -> u32 {
+        (self.0 >> 16) as u32 & 0x7f_ffff
+    }
+
+    /// The first word of the decision's row, if it is plain.
+    #[inline]
+    pub const fn plainly(self) -> Option<u64> {
+        if self.0 & PLAIN == 0 {
+            return None;
+        }
+        let denies = (self.0 >> SAYS & 1) ^ 1;
+        let (rule, policy) = (self.0 >> 40 & MOST_RULE, self.0 >> 47 & 0xffff);
+        Some(ALLOW + denies * (DENY - ALLOW) | rule << 8 | (policy + 1) << 32)
+    }
+}
+
+/// What intervals say of the decision that has this row; 0 where it is not plain.
+pub(crate) fn says(row: &[u64; DECISION_WORDS]) -> u64 {
+    let [head, shadow, lists, _] = *row;
+    let (rule, policy) = (head >> 8 & 0x1_ffff, u64::from(high(head)));
+    let plain = shadow == 0
+        && lists == 0
+        && matches!(head & 0xff, ALLOW | DENY)
+        && rule <= MOST_RULE
+        && (1..=1 << 16).contains(&policy);
+    if !plain {
+        return 0;
+    }
+    PLAIN | u64::from(head & 0xff == ALLOW) << SAYS | rule << 40 | (policy - 1) << 47
+}
+
+/// Has the intervals of a row say what `says` answers of their decisions.
+pub(crate) fn tell(row: &mut [u64; WORDS], says: impl Fn(u32) -> u64) {
+    if row[0] & 0xff == INLINE_FORM {
+        for word in &mut row[1..] {
+            let bare = *word & ((1 << SAYS) - 1);
+            *word = bare | Said(bare).decision().checked_sub(1).map_or(0, &says);
+        }
+    }
+}
+
+/// Decisions of which the intervals of a row say what they say.
+pub(crate) fn told(row: &[u64; WORDS]) -> impl Iterator<Item = u32> + use<'_> {
+    let inline = row[0] & 0xff == INLINE_FORM;
+    let words = row[1..].iter().filter(move |word| inline && **word & PLAIN != 0);
+    words.filter_map(|word| Said(*word).decision().checked_sub(1))
+}
+
 /// The place of a protocol among those that have ports.
 #[inline]
 const fn place(protocol: u8) -> Option<u32> {
@@ -48,10 +120,10 @@ const fn place(protocol: u8) -> Option<u32> {
     }
 }
 
-/// The decision + 1 of map `map`, 0 when there is none.
+/// What map `map` says.
 #[inline]
-pub fn find(words: Words<'_>, root: u64, map: u32, protocol: u8, port: u16) -> u32 {
-    row(words, root, map).map_or(0, |row| of(words, row, protocol, port))
+pub fn find(words: Words<'_>, root: u64, map: u32, protocol: u8, port: u16) -> Said {
+    row(words, root, map).map_or(Said::NOTHING, |row| of(words, row, protocol, port))
 }
 
 /// The row of a map.
@@ -60,13 +132,13 @@ pub fn row(words: Words<'_>, root: u64, map: u32) -> Option<Ref> {
     rows::find::<WORDS>(words, root, map)
 }
 
-/// The decision + 1 of the map that has this row.
+/// What the map that has this row says.
 #[inline]
-pub fn of(words: Words<'_>, row: Ref, protocol: u8, port: u16) -> u32 {
+pub fn of(words: Words<'_>, row: Ref, protocol: u8, port: u16) -> Said {
     let head = words.at(row, 0);
-    let Some(place) = place(protocol) else { return high(head) };
+    let Some(place) = place(protocol) else { return Said::of(high(head)) };
     if head & 0xff == RADIX_FORM {
-        return radix(words, words.u32_at(row, 2 + place as usize), port);
+        return Said::of(radix(words, words.u32_at(row, 2 + place as usize), port));
     }
     let count = |place: u32| (head >> (8 + 8 * place) & 0xff) as usize;
     let first: usize = (0..place).map(count).sum();
@@ -77,9 +149,9 @@ pub fn of(words: Words<'_>, row: Ref, protocol: u8, port: u16) -> u32 {
 
 /// The last of `count` intervals that begins at or before the port.
 #[inline]
-fn search(words: Words<'_>, at: Ref, mut first: usize, mut count: usize, port: u16) -> u32 {
+fn search(words: Words<'_>, at: Ref, mut first: usize, mut count: usize, port: u16) -> Said {
     if count == 0 {
-        return 0;
+        return Said::NOTHING;
     }
     while count > 1 {
         let half = count / 2;
@@ -88,7 +160,7 @@ fn search(words: Words<'_>, at: Ref, mut first: usize, mut count: usize, port: u
         }
         count -= half;
     }
-    (words.at(at, first) >> 16) as u32
+    Said(words.at(at, first))
 }
 
 #[inline]

@@ -20,11 +20,11 @@ use crate::{
         spec::{MAX_NUMBER, MAX_POLICIES, check_number},
     },
     route::is_v4_mapped,
-    rows::Rows,
+    rows::{self, Rows},
     words::Ref,
 };
 use ipnet::IpNet;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The policy tables as they are staged.
 #[derive(Debug)]
@@ -40,6 +40,8 @@ pub(super) struct Policies {
     subjects: Rows<{ cells::WORDS }>,
     port_maps: Rows<{ ports::WORDS }>,
     decisions: Rows<DECISION_WORDS>,
+    /// How many intervals of port maps say what a decision says.
+    told: BTreeMap<u32, u32>,
     policies: Rows<POLICY_WORDS>,
     changes: PolicyChanges,
     /// Generation of the last change of `policies`, and whether one is staged.
@@ -62,6 +64,7 @@ impl Policies {
             subjects: Rows::new(Table::Policy),
             port_maps: Rows::new(Table::Policy),
             decisions: Rows::new(Table::Policy),
+            told: BTreeMap::new(),
             policies: Rows::new(Table::Policy),
             changes: PolicyChanges::Strict,
             named: 0,
@@ -323,8 +326,10 @@ impl Writer {
         let planned = Planned::new(spec);
         self.room(planned.worst() + self.policies.port_maps.worst_change(id.0))?;
         let old = self.policies.port_maps.get(&self.arena, id.0);
-        let row = planned.write(&mut self.arena)?;
+        let mut row = planned.write(&mut self.arena)?;
+        self.tell(&mut row);
         self.policies.port_maps.set(&mut self.arena, id.0, row)?;
+        self.count_told(old.as_ref(), Some(&row));
         if let Some(old) = old {
             ports::free(&mut self.arena, &old);
         }
@@ -336,9 +341,66 @@ impl Writer {
     pub fn remove_port_map(&mut self, id: PortMapId) -> Result<bool, Error> {
         let Some(row) = self.policies.port_maps.get(&self.arena, id.0) else { return Ok(false) };
         self.policies.port_maps.clear(&mut self.arena, id.0)?;
+        self.count_told(Some(&row), None);
         ports::free(&mut self.arena, &row);
         self.note_policies();
         Ok(true)
+    }
+
+    /// Has a port map's row say what its decisions say now.
+    fn tell(&self, row: &mut [u64; ports::WORDS]) {
+        let decisions = &self.policies.decisions;
+        ports::tell(row, |id| {
+            decisions.get(&self.arena, id).map_or(0, |decision| ports::says(&decision))
+        });
+    }
+
+    /// Counts which decisions a port map's row says no longer, and which it does.
+    fn count_told(&mut self, old: Option<&[u64; ports::WORDS]>, new: Option<&[u64; ports::WORDS]>) {
+        let told = &mut self.policies.told;
+        for id in new.into_iter().flat_map(ports::told) {
+            *told.entry(id).or_default() += 1;
+        }
+        for id in old.into_iter().flat_map(ports::told) {
+            if let Some(count) = told.get_mut(&id) {
+                *count -= 1;
+                if *count == 0 {
+                    told.remove(&id);
+                }
+            }
+        }
+    }
+
+    /// Port maps that say what the decision said that is to change. None where the decisions of maps are set before these, and outlive them: it is a
+    /// look at every map.
+    fn telling(&self, id: DecisionId) -> Vec<u32> {
+        if !self.policies.told.contains_key(&id.0) {
+            return Vec::new();
+        }
+        let maps = &self.policies.port_maps;
+        let rows = rows::iter::<{ ports::WORDS }>(self.arena.words(), maps.root());
+        let says = |number: &u32| {
+            let row = maps.get(&self.arena, *number);
+            row.is_some_and(|row| ports::told(&row).any(|told| told == id.0))
+        };
+        rows.map(|(number, _)| number).filter(says).collect()
+    }
+
+    /// Bytes that [`Writer::tell_again`] may allocate.
+    fn worst_telling(&self, maps: &[u32]) -> u64 {
+        maps.iter().map(|number| self.policies.port_maps.worst_change(*number)).sum()
+    }
+
+    /// Has these port maps say what their decisions say now.
+    fn tell_again(&mut self, maps: &[u32]) -> Result<(), Error> {
+        for number in maps {
+            let Some(old) = self.policies.port_maps.get(&self.arena, *number) else { continue };
+            let mut row = old;
+            self.tell(&mut row);
+            self.policies.port_maps.set(&mut self.arena, *number, row)?;
+            self.count_told(Some(&old), Some(&row));
+        }
+        Ok(())
     }
 
     /// Sets a decision, in place of the one it was.
@@ -347,13 +409,20 @@ impl Writer {
         let none = ByPolicies::default();
         let shadow = spec.shadow.as_ref().unwrap_or(&none);
         let lists = [&spec.by, shadow].map(|by| Arena::bytes_of(list_words(by)));
-        self.room(lists[0] + lists[1] + self.policies.decisions.worst_change(id.0))?;
+        let telling = self.telling(id);
+        self.room(
+            lists[0]
+                + lists[1]
+                + self.policies.decisions.worst_change(id.0)
+                + self.worst_telling(&telling),
+        )?;
         let old = self.policies.decisions.get(&self.arena, id.0);
         let [head, second] = decision_words(spec);
         let list = write_list(&mut self.arena, &spec.by)?;
         let shadows = write_list(&mut self.arena, shadow)?;
         let row = [head, second, pack(list, shadows.raw()), 0];
         self.policies.decisions.set(&mut self.arena, id.0, row)?;
+        self.tell_again(&telling)?;
         self.free_lists(old);
         self.note_policies();
         Ok(())
@@ -369,7 +438,12 @@ impl Writer {
     /// Removes a decision; false when there is none. Port maps that name it deny from then on.
     pub fn remove_decision(&mut self, id: DecisionId) -> Result<bool, Error> {
         let Some(row) = self.policies.decisions.get(&self.arena, id.0) else { return Ok(false) };
+        let telling = self.telling(id);
+        if !telling.is_empty() {
+            self.room(self.policies.decisions.worst_change(id.0) + self.worst_telling(&telling))?;
+        }
         self.policies.decisions.clear(&mut self.arena, id.0)?;
+        self.tell_again(&telling)?;
         self.free_lists(Some(row));
         self.note_policies();
         Ok(true)
