@@ -97,9 +97,24 @@ netpol_in() {
     cut "another node" node-1 10.41.2.11 8080
     check "the pod's own node" "2a .*" tcp node-2 10.41.2.11 8080
     check "by the cluster IP" "2a .*" tcp node-2 10.43.0.15 80
-    # As README says: what the bridge switches comes by nobody.
-    check "its neighbor on the bridge is not seen" "2a 10.41.2.12" tcp pod-2-b 10.41.2.11 8080
+    cut "its neighbor on the bridge" pod-2-b 10.41.2.11 8080
+    cut "IPv6" pod-2-b fd41:2::11 8080
+    aside check "UDP" silence patiently 0.8 udp pod-2-b 10.41.2.11 8080
     check "others are open" "2b 10.41.1.11" tcp pod-1-a 10.41.2.12 8080
+    gather
+    # As README says: what the bridge switches and does not show comes by nobody.
+    at node-2 sysctl -qw net.bridge.bridge-nf-call-iptables=0
+    check "not seen is a neighbor on a bridge that shows nothing" "2a 10.41.2.12" tcp pod-2-b 10.41.2.11 8080
+    at node-2 sysctl -qw net.bridge.bridge-nf-call-iptables=1
+    policy to-2a 2a 'policyTypes: [Ingress, Egress], ingress: [{from: [{podSelector: {matchLabels: {pod: "2b"}}}], ports: [{port: 8080}, {protocol: UDP, port: 8080}]}]' | enforce to-2a
+    within 2 eval '[[ $(patience=0.5 tcp pod-1-b 10.41.2.11 8080) == silence ]]' || bad "the policy has changed" "$(tcp pod-1-b 10.41.2.11 8080)"
+    check "a neighbor that is allowed" "2a 10.41.2.12" tcp pod-2-b 10.41.2.11 8080
+    check "IPv6" "2a fd41:2::12" tcp pod-2-b fd41:2::11 8080
+    check "UDP in fragments" "2a 10.41.2.12" udp pod-2-b 10.41.2.11 8080 4000
+    check "4 MiB" 4194304 size_of pod-2-b 10.41.2.11:8080
+    cut "another port" pod-2-b 10.41.2.11 8081
+    cut "the other way round" pod-2-a 10.41.2.12 8080
+    cut "IPv6" pod-2-a fd41:2::12 8080
     gather
 }
 

@@ -10,12 +10,15 @@
 //!   answers of a connection that the pod had before it was isolated go to it as they did: the engine knows nothing of that connection until the pod sends.
 //! * `closed`: what is of a pod in `closed4` or `closed6` and takes another way is dropped: while the engine is away, and where others' marks or rules lead it astray.
 //!
-//! What a pod in `fenced` sends to the node itself the kernel would deliver before it asks any rule: the tables `ip` and `ip6 millrace-own` send a copy into the
-//! trunk instead. (That needs the kernel's `nft_dup_ipv4` and `nft_dup_ipv6`, which are of one family each; without them such pods are not kept from their node.) It comes back, is
-//! delivered, and its answers, which are of a connection that came out of the trunk, go the same way. Answers to the node pass.
+//! Where a mark leads nowhere the tables `ip` and `ip6 millrace-own` send a copy into the trunk, and drop the packet. (That needs the kernel's `nft_dup_ipv4` and `nft_dup_ipv6`,
+//! which are of one family each; without them such packets are left alone.)
 //!
-//! Left alone is what stays on one device (a bridge switches it, and shows it here if `bridge-nf-call-iptables` is set), and what a pod sends to an address that
-//! rules of others translate, since they would have to see its answers on the same way.
+//! * What a pod in `fenced` sends to the node itself: the kernel would deliver it before it asks any rule. It comes back, is delivered, and its answers, which are of a
+//!   connection that came out of the trunk, go the same way. Answers to the node pass.
+//! * What stays on one device: a bridge switches it, and shows it here if `net.bridge.bridge-nf-call-iptables` is set, as Kubernetes has it. It comes back routed, and the
+//!   kernel tracks it nowhere: `links` has the networks behind one device each.
+//!
+//! Left alone is what a bridge does not show, and what a pod sends to an address that rules of others translate, since they would have to see its answers on the same way.
 //!
 //! The table outlives a killed engine, and its successor's start until that has tables: sets are never empty in between.
 
@@ -28,7 +31,7 @@ use ipnet::IpNet;
 use super::{Settings, nft};
 
 pub(super) const TABLE: &str = "inet millrace-pods";
-/// Of each family.
+/// The tables of one family.
 const OWN: [(&str, bool); 2] = [("ip millrace-own", true), ("ip6 millrace-own", false)];
 
 /// Addresses, from the first to the last.
@@ -41,6 +44,8 @@ pub struct Pods {
     pub led: BTreeSet<Range>,
     /// Those whose packets pass nowhere else.
     pub closed: BTreeSet<Range>,
+    /// Networks that are behind one device of the kernel's each.
+    pub links: BTreeSet<IpNet>,
     /// Those that policies may keep from this node itself.
     pub fenced: BTreeSet<Range>,
 }
@@ -218,35 +223,69 @@ pub(super) fn table(settings: &Settings) -> String {
     script
 }
 
-/// The tables about what fenced pods send to the node itself, for the families that the trunk has.
+/// The tables that send copies, for the families that the trunk has.
 pub(super) fn own_tables(settings: &Settings) -> String {
     let mut script = String::new();
     let name = &settings.name;
     for (table, v4) in OWN {
         let Some(engine) = settings.own().find(|addr| addr.is_ipv4() == v4) else { continue };
         let (ip, kind) = if v4 { ("ip", "ipv4") } else { ("ip6", "ipv6") };
-        let hook = "type filter hook prerouting priority -90; policy accept;";
-        // Who has which MAC is between neighbors, and never sent on.
-        let neighbors = if v4 {
-            String::new()
-        } else {
-            let kinds = "nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert";
-            format!("add rule {table} fence icmpv6 type {{ {kinds} }} accept\n")
-        };
-        let _ = write!(
+        let _ = writeln!(script, "add table {table}");
+        for set in ["led", "fenced"] {
+            let _ = writeln!(
+                script,
+                "add set {table} {set} {{ type {kind}_addr; flags interval; auto-merge; }}"
+            );
+        }
+        let _ = writeln!(
             script,
-            "add table {table}
-add set {table} fenced {{ type {kind}_addr; flags interval; auto-merge; }}
-add chain {table} fence {{ {hook} }}
-flush chain {table} fence
-add rule {table} fence iifname {{ \"lo\", \"{name}\" }} accept
-add rule {table} fence {ip} saddr != @fenced accept
-add rule {table} fence fib daddr type != local accept
-add rule {table} fence ct direction reply accept
-{neighbors}add rule {table} fence dup to {engine} device \"{name}\"
-add rule {table} fence drop
-"
+            "add set {table} links {{ type {kind}_addr . {kind}_addr; flags interval; }}"
         );
+        let hook = |priority: i32| {
+            format!(" {{ type filter hook prerouting priority {priority}; policy accept; }}")
+        };
+        for (chain, kind) in [
+            ("untracked", hook(-295)),
+            ("untracked-beside", String::new()),
+            ("copied", hook(-90)),
+            ("copied-beside", String::new()),
+            ("copied-own", String::new()),
+        ] {
+            let _ =
+                write!(script, "add chain {table} {chain}{kind}\nflush chain {table} {chain}\n");
+        }
+        let elsewhere = format!("iifname {{ \"lo\", \"{name}\" }} accept");
+        let back = format!("iifname \"{name}\" {ip} saddr . {ip} daddr @links notrack");
+        // Who has which MAC is between neighbors, and never sent on.
+        let kinds = "nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert";
+        let neighbors = (!v4).then(|| format!("icmpv6 type {{ {kinds} }} accept"));
+        let to = |chain: &str| {
+            [format!("{ip} saddr @led goto {chain}"), format!("{ip} daddr @led goto {chain}")]
+        };
+        let copy = [format!("dup to {engine} device \"{name}\""), "drop".into()];
+        let on_link = ["fib daddr type != unicast accept", "fib daddr . iif oif missing accept"];
+        let on_link = on_link.map(String::from);
+        let own = [format!("{ip} saddr != @fenced accept"), "ct direction reply accept".into()];
+        for (chain, rules) in [
+            ("untracked", [&[back, elsewhere.clone()][..], &to("untracked-beside")].concat()),
+            ("untracked-beside", [&on_link[..], &["notrack".into()]].concat()),
+            ("copied", [&[elsewhere][..], neighbors.as_slice(), &to("copied-beside")].concat()),
+            (
+                "copied-beside",
+                [
+                    &["fib daddr type local goto copied-own".into()][..],
+                    &on_link,
+                    &["ct status dnat accept".into()],
+                    &copy,
+                ]
+                .concat(),
+            ),
+            ("copied-own", [&own[..], &copy].concat()),
+        ] {
+            for rule in rules {
+                let _ = writeln!(script, "add rule {table} {chain} {rule}");
+            }
+        }
     }
     script
 }
@@ -264,9 +303,15 @@ pub(super) fn own_sets(settings: &Settings, pods: &Pods) -> String {
         if !settings.own().any(|addr| addr.is_ipv4() == v4) {
             continue;
         }
-        let _ = writeln!(script, "flush set {table} fenced");
-        for range in pods.fenced.iter().filter(|(from, _)| from.is_ipv4() == v4) {
-            let _ = writeln!(script, "add element {table} fenced {{ {} }}", element(range));
+        for (set, ranges) in [("led", &pods.led), ("fenced", &pods.fenced)] {
+            let _ = writeln!(script, "flush set {table} {set}");
+            for range in ranges.iter().filter(|(from, _)| from.is_ipv4() == v4) {
+                let _ = writeln!(script, "add element {table} {set} {{ {} }}", element(range));
+            }
+        }
+        let _ = writeln!(script, "flush set {table} links");
+        for net in pods.links.iter().filter(|net| net.addr().is_ipv4() == v4) {
+            let _ = writeln!(script, "add element {table} links {{ {net} . {net} }}");
         }
     }
     script
@@ -386,13 +431,13 @@ mod tests {
     fn what_is_for_the_node_is_led_by_family() {
         let script = own_tables(&Settings::default());
         for needle in [
-            "ip millrace-own fence dup to 169.254.77.1 device \"millrace0\"",
-            "ip6 millrace-own fence dup to fd4d:696c:6c72::1 device \"millrace0\"",
-            "ip6 millrace-own fence icmpv6 type",
+            "ip millrace-own copied-own dup to 169.254.77.1 device \"millrace0\"",
+            "ip6 millrace-own copied-beside dup to fd4d:696c:6c72::1 device \"millrace0\"",
+            "ip6 millrace-own copied icmpv6 type",
         ] {
             assert!(script.contains(needle), "{needle} in\n{script}");
         }
-        assert!(!script.contains("ip millrace-own fence icmpv6"), "{script}");
+        assert!(!script.contains("ip millrace-own copied icmpv6"), "{script}");
         let mut settings = Settings::default();
         settings.addresses.truncate(1);
         let addr = |text: &str| text.parse::<IpAddr>().unwrap();
@@ -400,9 +445,13 @@ mod tests {
             (addr("10.1.0.5"), addr("10.1.0.5")),
             (addr("fd00::"), addr("fd00::1")),
         ]);
-        let sets = own_sets(&settings, &Pods { fenced, ..Pods::default() });
+        let links = BTreeSet::from(["10.1.0.0/24", "fd00::/64"].map(|net| net.parse().unwrap()));
+        let sets = own_sets(&settings, &Pods { fenced, links, ..Pods::default() });
         assert!(!own_tables(&settings).contains("ip6") && !sets.contains("ip6"), "{sets}");
-        assert!(sets.ends_with("add element ip millrace-own fenced { 10.1.0.5 }\n"), "{sets}");
+        for needle in ["fenced { 10.1.0.5 }", "links { 10.1.0.0/24 . 10.1.0.0/24 }"] {
+            let line = format!("add element ip millrace-own {needle}\n");
+            assert!(sets.contains(&line), "{line} in\n{sets}");
+        }
     }
 
     #[test]

@@ -223,14 +223,21 @@ pub(super) fn must_masquerade<O: Observer>(
     if is_own(&leaves.src, context) {
         return true;
     }
-    let on_link = |addr: &Addr| match context.tables.route(addr) {
+    route.interface == trunk.id
+        && is_on_link(&leaves.src, context)
+        && is_on_link(&leaves.dst, context)
+}
+
+/// Whether it is on a network of a device of the kernel's, such as a bridge with pods.
+fn is_on_link<O: Observer>(addr: &Addr, context: &Context<'_, O>) -> bool {
+    let trunk = context.interfaces.trunk().map(|trunk| trunk.id);
+    match context.tables.route(addr) {
         Some(Row::Forward(group)) => context
             .tables
             .next_hop(group, 0)
-            .is_some_and(|hop| hop.interface == trunk.id && hop.gateway.is_none()),
+            .is_some_and(|hop| Some(hop.interface) == trunk && hop.gateway.is_none()),
         _ => false,
-    };
-    route.interface == trunk.id && on_link(&leaves.src) && on_link(&leaves.dst)
+    }
 }
 
 /// Whether it is an address of this node.

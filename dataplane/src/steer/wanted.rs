@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
-use millrace_tables::{Endpoint, FrontendKind, InterfaceId, Route, Snapshot};
+use millrace_tables::{Endpoint, FrontendKind, InterfaceId, NextHop, Route, Snapshot};
 use millrace_wire::{Addr, Protocol};
 
 use super::PortSet;
@@ -40,6 +40,7 @@ pub fn wanted(tables: &Snapshot<'_>, interfaces: &Interfaces, snat: &Ports) -> W
     let Some(trunk) = interfaces.trunk() else { return wanted };
     let has_peer = |v4| trunk.peer(v4).is_some();
     let (mut dropped, mut elsewhere) = (Vec::new(), BTreeSet::new());
+    let mut links = BTreeSet::new();
     for (prefix, route) in tables.routes() {
         if matches!(route, Route::Forward(_) | Route::Local | Route::Unreachable) {
             elsewhere.insert(prefix);
@@ -49,9 +50,14 @@ pub fn wanted(tables: &Snapshot<'_>, interfaces: &Interfaces, snat: &Ports) -> W
                 dropped.push(prefix);
             }
             Route::Forward(group) if prefix.prefix_len() > 0 && !is_link_local(&prefix) => {
-                let mut hops = tables.next_hops(group).into_iter();
-                if hops.any(|(hop, _)| hop.interface == trunk.id) {
+                let hops = tables.next_hops(group);
+                if hops.iter().any(|(hop, _)| hop.interface == trunk.id) {
                     wanted.prefixes.insert(prefix);
+                }
+                let is_on_link = |hop: &NextHop| hop.interface == trunk.id && hop.gateway.is_none();
+                if hops.iter().all(|(hop, _)| is_on_link(hop)) && has_peer(prefix.addr().is_ipv4())
+                {
+                    links.insert(prefix);
                 }
             }
             Route::Local
@@ -108,6 +114,7 @@ pub fn wanted(tables: &Snapshot<'_>, interfaces: &Interfaces, snat: &Ports) -> W
             led: pods::ranges(rows(), |endpoint| tables.is_led(endpoint)),
             closed: pods::ranges(rows(), Endpoint::is_isolated),
             fenced: pods::ranges(rows(), Endpoint::is_fenced),
+            links,
         }
     });
     wanted.trunk.sources = sources(&node.sources, trunk.id);
@@ -168,8 +175,8 @@ mod tests {
     use super::*;
     use crate::interface::Interface;
     use millrace_tables::{
-        BackendSpec, EndpointSpec, FrontendSpec, InterfaceKind, NextHop, NodeSpec, PolicyChanges,
-        RouteSpec, SegmentConfig, ServiceSpec, SetChoice, SubjectId, Writer,
+        BackendSpec, EndpointSpec, FrontendSpec, InterfaceKind, NodeSpec, PolicyChanges, RouteSpec,
+        SegmentConfig, ServiceSpec, SetChoice, SubjectId, Writer,
     };
     use millrace_wire::Mac;
 
@@ -273,8 +280,9 @@ mod tests {
             writer.publish().unwrap();
             let tables = writer.tables();
             let wanted = wanted(&tables.snapshot(), &interfaces(trunk), &Ports::default()).trunk;
-            let Pods { led, closed, fenced } = wanted.pods.unwrap();
+            let Pods { led, closed, fenced, links } = wanted.pods.unwrap();
             assert_eq!(fenced, BTreeSet::new());
+            assert!(links.contains(&net("10.41.1.0/24")) && links.len() <= 3, "{links:?}");
             [led, closed].map(|ranges| {
                 let texts = ranges.into_iter().map(|(from, to)| format!("{from}-{to}"));
                 texts.collect::<Vec<String>>().join(" ")

@@ -144,6 +144,16 @@ fn services_answers_go_to_the_pod_that_asked_tracked() {
 }
 
 #[test]
+fn neighbors_on_a_bridge_are_judged_where_it_shows_what_it_switches() {
+    let mut world = world(BACKEND);
+    world.endpoint(NEIGHBOR, EndpointSpec { class: CLIENTS, ..EndpointSpec::default() });
+    world.isolate(Some(WEB), Some(ANYTHING));
+    returns(&mut world, (BACKEND, NEIGHBOR), (4000, 53), to_kernel());
+    returns(&mut world, (NEIGHBOR, BACKEND), (53, 4000), onward());
+    denied(&mut world, DOWN, (NEIGHBOR, BACKEND), (54, 4000));
+}
+
+#[test]
 fn a_pod_that_nothing_is_known_of_reaches_nobody_outside() {
     let mut world = world(BACKEND);
     let closed = EndpointSpec { flags: Endpoint::CLOSED, ..EndpointSpec::default() };
