@@ -9,7 +9,7 @@
 
 use crate::cli::{Bench, Load};
 use crate::craft::Crafter;
-use crate::end::End;
+use crate::end::{End, pin};
 use crate::field::Share;
 use crate::neighbor::Responder;
 use crate::pacer::Pacer;
@@ -292,9 +292,8 @@ fn bare(
     burst: usize,
     len: usize,
 ) -> io::Result<(u64, Duration)> {
-    if let Some(id) = worker.settings.cpu {
-        core_affinity::set_for_current(core_affinity::CoreId { id });
-    }
+    // Tried when the end was opened.
+    let _pinned = worker.settings.cpu.is_none_or(pin);
     let sender = &mut worker.sender;
     let started = Instant::now();
     let mut sent = 0;

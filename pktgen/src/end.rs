@@ -69,8 +69,19 @@ pub enum EndError {
     Mtu { interface: String, mtu: u32, packet: usize },
     #[error("{0}")]
     Unresolved(String),
-    #[error("{side}.cpus: there is no CPU {cpu} for this process (it may use {usable:?})")]
-    Cpu { side: &'static str, cpu: usize, usable: Vec<usize> },
+    #[error("{side}.cpus: there is no CPU {cpu} that this process may use (`lscpu`)")]
+    Cpu { side: &'static str, cpu: usize },
+}
+
+/// Whether a thread can be pinned to a CPU: tried with one that ends at once.
+fn can_use(cpu: usize) -> bool {
+    std::thread::spawn(move || pin(cpu)).join().unwrap_or(false)
+}
+
+/// Pins the calling thread to a CPU; false where it can't be.
+pub fn pin(cpu: usize) -> bool {
+    // A set of CPUs has 1,024 of them (sched_setaffinity(2)), and another number none.
+    cpu < 1024 && core_affinity::set_for_current(core_affinity::CoreId { id: cpu })
 }
 
 /// The queues that were asked for. A sending end has all receive queues besides: nobody knows on which one its neighbors' answers come in.
@@ -111,13 +122,8 @@ impl End {
         rx_frames: u32,
     ) -> Result<Self, EndError> {
         let port = plan.port.clone().ok_or(EndError::Unnamed(side))?;
-        // Where they aren't known, pinning will say.
-        let known = core_affinity::get_core_ids().unwrap_or_default();
-        let usable: Vec<_> = known.into_iter().map(|core| core.id).collect();
-        if let Some(cpu) = plan.cpus.iter().copied().find(|cpu| !usable.contains(cpu))
-            && !usable.is_empty()
-        {
-            return Err(EndError::Cpu { side, cpu, usable });
+        if let Some(cpu) = plan.cpus.iter().copied().find(|cpu| !can_use(*cpu)) {
+            return Err(EndError::Cpu { side, cpu });
         }
         let opened = netns::within(plan.netns.as_deref(), || {
             let device = Netdev::read(&port.interface)?;

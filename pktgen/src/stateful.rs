@@ -5,7 +5,7 @@
 //! none of it, so it resets nothing.
 
 use crate::cli::Tcp;
-use crate::end::End;
+use crate::end::{End, pin};
 use crate::latency::Times;
 use crate::link::Link;
 use crate::live::Live;
@@ -54,10 +54,8 @@ pub fn run(arguments: &Tcp, mode: Mode, signals: &Signals) -> Result<Report, Run
         ..EndPlan::default()
     };
     check(arguments, mode)?;
-    if let Some(id) = arguments.cpu
-        && !core_affinity::set_for_current(core_affinity::CoreId { id })
-    {
-        return Err(wrong("--cpu", format!("can't be pinned to CPU {id}")).into());
+    if let Some(cpu) = arguments.cpu.filter(|cpu| !pin(*cpu)) {
+        return Err(wrong("--cpu", format!("there is no CPU {cpu} that can be used")).into());
     }
     let mut end = End::open(&plan, "tx", TX_FRAMES, RX_FRAMES)?;
     let description = end.describe();

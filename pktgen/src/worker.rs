@@ -5,6 +5,7 @@
 //! detector (one lock a burst) and two counters that are written once a turn.
 
 use crate::counts::{Extra, Outcome, Partial, Row, Sent};
+use crate::end::pin;
 use crate::neighbor::{Answered, Responder, reflect};
 use crate::receive::{Detector, Tally, lock};
 use crate::ring::{Receiver, Sender, Statistics, UNCOUNTED};
@@ -126,10 +127,7 @@ impl State {
 impl<S: Source> Worker<S> {
     /// Works until `stop`, or until the kernel has an error.
     pub fn run(&mut self, stop: &AtomicBool) -> Outcome {
-        let pinned = self
-            .settings
-            .cpu
-            .is_none_or(|id| core_affinity::set_for_current(core_affinity::CoreId { id }));
+        let pinned = self.settings.cpu.is_none_or(pin);
         let mut state = State {
             sent: vec![Sent::default(); self.settings.streams],
             total: Sent::default(),

@@ -43,6 +43,10 @@ fn what_is_asked_wrongly_is_said_before_anything_is_sent() {
             "--request: 2000",
         ),
         ("tcp --tx l0 --address 10.0.0.9/24 --server 10.0.0.9:53", "--address: it is the server's"),
+        (
+            "tcp --tx l0 --address 10.0.0.1/24 --server 10.0.0.9:80 --cpu 1024",
+            "--cpu: there is no CPU 1024",
+        ),
         ("sink --rx millrace-none", "millrace-none"),
         ("bench --tx millrace-none", "millrace-none"),
         ("bench --tx millrace-none --rounds 0", "--rounds"),
