@@ -46,6 +46,7 @@ const PLAIN: u64 = 1 << 63;
 const SAYS: u32 = 39;
 /// The greatest rule + 1 that is plain.
 const MOST_RULE: u64 = 0x7f;
+const _: () = assert!(ALLOW + 1 == DENY);
 
 /// What a map says of a protocol and port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,9 +72,10 @@ impl Said {
         if self.0 & PLAIN == 0 {
             return None;
         }
-        let denies = (self.0 >> SAYS & 1) ^ 1;
         let (rule, policy) = (self.0 >> 40 & MOST_RULE, self.0 >> 47 & 0xffff);
-        Some(ALLOW + denies * (DENY - ALLOW) | rule << 8 | (policy + 1) << 32)
+        // Allowed is one less than denied.
+        let verdict = DENY - (self.0 >> SAYS & 1);
+        Some(verdict | rule << 8 | (policy + 1) << 32)
     }
 }
 
