@@ -364,6 +364,11 @@ mac = "{GENERATOR_MAC}"
         Ok(Counts { offered: sent + refused, arrived, answered, ticks, at: Instant::now() })
     }
 
+    /// Flows of established traffic.
+    pub fn flows(&self) -> u32 {
+        self.setting.flows
+    }
+
     /// Conntrack entries of Linux now.
     pub fn tracked(&self) -> Result<u64, String> {
         let path = "/proc/sys/net/netfilter/nf_conntrack_count";
