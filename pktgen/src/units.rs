@@ -12,6 +12,10 @@ pub const FCS: usize = 4;
 /// Bytes that a frame takes on the wire beside itself.
 pub const PREAMBLE_AND_GAP: usize = 20;
 
+/// The greatest rate that may be asked for, in packets and in bits a second.
+const MOST_PPS: f64 = 1e10;
+const MOST_BPS: f64 = 1e14;
+
 /// How much to send.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rate {
@@ -101,6 +105,14 @@ impl FromStr for Rate {
         let value = number * factor;
         if !value.is_finite() || value <= 0.0 {
             return Err(UnitError(format!("rate {text:?}: it has to be more than nothing")));
+        }
+        // Beyond, packets are due faster than they can be counted as given up.
+        let most = if unit == "pps" { MOST_PPS } else { MOST_BPS };
+        if value > most {
+            let most = Short(most);
+            return Err(UnitError(format!(
+                "rate {text:?}: at most {most}{unit}; `max` is all that goes"
+            )));
         }
         match (layer, unit) {
             (0, "pps") => Ok(Self::Packets(value)),
@@ -225,6 +237,8 @@ mod tests {
             "1e9pps",
             "nanpps",
             "1e300gpps",
+            "11gpps",
+            "l1:200000gbps",
             &format!("1{}gpps", "0".repeat(305)),
         ] {
             let error = text.parse::<Rate>().unwrap_err().to_string();

@@ -90,15 +90,21 @@ impl Settings {
         self.write_journal()
     }
 
-    /// A program that was started: whoever puts things back for us ends it, if it is still the one of that number.
+    /// A program that was started: whoever puts things back for us ends it, if it is still the one of that number, and waits a few seconds until
+    /// it has gone: what it holds of an interface (a veth with an XDP program has other offloads) goes with it.
     pub fn program(&mut self, pid: u32) -> Result<(), String> {
         if self.journal.is_none() {
             return Ok(());
         }
-        // When it began, in clock ticks since boot; the fields begin behind its name, which may have any characters.
-        let began = format!("sed \"s/.*) //\" /proc/{pid}/stat 2>/dev/null | cut -d\" \" -f20");
+        // State and, in clock ticks since boot, when it began; the fields begin behind its name, which may have any characters.
+        let stat = format!("sed \"s/.*) //\" /proc/{pid}/stat 2>/dev/null | cut -d\" \" -f");
+        let began = format!("{stat}20");
         let now = programs::finish(Command::new("sh").args(["-c", &began]), None)?;
-        let line = format!("test \"$({began})\" = \"{}\" && kill -- -{pid}", now.trim());
+        let gone = format!("case \"$({stat}1)\" in \"\"|Z|X) break;; esac");
+        let line = format!(
+            "test \"$({began})\" = \"{}\" && kill -- -{pid} && for i in $(seq 50); do {gone}; sleep 0.1; done",
+            now.trim()
+        );
         self.undo.push(line);
         self.write_journal()
     }
