@@ -169,10 +169,8 @@ impl<'a> Stage<'a> {
 
     fn run(&mut self, name: &str, command: &mut std::process::Command) -> Result<(), String> {
         let file = |kind: &str| self.folder.path().join(format!("{name}.{kind}"));
-        let running = Running::start_with_output(command, file("out"), file("log"))?;
-        let pid = running.id();
-        self.running.push(running);
-        self.settings.program(pid)
+        self.running.push(Running::start_with_output(command, file("out"), file("log"))?);
+        Ok(())
     }
 
     fn wait_for_programs(&mut self) -> Result<(), String> {

@@ -25,6 +25,14 @@ pub fn own() -> Result<PathBuf, String> {
     std::env::current_exe().map_err(|e| format!("this program's own path: {e}"))
 }
 
+/// In the environment of all that a run starts: the run's process. Whoever tidies up after it finds them by that.
+pub const RUN: &str = "MILLRACE_PERF_RUN";
+
+/// Has a program know whose it is.
+pub fn mark(command: &mut Command) -> &mut Command {
+    command.env(RUN, std::process::id().to_string())
+}
+
 /// Runs a program to its end, with `input` if there is one; the error carries the first lines of what it said. Ctrl-C on the terminal
 /// is not the program's: half of a set-up would be left behind.
 pub fn finish(command: &mut Command, input: Option<&str>) -> Result<String, String> {
@@ -44,7 +52,7 @@ pub fn finish_until(
     let what = words.join(" ");
     let failed = |e: std::io::Error| format!("{what}: {e}");
     command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    mark(command).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn().map_err(failed)?;
     let (pipe, mut out, mut errors) =
         (child.stdin.take(), child.stdout.take(), child.stderr.take());

@@ -1,5 +1,6 @@
 //! A program beside this one.
 
+use crate::programs::mark;
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -20,7 +21,7 @@ impl Running {
     /// Starts it; what it prints as errors goes to `log`.
     pub fn start(command: &mut Command, log: PathBuf) -> Result<Self, String> {
         let file = fs::File::create(&log).map_err(|e| format!("{}: {e}", log.display()))?;
-        let child = command.stdout(Stdio::null()).stderr(file).process_group(0).spawn();
+        let child = mark(command).stdout(Stdio::null()).stderr(file).process_group(0).spawn();
         Ok(Self { child: child.map_err(|e| format!("{:?}: {e}", command.get_program()))?, log })
     }
 
@@ -33,7 +34,7 @@ impl Running {
         let create =
             |path: &PathBuf| fs::File::create(path).map_err(|e| format!("{}: {e}", path.display()));
         let (out, errors) = (create(&out)?, create(&log)?);
-        let child = command.stdout(out).stderr(errors).process_group(0).spawn();
+        let child = mark(command).stdout(out).stderr(errors).process_group(0).spawn();
         Ok(Self { child: child.map_err(|e| format!("{:?}: {e}", command.get_program()))?, log })
     }
 

@@ -5,8 +5,7 @@
 
 use crate::ends::Place;
 use crate::programs;
-use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -90,32 +89,13 @@ impl Settings {
         self.write_journal()
     }
 
-    /// A program that was started: whoever puts things back for us ends it, if it is still the one of that number, and waits a few seconds until
-    /// it has gone: what it holds of an interface (a veth with an XDP program has other offloads) goes with it.
-    pub fn program(&mut self, pid: u32) -> Result<(), String> {
-        if self.journal.is_none() {
-            return Ok(());
-        }
-        // State and, in clock ticks since boot, when it began; the fields begin behind its name, which may have any characters.
-        let stat = format!("sed \"s/.*) //\" /proc/{pid}/stat 2>/dev/null | cut -d\" \" -f");
-        let began = format!("{stat}20");
-        let now = programs::finish(Command::new("sh").args(["-c", &began]), None)?;
-        let gone = format!("case \"$({stat}1)\" in \"\"|Z|X) break;; esac");
-        let line = format!(
-            "test \"$({began})\" = \"{}\" && kill -- -{pid} && for i in $(seq 50); do {gone}; sleep 0.1; done",
-            now.trim()
-        );
-        self.undo.push(line);
-        self.write_journal()
-    }
-
+    /// Renamed into place, so that a kill in between leaves the one before.
     fn write_journal(&self) -> Result<(), String> {
         let Some(path) = &self.journal else { return Ok(()) };
         let failed = |e: std::io::Error| format!("{}: {e}", path.display());
-        let mut options = OpenOptions::new();
-        let mut file =
-            options.write(true).create(true).truncate(true).open(path).map_err(failed)?;
-        file.write_all(self.undo.join("\n").as_bytes()).map_err(failed)
+        let next = path.with_extension("new");
+        fs::write(&next, self.undo.join("\n")).map_err(failed)?;
+        fs::rename(&next, path).map_err(failed)
     }
 }
 
@@ -181,20 +161,6 @@ mod tests {
         settings.write(&place, &file("one"), "mine").unwrap();
         drop(settings);
         assert_eq!(fs::read_to_string(file("one")).unwrap(), "mine\n");
-    }
-
-    #[test]
-    fn a_program_is_ended_by_its_number_only_if_it_is_the_one() {
-        use std::os::unix::process::CommandExt;
-        let folder = Folder::create("settings").unwrap();
-        let mut sleeper = Command::new("sleep").arg("60").process_group(0).spawn().unwrap();
-        let mut settings = Settings::kept(folder.path());
-        settings.program(sleeper.id()).unwrap();
-        let other = settings.undo[0].replace("= \"", "= \"1");
-        put_back([&other].into_iter());
-        assert!(sleeper.try_wait().unwrap().is_none());
-        drop(settings);
-        assert!(!sleeper.wait().unwrap().success());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Everything that a run makes has its process number in its name. What belongs to a process that is there no more is a leftover;
 //! whoever has that number now keeps it from being tidied, until it has ended too.
 
+use crate::programs::RUN;
 use crate::settings::{JOURNAL, put_back};
 use crate::topology::ip;
 use rustix::process::{Pid, Signal, kill_process};
@@ -68,7 +69,11 @@ impl Leftovers {
     /// Ends, puts back and removes it all; what can't be removed is in the error.
     pub fn remove(&self) -> Result<(), String> {
         let mut failed = Vec::new();
-        // Settings first: they may be of namespaces that were there before, which stay.
+        // What programs hold of interfaces that stay goes with them: a veth has no segmentation offloads while its peer has an XDP program.
+        for owner in self.owners() {
+            end_all(|| programs_of(owner));
+        }
+        // Settings before namespaces: they may be of some that were there before, which stay.
         for folder in &self.folders {
             if let Ok(text) = fs::read_to_string(folder.join(JOURNAL)) {
                 let lines: Vec<String> = text.lines().map(str::to_owned).collect();
@@ -79,7 +84,7 @@ impl Leftovers {
             }
         }
         for namespace in &self.namespaces {
-            end_all_in(namespace);
+            end_all(|| programs_in(namespace));
             if let Err(why) = ip(&format!("netns del {namespace}")) {
                 failed.push(why);
             }
@@ -88,12 +93,31 @@ impl Leftovers {
     }
 }
 
-/// Tells all programs of a namespace to end, and ends those that don't.
-fn end_all_in(namespace: &str) {
-    let there = || -> Vec<Pid> {
-        let text = ip(&format!("netns pids {namespace}")).unwrap_or_default();
-        text.lines().filter_map(|line| Pid::from_raw(line.trim().parse().ok()?)).collect()
-    };
+/// Programs that a run has started, and those that they have.
+fn programs_of(run: u32) -> Vec<Pid> {
+    let mark = format!("{RUN}={run}");
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // One that has ended and is waited for has no environment.
+        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+        if environment.split(|byte| *byte == 0).any(|word| word == mark.as_bytes()) {
+            found.extend(Pid::from_raw(pid));
+        }
+    }
+    found
+}
+
+/// Programs of a namespace.
+fn programs_in(namespace: &str) -> Vec<Pid> {
+    let text = ip(&format!("netns pids {namespace}")).unwrap_or_default();
+    text.lines().filter_map(|line| Pid::from_raw(line.trim().parse().ok()?)).collect()
+}
+
+/// Tells programs to end, and ends those that don't.
+fn end_all(there: impl Fn() -> Vec<Pid>) {
     let deadline = Instant::now() + Duration::from_secs(3);
     for pid in there() {
         let _ = kill_process(pid, Signal::TERM);
@@ -113,6 +137,7 @@ fn end_all_in(namespace: &str) {
 mod tests {
     use super::*;
     use std::os::unix::fs::DirBuilderExt;
+    use std::process::Command;
 
     #[test]
     fn only_what_a_process_that_is_gone_has_left_is_a_leftover() {
@@ -124,6 +149,20 @@ mod tests {
         {
             assert_eq!(owner(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn programs_are_found_by_whose_they_are() {
+        let start = |run: &str| Command::new("sleep").arg("60").env(RUN, run).spawn().unwrap();
+        let (mut theirs, mut others) = (start("4194997"), start("4194996"));
+        // Between fork and exec it has the environment of this process.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while programs_of(4_194_997).is_empty() && Instant::now() < deadline {}
+        end_all(|| programs_of(4_194_997));
+        assert!(!theirs.wait().unwrap().success());
+        assert!(others.try_wait().unwrap().is_none());
+        others.kill().unwrap();
+        others.wait().unwrap();
     }
 
     #[test]
